@@ -1,0 +1,205 @@
+"""`genmnist <verb> --flags`.  A verb's module is imported only when it is called: TensorFlow takes seconds to load."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from keras_genmnist import config as configs
+from keras_genmnist.errors import Fault, UsageError
+
+STARTED = time.time()
+
+
+def train(argv: list[str]) -> None:
+    """Train a model, or resume its run where it stopped.
+
+    genmnist train --model=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]
+    """
+    values = _run_flags()
+    _parse(values, argv, known_only=True)
+    workdir = _workdir(values)
+    with _quiet():
+        from keras_genmnist import runs, training
+    resumed = runs.load(workdir) if runs.exists(workdir) else None
+    if values.model is None and resumed is None:
+        raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
+    name = values.model or resumed.name
+    config = configs.load(values.model) if values.model else resumed.config.copy_and_resolve_references()
+    config_flags.DEFINE_config_dict("config", config, "Fields of the config.", values, sys_argv=argv)
+    _parse(values, argv)
+    lock = runs.lock(workdir)
+    if resumed:
+        runs.require_same_config(resumed, name, config)
+        run = resumed
+    else:
+        command = shlex.join(["genmnist", "train", *argv])
+        run = runs.Run(workdir, name, config, command, runs.commit())
+    with lock:
+        training.train(run, STARTED)
+
+
+def evaluate(argv: list[str]) -> None:
+    """Measure a run in nats: ELBO, KL, reconstruction, importance-weighted NLL.
+
+    genmnist evaluate --model=NAME | --workdir=DIR [--num_draws=1000] [--results]
+    """
+    values = _run_flags()
+    flags.DEFINE_integer("num_draws", 1000, "Draws of the importance-weighted NLL.", 1, flag_values=values)
+    flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
+    _parse(values, argv)
+    with _quiet():
+        from keras_genmnist import evaluate
+    evaluate.evaluate(_trained(values), values.num_draws, values.results)
+
+
+def figures(argv: list[str]) -> None:
+    """Draw what a run has learned, as PNG files.
+
+    genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--out=DIR]
+    """
+    values = _run_flags()
+    flags.DEFINE_list("which", [], "Figures to draw; all that the model has by default.", flag_values=values)
+    flags.DEFINE_integer("seed", 1, "Of the samples and the interpolation.", *SEEDS, flag_values=values)
+    flags.DEFINE_string("out", "figures", "Folder of the pictures.", flag_values=values)
+    _parse(values, argv)
+    with _quiet():
+        from keras_genmnist import figures
+    figures.figures(_trained(values), values.which, values.seed, Path(values.out))
+
+
+def export(argv: list[str]) -> None:
+    """Write a run as a SavedModel that needs nothing but TensorFlow.
+
+    genmnist export --model=NAME | --workdir=DIR [--out=exports]
+    """
+    values = _run_flags()
+    flags.DEFINE_string("out", "exports", "Folder of all exports: OUT/NAME/VERSION is written.", flag_values=values)
+    _parse(values, argv)
+    with _quiet():
+        from keras_genmnist import export
+    print(f"wrote {export.export(_trained(values), Path(values.out))}")
+
+
+def sample(argv: list[str]) -> None:
+    """Draw digits from a run or an export.
+
+    genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
+    """
+    values = _run_flags()
+    flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
+    flags.DEFINE_integer("num_samples", 64, "How many.", 1, flag_values=values)
+    flags.DEFINE_integer("seed", 1, "The same seed gives the same digits.", *SEEDS, flag_values=values)
+    flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
+    _parse(values, argv)
+    if values.export and (values.model or values.workdir):
+        raise UsageError("give either --export or a run by --model or --workdir, not both")
+    with _quiet():
+        from keras_genmnist import sampling
+    source = sampling.of_export(Path(values.export)) if values.export else sampling.of_run(_trained(values))
+    sampling.sample(source, values.num_samples, values.seed, Path(values.out))
+
+
+def list_models(argv: list[str]) -> None:
+    """List the models.
+
+    genmnist list
+    """
+    _parse(flags.FlagValues(), argv)
+    for name in configs.names():
+        print(f"{name:12}{configs.description(name)}  configs/{name}.py")
+
+
+SEEDS = (0, 2**31 - 1)
+VERBS = {"train": train, "evaluate": evaluate, "figures": figures, "export": export, "sample": sample, "list": list_models}
+
+
+def main() -> None:
+    """Runs the verb named on the command line and exits: 0 done, 2 usage, 3 fault, 130 or 143 stopped by a signal."""
+    # A process that is number 1 in its container ignores signals it has no handler for.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    verb, *argv = sys.argv[1:] or ["--help"]
+    debug = "--debug" in argv
+    try:
+        if verb in ("--help", "-h", "help"):
+            print(_help())
+        elif verb == "--version":
+            from keras_genmnist import __version__
+
+            print(__version__)
+        elif verb not in VERBS:
+            raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
+        else:
+            VERBS[verb]([a for a in argv if a != "--debug"])
+    except (UsageError, Fault) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"genmnist: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("genmnist: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:10}{function.__doc__.splitlines()[0]}" for name, function in VERBS.items())
+    return f"genmnist: deep generative models of MNIST\n\n{verbs}\n\n`genmnist VERB --help` tells a verb's flags."
+
+
+def _run_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    models = f"Name of a config: {', '.join(configs.names())}."
+    flags.DEFINE_string("model", None, models, flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory of the run; runs/MODEL by default.", flag_values=values)
+    return values
+
+
+def _parse(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> None:
+    """Parses the flags, and refuses what is not one."""
+    try:
+        rest = values(["genmnist", *argv], known_only=known_only)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    stray = [argument for argument in rest if not argument.startswith("--config.")] if known_only else rest
+    if stray:
+        raise UsageError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+
+
+def _trained(values: flags.FlagValues):
+    """The run that --workdir or --model names."""
+    from keras_genmnist import runs
+
+    run = runs.load(_workdir(values))
+    if values.model and values.model != run.name:
+        raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {values.model}: leave out --model")
+    return run
+
+
+def _workdir(values: flags.FlagValues) -> Path:
+    if values.workdir is None and values.model is None:
+        raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of a run")
+    return Path(values.workdir or Path("runs") / values.model)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hides what TensorFlow's C++ code writes to standard error while it is imported, before any log level counts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow as tf
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    # Bit-identical runs: the default threading adds gradients in an order that varies.  Costs nothing on two cores.
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    yield

@@ -1,0 +1,73 @@
+"""Configs: a file configs/NAME.py with `get_config() -> ConfigDict` is what `--model=NAME` trains."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.errors import UsageError
+
+_PACKAGE = Path(__file__).parent
+# Inside the package when installed as a wheel, beside it in a checkout.
+_FOLDER = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
+
+
+def names() -> list[str]:
+    """The names `--model` accepts, sorted."""
+    return sorted(path.stem for path in _FOLDER.glob("*.py"))
+
+
+def load(name: str) -> ConfigDict:
+    """The config `name`, unlocked values and all.
+
+    Raises:
+      UsageError: if there is no such config; suggests the nearest name.
+    """
+    return _module(name).get_config()
+
+
+def description(name: str) -> str:
+    """The first line of the config's docstring: what it is and its paper."""
+    return _module(name).__doc__.splitlines()[0]
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """'; did you mean X?' where a known name is near, else nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _module(name: str):
+    if name not in names():
+        raise UsageError(f"unknown model {name!r}{suggest(name, names())} Models: {', '.join(names())}")
+    spec = importlib.util.spec_from_file_location(f"keras_genmnist.configs.{name}", _FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def require_range(config: ConfigDict, **minima) -> None:
+    """Checks `config.field >= minimum` for every field=minimum given.
+
+    Raises:
+      UsageError: naming the field, the value given and the values accepted.
+    """
+    for field, minimum in minima.items():
+        value = config[field]
+        # not (>=) rather than <, so that NaN is refused too
+        if not value >= minimum or value == float("inf"):
+            raise UsageError(f"config.{field}={value} is out of range: give a value of at least {minimum}")
+
+
+def require_choice(config: ConfigDict, **choices) -> None:
+    """Checks that `config.field` is one of the values given for it.
+
+    Raises:
+      UsageError: naming the field, the value given and the values accepted.
+    """
+    for field, accepted in choices.items():
+        value = config[field]
+        if value not in accepted:
+            near = suggest(str(value), [str(a) for a in accepted])
+            raise UsageError(f"config.{field}={value!r} is not known{near} Accepted: {', '.join(map(str, accepted))}")

@@ -1,0 +1,163 @@
+"""`genmnist figures`: what a run has learned, as PNG files."""
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: there may be no display
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from keras_genmnist import data, files, images, runs  # noqa: E402
+from keras_genmnist.config import suggest  # noqa: E402
+from keras_genmnist.data import Dataset  # noqa: E402
+from keras_genmnist.errors import UsageError  # noqa: E402
+from keras_genmnist.models.base import GenerativeModel  # noqa: E402
+from keras_genmnist.runs import Run  # noqa: E402
+
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+GRID = np.linspace(-2, 2, 20)
+
+
+class Subject(NamedTuple):
+    """What a figure is drawn from."""
+
+    run: Run
+    model: GenerativeModel
+    dataset: Dataset
+    rows: list[dict]
+    seed: int
+
+
+def samples(subject: Subject) -> Figure:
+    """Decoded draws from the prior."""
+    digits = subject.model.sample(100, subject.seed)["probabilities"]
+    return _sheet(images.tile(digits, columns=10), f"Samples from the prior, {_caption(subject)}")
+
+
+def interpolation(subject: Subject) -> Figure:
+    """Two random latent vectors z1, z2 and the decodings of alpha z1 + (1 - alpha) z2."""
+    z1, z2 = subject.model.prior.sample([2, 1], seed=tf.constant([subject.seed, 0]))
+    digits = subject.model.interpolate(z1, z2, tf.constant(ALPHAS))[0]
+    figure, axes = plt.subplots(1, len(ALPHAS), figsize=(1.5 * len(ALPHAS), 2.3), layout="constrained")
+    for axis, digit, alpha in zip(axes, digits.numpy(), ALPHAS, strict=True):
+        _show(axis, digit)
+        axis.set_title({0.0: "$z_2$\n", 1.0: "$z_1$\n"}.get(alpha, "\n") + rf"$\alpha = {alpha:.1f}$", fontsize=10)
+    figure.suptitle(rf"Decodings of $\alpha z_1 + (1 - \alpha) z_2$, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+def reconstructions(subject: Subject) -> Figure:
+    """Test images, each above its reconstruction from the posterior's mean."""
+    originals = subject.dataset.test.binary[:40].astype(np.float32)
+    decoded = subject.model.reconstruct(originals).numpy()
+    rows = [part for i in range(0, 40, 10) for part in (originals[i : i + 10], decoded[i : i + 10])]
+    sheet = images.tile(np.concatenate(rows), columns=10)
+    return _sheet(sheet, f"Test images (odd rows) and reconstructions (even rows), {_caption(subject)}")
+
+
+def training_curves(subject: Subject) -> Figure:
+    """ELBO on the training and validation split, and the KL, over the epochs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    epochs = [row["epoch"] for row in subject.rows]
+    for axis, name, label in ((left, "elbo", "ELBO"), (right, "kl", "KL")):
+        axis.plot(epochs, [row[name] for row in subject.rows], label="training")
+        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], label="validation")
+        axis.set(xlabel="epoch", ylabel=f"{label} (nats per image)")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    # The first epochs fall outside: they would flatten all that follows.
+    settled = [row["val_elbo"] for row in subject.rows[len(subject.rows) // 10 :]]
+    left.set_ylim(bottom=min(settled) - 2)
+    figure.suptitle(f"Training, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+def latent_means(subject: Subject) -> Figure:
+    """For a 2-D latent: the variational means of the test set, coloured by digit."""
+    batches = data.eval_batches(subject.dataset.test.binary, 500)
+    means = np.concatenate([subject.model.encode(batch)[0] for batch in batches])
+    figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+    for digit in range(10):
+        own = means[subject.dataset.test.labels == digit]
+        axis.scatter(*own.T, s=4, alpha=0.6, color=plt.get_cmap("tab10")(digit), label=str(digit), linewidths=0)
+    axis.legend(title="digit", markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    figure.suptitle(f"Posterior means of the test set, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+def latent_grid(subject: Subject) -> Figure:
+    """For a 2-D latent: the decodings of a regular grid over [-2, 2] squared."""
+    z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
+    figure, axis = plt.subplots(figsize=(8, 8.3), layout="constrained")
+    axis.imshow(images.tile(subject.model.decode(z), columns=len(GRID)), cmap="gray", extent=(-2, 2, -2, 2))
+    axis.set(xlabel="$z_1$", ylabel="$z_2$")
+    figure.suptitle(f"Decoded latent grid, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+FIGURES = {f.__name__: f for f in (samples, interpolation, reconstructions, training_curves, latent_means, latent_grid)}
+
+
+def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
+    """Why the figure cannot be drawn, or None where it can."""
+    if name in ("latent_means", "latent_grid") and model.latent_size != 2:
+        return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
+    if name == "latent_means" and dataset.test.labels is None:
+        return f"it needs labels, {dataset.name} has none"
+    return None
+
+
+def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
+    """Draws a run's figures as out/NAME_FIGURE.png.
+
+    Args:
+      run: a trained run.
+      which: names of figures; none for all that the model has.
+      seed: of the samples and the interpolation.
+      out: the folder.
+    Raises:
+      UsageError: if a figure is unknown or the model does not have it, or `out` cannot be written.
+      Fault: if the data or the run's weights are damaged, or no epoch is finished.
+    """
+    for name in which:
+        if name not in FIGURES:
+            raise UsageError(f"unknown figure {name!r}{suggest(name, list(FIGURES))} Figures: {', '.join(FIGURES)}")
+    model, dataset = runs.load_model(run), data.load(run.config.dataset)
+    lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, dataset))}
+    for name in which:
+        if name in lacking:
+            raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}")
+    subject = Subject(run, model, dataset, runs.read_metrics(run), seed)
+    for name in which or [name for name in FIGURES if name not in lacking]:
+        figure = FIGURES[name](subject)
+        png = io.BytesIO()
+        figure.savefig(png, dpi=120)
+        plt.close(figure)
+        path = out / f"{run.name}_{name}.png"
+        files.write(path, png.getvalue())
+        print(f"wrote {path}")
+
+
+def _caption(subject: Subject) -> str:
+    config = subject.run.config
+    return f"{subject.run.name} on {config.dataset}, {data.binarization_label(config.dataset, config.binarization)} binarization"
+
+
+def _sheet(sheet: np.ndarray, title: str) -> Figure:
+    height, width, _ = sheet.shape
+    figure, axis = plt.subplots(figsize=(8, 8 * height / width + 0.4), layout="constrained")
+    _show(axis, sheet)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _show(axis, image: np.ndarray) -> None:
+    axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+    axis.set_axis_off()

@@ -1,0 +1,27 @@
+"""Files that are never half-written: written beside, then renamed."""
+
+import json
+import os
+from pathlib import Path
+
+from keras_genmnist.errors import UsageError
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces the file `path` by `content` in one step, making its folder.
+
+    Raises:
+      UsageError: if the path cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; give a path in a folder you may write to") from error
+
+
+def write_json(path: Path, value) -> None:
+    """Writes `value` as indented JSON; see `write`."""
+    write(path, (json.dumps(value, indent=2) + "\n").encode())

@@ -1,0 +1,28 @@
+"""Models: one file each, found by its name, with `build(config) -> GenerativeModel`."""
+
+import importlib
+import pkgutil
+
+import tf_keras
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import require_choice
+from keras_genmnist.models.base import GenerativeModel
+
+
+def names() -> list[str]:
+    """The values `config.model` accepts, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def build(config: ConfigDict) -> GenerativeModel:
+    """The model of `config`, its variables made and initialised from config.seed.
+
+    Raises:
+      UsageError: if a config value is out of range.
+    """
+    require_choice(config, model=names())
+    tf_keras.utils.set_random_seed(config.seed)
+    model = importlib.import_module(f"{__name__}.{config.model}").build(config)
+    model.build_variables()
+    return model

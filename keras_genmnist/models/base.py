@@ -1,0 +1,216 @@
+"""What every model offers: training, evaluation, figures and export see only this."""
+
+import tensorflow as tf
+import tf_keras
+
+from keras_genmnist import bounds
+from keras_genmnist.bounds import LogTerms
+from keras_genmnist.images import png
+
+# More in one request could exhaust a server's memory; the check is inside the exported graph.
+MAX_SAMPLES = 1024
+
+
+class GenerativeModel(tf_keras.Model):
+    """A model that draws images.
+
+    image_shape: (H, W, C) of its images.
+    monitor: the name among its test metrics that tells the best epoch; larger is better.
+    """
+
+    monitor: str
+
+    def __init__(self, image_shape: tuple[int, int, int]):
+        super().__init__()
+        self.image_shape = image_shape
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of trainable numbers."""
+        return sum(int(tf.size(weight)) for weight in self.trainable_weights)
+
+    def build_variables(self) -> None:
+        """Makes every variable, by one small call of each network."""
+        raise NotImplementedError
+
+    def draw(self, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Draws one image from each seed; a row depends on its own seed alone.
+
+        Args:
+          seeds: int32 [N, 2].
+        Returns:
+          images: [N, H, W, C] in [0, 1], drawn from p(x).
+          probabilities: [N, H, W, C] in [0, 1], the mean image given the same latent variables.
+        """
+        raise NotImplementedError
+
+    def sample(self, num_samples: tf.Tensor | int, seed: tf.Tensor | int) -> dict[str, tf.Tensor]:
+        """Draws images: the first n of N are the n drawn from the same seed.
+
+        Args:
+          num_samples: N, from 1 to MAX_SAMPLES.
+          seed: int32.
+        Returns:
+          As `draw`.
+        Raises:
+          tf.errors.InvalidArgumentError: if num_samples is out of range.
+        """
+        _check_num_samples(num_samples)
+        return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
+
+    def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+        """What the exported model can do: tf.functions with input signatures, by name."""
+        integer = tf.TensorSpec([], tf.int32)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+        def sample_rows(seed):
+            _check_num_samples(tf.size(seed))
+            return _with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
+
+        @tf.function(input_signature=[integer, integer])
+        def sample(num_samples, seed):
+            return _with_png(self.sample(num_samples, seed))
+
+        return {"sample_rows": sample_rows, "sample": sample}
+
+
+class LatentVariableModel(GenerativeModel):
+    """p(x) = integral of p(x | z) p(z) dz, trained on a bound of it.  A subclass defines `log_terms`."""
+
+    monitor = "elbo"
+
+    def __init__(self, encoder, decoder, prior, image_shape):
+        """
+        Args:
+          encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
+          decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C].
+          prior: distribution p(z), event [D].
+          image_shape: (H, W, C).
+        """
+        super().__init__(image_shape)
+        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        self.latent_size = prior.event_shape[0]
+        self.averages = {name: tf_keras.metrics.Mean(name) for name in ("elbo", "kl", "reconstruction")}
+
+    def log_terms(self, x: tf.Tensor, num_samples: int, seed: tf.Tensor, training: bool = False) -> LogTerms:
+        """Log densities of S draws from the posterior.
+
+        Args:
+          x: images [B, H, W, C], binary.
+          num_samples: S.
+          seed: int32 [2].
+          training: whether batch norm uses the batch's statistics.
+        Returns:
+          LogTerms of [S, B], nats.
+        """
+        raise NotImplementedError
+
+    def build_variables(self):
+        self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]))
+
+    def compile(self, optimizer, *, seed: int = 0, warmup_steps: int = 0, **kwargs):
+        """Readies the model for training.
+
+        Args:
+          optimizer: of all trainable variables.
+          seed: of the draws from the posterior.
+          warmup_steps: steps over which the KL's weight rises linearly from 0 to 1; 0 for none.
+          **kwargs: of tf_keras.Model.compile.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        self.seed, self.warmup_steps = seed, warmup_steps
+
+    @property
+    def metrics(self):
+        return list(self.averages.values())
+
+    def train_step(self, x):
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        kl_weight = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
+        with tf.GradientTape() as tape:
+            terms = self.log_terms(x, 1, seed=tf.stack([self.seed, step]), training=True)
+            loss = -tf.reduce_mean(bounds.elbo(terms, kl_weight))
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        return self._record(terms)
+
+    def test_step(self, x):
+        # The same draw every epoch: epochs compare, and a resumed run sees what an uninterrupted one does.
+        return self._record(self.log_terms(x, 1, seed=tf.constant([0, 0])))
+
+    def _record(self, terms: LogTerms) -> dict[str, tf.Tensor]:
+        self.averages["elbo"].update_state(bounds.elbo(terms))
+        self.averages["kl"].update_state(bounds.kl(terms))
+        self.averages["reconstruction"].update_state(bounds.reconstruction(terms))
+        return {name: average.result() for name, average in self.averages.items()}
+
+    def draw(self, seeds):
+        def latent_and_uniform(seed):
+            z_seed, x_seed = tf.unstack(tf.random.split(seed, 2))
+            return self.prior.sample(seed=z_seed), tf.random.stateless_uniform(self.image_shape, x_seed)
+
+        z, uniform = tf.map_fn(latent_and_uniform, seeds, fn_output_signature=(tf.float32, tf.float32))
+        probabilities = self.decode(z)
+        return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
+
+    def decode(self, z: tf.Tensor) -> tf.Tensor:
+        """The mean image of p(x | z).  z [..., D] -> [..., H, W, C] in [0, 1]."""
+        return self.decoder(z).mean()
+
+    def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and log variance of q(z | x).  Images [B, H, W, C] -> two of [B, D]."""
+        posterior = self.encoder(x)
+        return posterior.mean(), 2 * tf.math.log(posterior.stddev())
+
+    def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
+        """The image decoded from the posterior's mean.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
+        return self.decode(self.encode(x)[0])
+
+    def interpolate(self, z1: tf.Tensor, z2: tf.Tensor, alphas: tf.Tensor) -> tf.Tensor:
+        """Decodes alpha z1 + (1 - alpha) z2.  z1, z2 [B, D], alphas [A] -> [B, A, H, W, C] in [0, 1]."""
+        weights = alphas[:, None]
+        return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
+
+    def signatures(self):
+        latents = tf.TensorSpec([None, self.latent_size], tf.float32)
+        batch = tf.TensorSpec([None, *self.image_shape], tf.float32)
+
+        @tf.function(input_signature=[latents])
+        def decode(z):
+            return _with_png({"probabilities": self.decode(_finite(z, "z"))})
+
+        @tf.function(input_signature=[batch])
+        def encode(images):
+            mean, log_variance = self.encode(_finite(images, "images"))
+            return {"mean": mean, "log_variance": log_variance}
+
+        @tf.function(input_signature=[batch])
+        def reconstruct(images):
+            return _with_png({"probabilities": self.reconstruct(_finite(images, "images"))})
+
+        @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
+        def interpolate(z1, z2, alphas):
+            z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
+            return _with_png({"probabilities": self.interpolate(z1, z2, alphas)})
+
+        @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
+        def elbo(images, seed):
+            terms = self.log_terms(_finite(images, "images"), 1, seed=tf.stack([seed, 0]))
+            return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
+
+        own = [decode, encode, reconstruct, interpolate, elbo]
+        return super().signatures() | {function.__name__: function for function in own}
+
+
+def _check_num_samples(num_samples: tf.Tensor | int) -> None:
+    message = f"num_samples is out of range: give 1 to {MAX_SAMPLES}"
+    tf.debugging.assert_positive(num_samples, message)
+    tf.debugging.assert_less_equal(num_samples, MAX_SAMPLES, message)
+
+
+def _finite(values: tf.Tensor, name: str) -> tf.Tensor:
+    return tf.debugging.check_numerics(values, f"{name} must be finite")
+
+
+def _with_png(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    # A digit as PNG is 180 bytes, as JSON numbers 4 to 15 KB.
+    return outputs | {"png_bytes": png(outputs["probabilities"])}

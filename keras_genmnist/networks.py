@@ -1,0 +1,68 @@
+"""Deterministic networks: image or latent in, features or logits out."""
+
+import tf_keras
+from tf_keras import layers
+
+
+def mlp(hidden_layers: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
+    """Fully connected ReLU layers, [N, ...] -> [N, hidden_size].
+
+    Args:
+      hidden_layers: how many.
+      hidden_size: units of each.
+      batch_norm: normalise before each ReLU (Ioffe & Szegedy 2015, arxiv.org/abs/1502.03167).
+    """
+    network = tf_keras.Sequential([layers.Flatten()], name="mlp")
+    for _ in range(hidden_layers):
+        network.add(layers.Dense(hidden_size, use_bias=not batch_norm))
+        if batch_norm:
+            network.add(layers.BatchNormalization(scale=False))  # the next layer's weights scale as well
+        network.add(layers.ReLU())
+    return network
+
+
+class ResidualBlock(layers.Layer):
+    """x + conv(elu(conv(elu(x)))), 3x3, on [N, H, W, C].
+
+    Source: He et al. (2016), figure 1b, arxiv.org/abs/1603.05027, with ELU in place of batch norm and ReLU.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = layers.Conv2D(channels, 3, padding="same")
+        # Zero: the block starts as the identity, so depth costs nothing at the start of training.
+        self.second = layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros")
+
+    def call(self, x):
+        return x + self.second(tf_keras.activations.elu(self.first(tf_keras.activations.elu(x))))
+
+
+def conv_encoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
+    """Residual convolutional encoder, [N, 28, 28, 1] -> [N, hidden_size].
+
+    Halves the image twice by strided convolutions, with a residual block at each size.
+
+    Args:
+      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      hidden_size: units of the fully connected layer at the end.
+    """
+    network = [layers.Conv2D(channels, 5, strides=2, padding="same"), ResidualBlock(channels)]
+    network += [layers.ELU(), layers.Conv2D(2 * channels, 3, strides=2, padding="same"), ResidualBlock(2 * channels)]
+    network += [layers.ELU(), layers.Flatten(), layers.Dense(hidden_size, activation="elu")]
+    return tf_keras.Sequential(network, name="conv_encoder")
+
+
+def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
+    """Deconvolutional decoder, [N, D] -> logits [N, 28, 28, 1], mirroring `conv_encoder`.
+
+    Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
+
+    Args:
+      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      hidden_size: units of the fully connected layer at the start.
+    """
+    network = [layers.Dense(hidden_size, activation="elu"), layers.Dense(7 * 7 * 2 * channels)]
+    network += [layers.Reshape((7, 7, 2 * channels)), ResidualBlock(2 * channels), layers.ELU()]
+    network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
+    network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
+    return tf_keras.Sequential(network, name="conv_decoder")

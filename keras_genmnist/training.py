@@ -1,0 +1,339 @@
+"""`genmnist train`: trains a run, or resumes it bit-identically.
+
+Exact because the order, the bits and every draw are pure functions of (seed, step), because a checkpoint holds all other
+state, and because TensorFlow runs with one inter-op thread (its default threading is not deterministic on a CPU).
+"""
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from keras_genmnist import data, files, images, models, runs
+from keras_genmnist.config import require_choice, require_range
+from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.runs import Run
+
+EVAL_BATCH = 500
+SECONDS_PER_CALL = 0.5  # a signal waits for the compiled loop to return
+
+
+class Progress(tf.Module):
+    """What a checkpoint holds beside the model: the step, the best epoch so far, the seconds spent."""
+
+    def __init__(self):
+        super().__init__()
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.best = tf.Variable(-math.inf, dtype=tf.float32)
+        self.best_epoch = tf.Variable(0, dtype=tf.int64)
+        self.epoch_seconds = tf.Variable(0.0, dtype=tf.float64)
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)
+
+
+class WeightAverage(tf.Module):
+    """Exponential moving average of the weights, batch norm's statistics included.
+
+    average <- average + (1 - d) (weight - average),  d = min(decay, (1 + step) / (10 + step)), so that the first steps
+    do not weigh down the average, as in tf.train.ExponentialMovingAverage.
+    """
+
+    def __init__(self, weights: list[tf.Variable], decay: float):
+        super().__init__()
+        self.decay, self.weights = decay, weights
+        self.averages = [tf.Variable(weight, trainable=False) for weight in weights] if decay else []
+
+    def update(self, step: tf.Tensor) -> None:
+        step = tf.cast(step, tf.float32)
+        rate = 1 - tf.minimum(self.decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.averages, self.weights, strict=False):
+            average.assign_add(rate * (weight - average))
+
+    @property
+    def scored(self) -> list[tf.Variable]:
+        """The weights that are scored: the averages where there are any."""
+        return self.averages or self.weights
+
+    def swap(self) -> None:
+        """Exchanges weights and averages."""
+        for average, weight in zip(self.averages, self.weights, strict=False):
+            kept = tf.identity(weight)
+            weight.assign(average)
+            average.assign(kept)
+
+
+def check_config(config: ConfigDict, num_images: int) -> None:
+    """Checks the fields that training reads.
+
+    Raises:
+      UsageError: naming the field, the value given and the values accepted.
+    """
+    require_choice(config, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
+    require_range(config, batch_size=1, epochs=1, learning_rate=0, warmup_epochs=0, clip_norm=0, ema_decay=0)
+    require_range(config, patience=0, seed=0)
+    if config.batch_size > num_images:
+        raise UsageError(
+            f"config.batch_size={config.batch_size} is out of range: "
+            f"{config.dataset} has {num_images} training images, give a value from 1 to that"
+        )
+    if not config.learning_rate > 0:
+        raise UsageError(f"config.learning_rate={config.learning_rate} is out of range: give a value above 0")
+    if not config.ema_decay < 1:
+        raise UsageError(f"config.ema_decay={config.ema_decay} is out of range: give a value from 0 to below 1")
+
+
+def adam(config: ConfigDict, steps: int) -> tf_keras.optimizers.Optimizer:
+    """Adam (Kingma & Ba 2015, arxiv.org/abs/1412.6980) as the config wants it, for a training of so many steps."""
+    rate = config.learning_rate
+    if config.decay == "cosine":
+        rate = tf_keras.optimizers.schedules.CosineDecay(rate, steps)
+    # The optimizer clips: it sees the gradient of the whole batch also when several workers share it.
+    return tf_keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
+
+
+class Training:
+    """A run in training: its model, its data, and the state that a checkpoint holds."""
+
+    def __init__(self, run: Run):
+        """
+        Raises:
+          UsageError: if a config value is out of range.
+          Fault: if the data or every checkpoint is damaged.
+        """
+        self.run, config = run, run.config
+        self.dataset = data.load(config.dataset)
+        check_config(config, len(self.dataset.train.images))
+        self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
+        self.last_step = config.epochs * self.steps_per_epoch
+
+        self.model = models.build(config)
+        warmup_steps = config.warmup_epochs * self.steps_per_epoch
+        self.model.compile(adam(config, self.last_step), seed=config.seed, warmup_steps=warmup_steps)
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.average = WeightAverage(self.model.weights, config.ema_decay)
+        self.progress = Progress()
+
+        state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
+        runs.restore_latest(state, run.checkpoints)
+        self.latest = tf.train.CheckpointManager(state, run.checkpoints, max_to_keep=3)
+        scored = tf.train.Checkpoint(weights=self.average.scored)
+        self.best = tf.train.CheckpointManager(scored, run.best, max_to_keep=2)
+
+        self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
+
+        self._train_step = tf.function(self._train_step, jit_compile=config.jit_compile)
+        self._test_step = tf.function(self.model.test_step, jit_compile=config.jit_compile)
+
+    @property
+    def step(self) -> int:
+        return int(self.progress.step)
+
+    @property
+    def epoch(self) -> int:
+        """The number of whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or `patience` of them went by without a better one."""
+        waited = self.epoch - int(self.progress.best_epoch)
+        return self.step >= self.last_step or 0 < self.run.config.patience <= waited
+
+    def batches(self) -> Iterator[tf.Tensor]:
+        """The batches from the present step to the last."""
+        config = self.run.config
+        return iter(
+            data.train_batches(
+                self.dataset.train,
+                binarization=config.binarization,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                first_step=self.step,
+                last_step=self.last_step,
+            )
+        )
+
+    @tf.function
+    def train_steps(self, batches: Iterator[tf.Tensor], num_steps: tf.Tensor) -> tf.Tensor:
+        """Takes `num_steps` training steps, fewer if a quantity stops being finite; returns whether all are finite."""
+        finite = True
+        while finite and num_steps > 0:
+            num_steps -= 1
+            finite = self._train_step(next(batches))
+        return finite
+
+    def _train_step(self, batch):
+        logs = self.model.train_step(batch)
+        self.progress.step.assign_add(1)
+        self.average.update(self.progress.step)
+        return tf.reduce_all(tf.math.is_finite(list(logs.values())))
+
+    def train_epoch(self, batches: Iterator[tf.Tensor], on_steps: Callable[[int], None], stopped: Callable[[], bool]):
+        """Trains to the end of the present epoch, or until `stopped()`; tells `on_steps` how many steps were taken."""
+        while True:
+            left = self.steps_per_epoch - self.step % self.steps_per_epoch
+            num_steps = min(left, max(1, int(SECONDS_PER_CALL / self.seconds_per_step)))
+            start = time.time()
+            if not self.train_steps(batches, tf.constant(num_steps)):
+                self.diverged(next(m.name for m in self.model.metrics if not math.isfinite(m.result())))
+            seconds = time.time() - start
+            self.seconds_per_step = seconds / num_steps
+            self.progress.epoch_seconds.assign_add(seconds)
+            on_steps(num_steps)
+            if left == num_steps or stopped():
+                return
+
+    def end_epoch(self) -> dict:
+        """Validates, keeps the weights if they are the best so far, and returns the epoch's row of metrics.jsonl."""
+        config, progress = self.run.config, self.progress
+        trained = {m.name: float(m.result()) for m in self.model.metrics}
+        train_seconds = float(progress.epoch_seconds)
+        start = time.time()
+        validation = self.validate()
+        if not all(map(math.isfinite, validation.values())):
+            self.diverged("val_" + next(name for name, value in validation.items() if not math.isfinite(value)))
+        seconds = train_seconds + time.time() - start
+        progress.seconds.assign_add(seconds)
+        progress.epoch_seconds.assign(0.0)
+        if validation[self.model.monitor] > float(progress.best):
+            progress.best.assign(validation[self.model.monitor])
+            progress.best_epoch.assign(self.epoch)
+            self.best.save()
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            **trained,
+            **{f"val_{name}": value for name, value in validation.items()},
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.steps_per_epoch * config.batch_size / train_seconds, 1),
+            "dataset": config.dataset,
+            "binarization": data.binarization_label(config.dataset, config.binarization),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """The model's test metrics on the validation split, with the weights that are scored."""
+        self.model.reset_metrics()
+        self.average.swap()
+        for batch in data.eval_batches(self.dataset.validation.binary, EVAL_BATCH):
+            logs = self._test_step(batch)
+        self.average.swap()
+        self.model.reset_metrics()  # the next epoch's averages begin here
+        return {name: float(value) for name, value in logs.items()}
+
+    def save(self) -> None:
+        """Saves the training state.
+
+        Raises:
+          Fault: if a weight is not finite: the checkpoint before stays the last.
+        """
+        for weight in self.model.weights:
+            if not np.isfinite(weight.numpy()).all():
+                self.diverged(weight.name)
+        self.latest.save()
+
+    def diverged(self, quantity: str) -> NoReturn:
+        """Stops: `quantity` is not finite."""
+        last = self.latest.latest_checkpoint
+        kept = f"the last good checkpoint is {last}" if last else "no epoch was finished"
+        raise Fault(
+            f"{quantity} is not finite at step {self.step} (epoch {self.epoch + 1}): training stopped, {kept}; "
+            "try a lower config.learning_rate or a config.clip_norm in another workdir"
+        )
+
+
+def train(run: Run, started: float) -> None:
+    """Trains `run` from where it stands to its end.
+
+    Args:
+      run: the run, locked by the caller.
+      started: time.time() at the start of the process.
+    Raises:
+      UsageError: if a config value is out of range.
+      Fault: if the data or every checkpoint is damaged, or a quantity stops being finite.
+      SystemExit: 130 or 143 after SIGINT or SIGTERM, with everything saved.
+    """
+    training = Training(run)
+    runs.record(run)  # only now: a config that cannot be built leaves no run behind
+    # Epochs after the checkpoint will be trained, and their rows written, again.
+    rows = [row for row in runs.read_metrics(run) if row["step"] <= training.step]
+    files.write(run.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    if training.finished:
+        print(f"{run.workdir} is finished: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}")
+        return
+    print(
+        f"{'resuming' if training.step else 'training'} {run.name} on {run.config.dataset} in {run.workdir}: "
+        f"{training.model.num_parameters:,} parameters, step {training.step} of {training.last_step}",
+        flush=True,
+    )
+    batches = training.batches()
+    writer = tf.summary.create_file_writer(str(run.tensorboard))
+    bar = tqdm(total=training.last_step, initial=training.step, unit="step", disable=None, leave=False)
+    with _stop_signal() as received, bar, writer.as_default():
+        startup = {}
+
+        def on_steps(num_steps):
+            if not startup:
+                startup["startup_seconds"] = round(time.time() - started, 2)
+                tqdm.write(f"first step after {startup['startup_seconds']:.1f} s")
+            bar.update(num_steps)
+
+        first_epoch = training.epoch
+        while not training.finished:
+            training.train_epoch(batches, on_steps, stopped=lambda: bool(received))
+            if training.step % training.steps_per_epoch == 0:
+                row = training.end_epoch() | (startup if training.epoch == first_epoch + 1 else {})
+                with open(run.metrics_jsonl, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+                training.save()
+                _log_tensorboard(training, row)
+                tqdm.write(_line(row, run.config.epochs))
+            elif received:
+                training.save()
+            if received:
+                bar.close()
+                print(f"stopped at step {training.step}, all saved; resume with `genmnist train --workdir={run.workdir}`")
+                raise SystemExit(128 + received[0])
+    reason = "" if training.step == training.last_step else f", no better one in {run.config.patience} epochs"
+    print(f"finished {run.workdir}: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}{reason}")
+
+
+def _line(row: dict, epochs: int) -> str:
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
+        + "".join(f"{name} {row[name]:.2f}  " for name in ("elbo", "val_elbo", "kl") if name in row)
+        + f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
+    )
+
+
+def _log_tensorboard(training: Training, row: dict) -> None:
+    for name, value in row.items():
+        if isinstance(value, float):
+            tf.summary.scalar(name, value, step=row["epoch"])
+    samples = training.model.sample(64, training.run.config.seed)["probabilities"]
+    tf.summary.image("samples", images.tile(samples, columns=8)[None], step=row["epoch"])
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list; the second one ends the process at once."""
+    received: list[int] = []
+
+    def handler(signum, frame):
+        received.append(signum)
+        for number in old:
+            signal.signal(number, signal.SIG_DFL)
+
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
