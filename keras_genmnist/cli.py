@@ -1,6 +1,7 @@
 """`genmnist <verb> --flags`.  A verb's module is imported only when it is called: TensorFlow takes seconds to load."""
 
 import contextlib
+import inspect
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ def train(argv: list[str]) -> None:
     """
     values = _run_flags()
     _parse(values, argv, known_only=True)
+    if _wants_help(argv):
+        raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
     workdir = _workdir(values)
     with _quiet():
         from keras_genmnist import runs, training
@@ -33,7 +36,7 @@ def train(argv: list[str]) -> None:
         raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
     name = values.model or resumed.name
     config = configs.load(values.model) if values.model else resumed.config.copy_and_resolve_references()
-    config_flags.DEFINE_config_dict("config", config, "Fields of the config.", values, sys_argv=argv)
+    _define_config(values, config, argv)
     _parse(values, argv)
     lock = runs.lock(workdir)
     if resumed:
@@ -118,7 +121,25 @@ def list_models(argv: list[str]) -> None:
 
 
 SEEDS = (0, 2**31 - 1)
-VERBS = {"train": train, "evaluate": evaluate, "figures": figures, "export": export, "sample": sample, "list": list_models}
+VERBS = {
+    "train": train,
+    "evaluate": evaluate,
+    "figures": figures,
+    "export": export,
+    "sample": sample,
+    "list": list_models,
+}
+
+
+class _Help(Exception):
+    """A verb was asked for its flags."""
+
+    def __init__(self, values: flags.FlagValues, config: ConfigDict):
+        described = [(f"--{name}={values[name].default}", values[name].help) for name in values]
+        described += [("--debug", "On an error, show the traceback too.")]
+        lines = [f"  {flag:30}{text}" for flag, text in described]
+        lines += [f"  --config.{field}={value}" for field, value in config.items()]
+        super().__init__("\n".join(lines))
 
 
 def main() -> None:
@@ -137,7 +158,9 @@ def main() -> None:
         elif verb not in VERBS:
             raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
         else:
-            VERBS[verb]([a for a in argv if a != "--debug"])
+            VERBS[verb]([argument for argument in argv if argument != "--debug"])
+    except _Help as wanted:
+        print(f"{inspect.getdoc(VERBS[verb])}\n\n{wanted}")
     except (UsageError, Fault) as error:
         if debug:
             traceback.print_exc()
@@ -155,8 +178,7 @@ def _help() -> str:
 
 def _run_flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    models = f"Name of a config: {', '.join(configs.names())}."
-    flags.DEFINE_string("model", None, models, flag_values=values)
+    flags.DEFINE_string("model", None, f"One of {', '.join(configs.names())}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/MODEL by default.", flag_values=values)
     return values
 
@@ -164,12 +186,31 @@ def _run_flags() -> flags.FlagValues:
 def _parse(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> None:
     """Parses the flags, and refuses what is not one."""
     try:
-        rest = values(["genmnist", *argv], known_only=known_only)[1:]
+        rest = values(["genmnist", *(a for a in argv if not _wants_help([a]))], known_only=known_only)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(" ".join(str(error).split())) from error
     stray = [argument for argument in rest if not argument.startswith("--config.")] if known_only else rest
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+    if _wants_help(argv) and not known_only:
+        raise _Help(values, ConfigDict())
+
+
+def _define_config(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
+    """Makes --config.FIELD=VALUE flags that change `config`."""
+    for argument in argv:
+        field = argument.removeprefix("--config.").split("=")[0]
+        if argument.startswith("--config.") and field not in config:
+            near = configs.suggest(field, list(config))
+            raise UsageError(f"unknown config field {field!r}{near} Fields: {', '.join(sorted(config))}")
+    try:
+        config_flags.DEFINE_config_dict("config", config, "Fields of the config.", values, sys_argv=argv)
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def _wants_help(argv: list[str]) -> bool:
+    return "--help" in argv or "-h" in argv
 
 
 def _trained(values: flags.FlagValues):

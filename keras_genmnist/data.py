@@ -92,14 +92,20 @@ def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
         builder.download_and_prepare()
     except Exception as error:  # tfds raises whatever its downloaders raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Fault(f"{name} is not prepared in {folder} and downloading it failed ({reason:.120}); {ways_out}") from error
+        raise Fault(
+            f"{name} is not prepared in {folder} and downloading it failed ({reason:.120}); {ways_out}"
+        ) from error
     try:
         rows = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
     except Exception as error:  # a truncated, altered or missing shard, each an exception type of its own
-        raise Fault(f"{name} in {builder.data_path} is damaged ({type(error).__name__}): delete it, or {ways_out}") from error
+        raise Fault(
+            f"{name} in {builder.data_path} is damaged ({type(error).__name__}): delete it, or {ways_out}"
+        ) from error
     expected = builder.info.splits[split].num_examples
     if len(rows["image"]) != expected:
-        raise Fault(f"{name} in {builder.data_path} is damaged: {len(rows['image'])} images, not {expected}; {ways_out}")
+        raise Fault(
+            f"{name} in {builder.data_path} is damaged: {len(rows['image'])} images, not {expected}; {ways_out}"
+        )
     return rows
 
 

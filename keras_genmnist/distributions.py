@@ -26,7 +26,7 @@ class GaussianPosterior(tf_keras.Model):
 
 
 class BernoulliDecoder(tf_keras.Model):
-    """p(x | z) = prod{ Bernoulli(x[i]; sigmoid(logits(z)[i])) : pixels i }, z [..., D] -> batch [...], event image_shape.
+    """p(x | z) = prod{ Bernoulli(x[i]; sigmoid(logits(z)[i])) : pixels i }, z [..., D] -> distribution over images.
 
     Source: Kingma & Welling (2014), appendix C.1, arxiv.org/abs/1312.6114
     """

@@ -65,8 +65,8 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
     """ELBO and its terms, importance-weighted NLL, and how much of the latent space is used.
 
     NLL = -log (1/S) sum{ p(x, z[s]) / q(z[s] | x) : s = 1..S }, in a streamed logsumexp: memory does not grow with S.
-    Effective sample size = (sum of weights)^2 / sum of squared weights.  A unit is active where the variance over images
-    of its posterior mean is above 0.01.
+    Effective sample size = (sum of weights)^2 / sum of squared weights.  A unit is active where its posterior mean
+    varies over the images by more than 0.01.
 
     Args:
       model: the model.
@@ -134,7 +134,9 @@ def _lines(path: str) -> list[str]:
 def table(record: dict) -> str:
     """The record's numbers in nats, a row a quantity, a column a split."""
     splits = ("validation", "test")
-    head = f"{record['model']} on {record['dataset']} ({record['binarization']} training, reference binarization scored)"
+    head = (
+        f"{record['model']} on {record['dataset']} ({record['binarization']} training, reference binarization scored)"
+    )
     lines = [head, f"{'nats per image':24}" + "".join(f"{split:>20}" for split in splits)]
     for key, label in (("elbo", "ELBO"), ("kl", "KL"), ("reconstruction", "reconstruction"), ("nll", "NLL")):
         cells = [record[split][key] for split in splits]

@@ -8,17 +8,17 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: there may be no display
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
 
-from keras_genmnist import data, files, images, runs  # noqa: E402
-from keras_genmnist.config import suggest  # noqa: E402
-from keras_genmnist.data import Dataset  # noqa: E402
-from keras_genmnist.errors import UsageError  # noqa: E402
-from keras_genmnist.models.base import GenerativeModel  # noqa: E402
-from keras_genmnist.runs import Run  # noqa: E402
+from keras_genmnist import data, files, images, runs
+from keras_genmnist.config import suggest
+from keras_genmnist.data import Dataset
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)

@@ -53,7 +53,7 @@ def conv_encoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
 
 
 def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
-    """Deconvolutional decoder, [N, D] -> logits [N, 28, 28, 1], mirroring `conv_encoder`.
+    """Deconvolutional decoder, [N, D] -> logits [N, 28, 28, 1].
 
     Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
 
@@ -62,7 +62,7 @@ def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
       hidden_size: units of the fully connected layer at the start.
     """
     network = [layers.Dense(hidden_size, activation="elu"), layers.Dense(7 * 7 * 2 * channels)]
-    network += [layers.Reshape((7, 7, 2 * channels)), ResidualBlock(2 * channels), layers.ELU()]
+    network += [layers.Reshape((7, 7, 2 * channels)), layers.ELU()]
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
     network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
     return tf_keras.Sequential(network, name="conv_decoder")

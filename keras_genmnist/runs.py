@@ -1,11 +1,11 @@
 """A run is a directory: its config, checkpoints, metrics and pictures.  This file knows every path in it.
 
-  config.json       what is trained: {"name", "command", "commit", "config"}; a copy is in checkpoints/
-  checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
-  best/             the weights that are scored: those of the best epoch on the validation split
-  metrics.jsonl     one JSON object an epoch
-  tensorboard/      scalars and samples
-  metrics.json      what `evaluate` measured
+config.json       what is trained: {"name", "command", "commit", "config"}; a copy is in checkpoints/
+checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
+best/             the weights that are scored: those of the best epoch on the validation split
+metrics.jsonl     one JSON object an epoch
+tensorboard/      scalars and samples
+metrics.json      what `evaluate` measured
 """
 
 import fcntl

@@ -26,10 +26,14 @@ def of_export(path: Path):
       UsageError: if no SavedModel is there.
       Fault: if it cannot be read.
     """
-    versions = sorted((p for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()), key=lambda p: int(p.parent.name))
+    versions = sorted(
+        (p for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()), key=lambda p: int(p.parent.name)
+    )
     folder = path if (path / "saved_model.pb").exists() else versions[-1].parent if versions else None
     if folder is None:
-        raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION, made by `genmnist export`")
+        raise UsageError(
+            f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION, made by `genmnist export`"
+        )
     try:
         loaded = tf.saved_model.load(str(folder))
         function = loaded.signatures["sample"]

@@ -299,7 +299,9 @@ def train(run: Run, started: float) -> None:
                 training.save()
             if received:
                 bar.close()
-                print(f"stopped at step {training.step}, all saved; resume with `genmnist train --workdir={run.workdir}`")
+                print(
+                    f"stopped at step {training.step}, all saved; resume with `genmnist train --workdir={run.workdir}`"
+                )
                 raise SystemExit(128 + received[0])
     reason = "" if training.step == training.last_step else f", no better one in {run.config.patience} epochs"
     print(f"finished {run.workdir}: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}{reason}")

@@ -35,9 +35,9 @@ def build(config: ConfigDict) -> VAE:
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
         decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
     else:
-        require_range(config, channels=1)
-        encoder = networks.conv_encoder(config.channels, config.hidden_size)
-        decoder = networks.conv_decoder(config.channels, config.hidden_size)
+        require_range(config, encoder_channels=1, decoder_channels=1)
+        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size)
+        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size)
     return VAE(
         GaussianPosterior(encoder, config.latent_size),
         BernoulliDecoder(decoder, IMAGE_SHAPE),
