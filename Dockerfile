@@ -1,0 +1,63 @@
+# The image `genmnist`: docker build -t genmnist .
+#   --build-arg DEVICE=cpu      without the CUDA libraries (gpu, the default, also runs on a machine without a GPU)
+#   --build-arg COMMIT=$(git rev-parse HEAD)      recorded in every result
+# No BuildKit-only syntax: the classic builder builds it too.
+ARG BASE_IMAGE=debian:bookworm-slim
+
+FROM ${BASE_IMAGE} AS python
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+
+FROM python AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+# pip and the build backend stay in this venv; the one that is shipped, /opt/genmnist, has neither.
+WORKDIR /src
+COPY requirements/build.lock requirements/build.lock
+RUN python3 -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.lock
+ARG DEVICE=gpu
+COPY requirements/${DEVICE}.lock requirements/
+# TensorFlow alone ships 430 MB of headers, and nothing is compiled against them here.
+RUN python3 -m venv --without-pip /opt/genmnist \
+ && /opt/build/bin/pip --python /opt/genmnist/bin/python install --no-cache-dir --require-hashes \
+      -r requirements/${DEVICE}.lock \
+ && rm -rf /opt/genmnist/lib/python3*/site-packages/tensorflow/include \
+      /opt/genmnist/lib/python3*/site-packages/nvidia/*/include
+# The package goes into a tree of its own, so that changing it leaves the big layer of dependencies alone.
+COPY pyproject.toml README.md LICENSE ./
+COPY configs configs
+COPY keras_genmnist keras_genmnist
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+ && /opt/build/bin/pip --python /opt/genmnist/bin/python install --no-cache-dir --no-deps --prefix /package \
+      /tmp/wheel/*.whl
+
+FROM python
+COPY --from=build /opt/genmnist /opt/genmnist
+# TensorFlow 2.21 opens libcusolver from a library whose RUNPATH leaves its folder out, and without it ignores every GPU.
+RUN find /opt/genmnist -type d -path '*/nvidia/cusolver/lib' >/etc/ld.so.conf.d/genmnist.conf \
+ && ldconfig
+COPY --from=build /package /opt/genmnist
+# Any `-u UID` works: no passwd entry is needed (USER answers getpass, HOME everything else), every writable place is
+# open to all, and with --read-only only the two volumes are written (add --tmpfs /tmp).
+RUN useradd --no-create-home --home-dir /tmp genmnist \
+ && mkdir /work /data \
+ && chmod 1777 /work /data
+ENV PATH=/opt/genmnist/bin:$PATH \
+    HOME=/tmp \
+    USER=genmnist \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    TFDS_DATA_DIR=/data \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ARG COMMIT=
+ENV GENMNIST_COMMIT=${COMMIT}
+USER genmnist
+# runs/, exports/ and figures/ appear under /work.
+WORKDIR /work
+VOLUME ["/work", "/data"]
+ENTRYPOINT ["genmnist"]
+CMD ["--help"]

@@ -1,0 +1,115 @@
+# Everything from a fresh clone: `make demo`, `make test`; `make` alone lists the rest.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first Python TensorFlow has wheels for that can also make a venv; `make PYTHON=/path/to/python3 ...` names another.
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.13 python3; do \
+  $$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
+INSTALLED := .venv/.installed
+PY := .venv/bin/python
+GENMNIST := .venv/bin/genmnist
+
+MODEL ?= vae
+# Anything more for train, evaluate, export and sample: make train MODEL=vae FLAGS=--config.epochs=3
+FLAGS ?=
+
+##@ Two commands
+DEMO_EPOCHS ?= 40
+DEMO_DRAWS ?= 200
+demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, in minutes (DEMO_EPOCHS, DEMO_DRAWS)
+	rm -rf demo
+	$(GENMNIST) train --model=vae --workdir=demo/vae --config.dataset=mnist_5k --config.epochs=$(DEMO_EPOCHS)
+	$(GENMNIST) train --model=vae_2d --workdir=demo/vae_2d --config.dataset=mnist_5k --config.epochs=$(DEMO_EPOCHS)
+	$(GENMNIST) evaluate --workdir=demo/vae --num_draws=$(DEMO_DRAWS)
+	$(GENMNIST) figures --workdir=demo/vae --out=demo/figures
+	$(GENMNIST) figures --workdir=demo/vae_2d --out=demo/figures
+	$(GENMNIST) export --workdir=demo/vae --out=demo/exports
+	$(GENMNIST) sample --export=demo/exports/vae --out=demo/samples.png
+	@echo
+	@echo "Look at:  demo/figures/           the pictures"
+	@echo "          demo/samples.png        drawn from the exported model in demo/exports/vae/1"
+	@echo "          demo/vae/metrics.json   the evaluation;  $(PY) -m tensorboard.main --logdir=demo  the curves"
+
+test: $(INSTALLED) ## install, then run the tests
+	$(PY) -m pytest
+
+##@ Verbs (MODEL=vae, FLAGS=...)
+train: $(INSTALLED) ## train MODEL into runs/MODEL, or go on with it
+	$(GENMNIST) train --model=$(MODEL) $(FLAGS)
+
+evaluate: $(INSTALLED) ## score runs/MODEL on the validation and test images
+	$(GENMNIST) evaluate --workdir=runs/$(MODEL) $(FLAGS)
+
+export: $(INSTALLED) ## write runs/MODEL as a SavedModel into exports/MODEL/N
+	$(GENMNIST) export --workdir=runs/$(MODEL) --out=exports $(FLAGS)
+
+sample: $(INSTALLED) ## draw digits from exports/MODEL into figures/MODEL_export.png
+	$(GENMNIST) sample --export=exports/$(MODEL) --out=figures/$(MODEL)_export.png $(FLAGS)
+
+MODELS ?= vae vae_2d vae_conv
+DATASET ?= mnist
+EPOCHS ?= 10
+RUNS := runs$(patsubst %,/%,$(filter-out mnist,$(DATASET)))
+figures: $(MODELS:%=figures-%) ## draw every figure of MODELS into figures/, training what is missing (DATASET, EPOCHS)
+
+# A run that exists goes by its own config.json: one cut short is finished, a finished one is used as it is.
+figures-%: $(INSTALLED)
+	@if [ -e $(RUNS)/$*/config.json ]; then \
+	  echo "$*: $(RUNS)/$* exists and is used (trained on, should it be unfinished)"; \
+	  $(GENMNIST) train --workdir=$(RUNS)/$*; \
+	else \
+	  echo "$*: no $(RUNS)/$* yet, so it is trained for a short budget, EPOCHS=$(EPOCHS) of DATASET=$(DATASET)"; \
+	  $(GENMNIST) train --model=$* --workdir=$(RUNS)/$* --config.dataset=$(DATASET) --config.epochs=$(EPOCHS); \
+	fi
+	$(GENMNIST) figures --workdir=$(RUNS)/$* --out=figures
+
+##@ Docker (DOCKER_BUILD_FLAGS=...)
+DOCKER_BUILD = docker build $(DOCKER_BUILD_FLAGS) --build-arg COMMIT=$$(git rev-parse HEAD 2>/dev/null)
+image: ## build the image genmnist (GPU; it runs without one too) and check that its CUDA libraries load
+	$(DOCKER_BUILD) -t genmnist .
+	docker run --rm --interactive --entrypoint python genmnist - <docker/check_cuda.py
+
+image-cpu: ## build the image genmnist:cpu, without the CUDA libraries
+	$(DOCKER_BUILD) --build-arg DEVICE=cpu -t genmnist:cpu .
+
+##@ Development
+lint: $(INSTALLED) ## ruff: rules and formatting
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+bench: $(INSTALLED) .venv-bench/.installed ## training speed beside PyTorch's and JAX's
+	$(PY) benchmarks/training.py
+
+UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
+lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
+	$(UV) $(FLAGS) pyproject.toml --output-file=requirements/cpu.lock
+	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=gpu --output-file=requirements/gpu.lock
+	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=dev --output-file=requirements/dev.lock
+	echo hatchling | $(UV) - --constraint=requirements/dev.lock --output-file=requirements/build.lock
+
+clean: ## remove the environments, the demo and the caches; runs/, exports/ and figures/ stay
+	rm -rf .venv .venv-bench demo dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/.installed: pyproject.toml requirements/dev.lock
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.10 to 3.13 that can make a venv was found: install one" \
+	  "(Debian: python3 and python3-venv) or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --require-hashes -r requirements/dev.lock
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Not locked: the peers only serve to be compared with.
+.venv-bench/.installed:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
+	touch $@
+
+.PHONY: demo test train evaluate export sample figures image image-cpu lint bench lock clean help
