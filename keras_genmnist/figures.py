@@ -147,7 +147,8 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
 
 def _caption(subject: Subject) -> str:
     config = subject.run.config
-    return f"{subject.run.name} on {config.dataset}, {data.binarization_label(config.dataset, config.binarization)} binarization"
+    label = data.binarization_label(config.dataset, config.binarization)
+    return f"{subject.run.name} on {config.dataset}, {label} binarization"
 
 
 def _sheet(sheet: np.ndarray, title: str) -> Figure:

@@ -124,7 +124,7 @@ def lock(workdir: Path):
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "w")  # noqa: SIM115: open until the process ends
+        file = open(workdir / ".lock", "w")  # noqa: SIM115 (the caller keeps it open)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"another process is training in {workdir}: wait for it, or give another --workdir") from None

