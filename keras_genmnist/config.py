@@ -47,17 +47,25 @@ def _module(name: str):
     return module
 
 
-def require_range(config: ConfigDict, **minima) -> None:
-    """Checks `config.field >= minimum` for every field=minimum given.
+def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
+    """Checks that a field is in its range.
 
+    Args:
+      config: the config.
+      field: name of the field.
+      holds: whether its value is accepted.
+      accepted: the values accepted, in words.
     Raises:
       UsageError: naming the field, the value given and the values accepted.
     """
-    for field, minimum in minima.items():
-        value = config[field]
-        # not (>=) rather than <, so that NaN is refused too
-        if not value >= minimum or value == float("inf"):
-            raise UsageError(f"config.{field}={value} is out of range: give a value of at least {minimum}")
+    if not holds:
+        raise UsageError(f"config.{field}={config[field]} is out of range: give {accepted}")
+
+
+def require_positive(config: ConfigDict, *fields: str) -> None:
+    """Checks that whole-number fields are at least 1; see `require`."""
+    for field in fields:
+        require(config, field, config[field] >= 1, "1 or more")
 
 
 def require_choice(config: ConfigDict, **choices) -> None:

@@ -66,9 +66,11 @@ def training_curves(subject: Subject) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in subject.rows]
     for axis, name, label in ((left, "elbo", "ELBO"), (right, "kl", "KL")):
-        axis.plot(epochs, [row[name] for row in subject.rows], label="training")
-        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], label="validation")
+        marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
+        axis.plot(epochs, [row[name] for row in subject.rows], marker, ls="-", label="training")
+        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], marker, ls="-", label="validation")
         axis.set(xlabel="epoch", ylabel=f"{label} (nats per image)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
     # The first epochs fall outside: they would flatten all that follows.

@@ -1,8 +1,11 @@
 """`genmnist sample`: digits from a run or an export, as a PNG sheet and a NumPy array."""
 
 import io
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,13 +15,22 @@ from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
 
-def of_run(run: Run):
-    """The signature `sample` of a trained run."""
-    return runs.load_model(run).signatures()["sample"]
+class Source(NamedTuple):
+    """What digits are drawn from: a signature `sample`, what to call it, and the object that keeps it alive."""
+
+    sample: Callable[..., dict[str, tf.Tensor]]
+    label: str
+    owner: object
 
 
-def of_export(path: Path):
-    """The signature `sample` of an export.
+def of_run(run: Run) -> Source:
+    """A trained run."""
+    model = runs.load_model(run)
+    return Source(model.signatures()["sample"], f"{run.name} on {run.config.dataset}", model)
+
+
+def of_export(path: Path) -> Source:
+    """An export.
 
     Args:
       path: exports/NAME for its newest version, or exports/NAME/VERSION.
@@ -26,28 +38,23 @@ def of_export(path: Path):
       UsageError: if no SavedModel is there.
       Fault: if it cannot be read.
     """
-    versions = sorted(
-        (p for p in path.glob("*/saved_model.pb") if p.parent.name.isdigit()), key=lambda p: int(p.parent.name)
-    )
-    folder = path if (path / "saved_model.pb").exists() else versions[-1].parent if versions else None
-    if folder is None:
-        raise UsageError(
-            f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION, made by `genmnist export`"
-        )
+    versions = [model.parent for model in path.glob("*/saved_model.pb") if model.parent.name.isdigit()]
+    newest = max(versions, key=lambda version: int(version.name), default=path)
+    if not (newest / "saved_model.pb").exists():
+        raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
     try:
-        loaded = tf.saved_model.load(str(folder))
-        function = loaded.signatures["sample"]
+        loaded = tf.saved_model.load(str(newest))
+        record = json.loads((newest / "assets.extra" / "genmnist.json").read_text())
+        return Source(loaded.signatures["sample"], f"{record['model']} on {record['dataset']}", loaded)
     except (OSError, tf.errors.OpError, KeyError, IndexError, ValueError) as error:
-        raise Fault(f"the export {folder} is damaged ({type(error).__name__}): export it again") from error
-    function.keep_alive = loaded  # the function's variables go with the loaded object
-    return function
+        raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 
 
-def sample(function, num_samples: int, seed: int, out: Path) -> None:
+def sample(source: Source, num_samples: int, seed: int, out: Path) -> None:
     """Writes a sheet of digits to `out` and their probabilities to the .npy beside it.
 
     Args:
-      function: the signature `sample` of a run or an export.
+      source: a run or an export.
       num_samples: how many.
       seed: the same seed gives the same digits.
       out: a .png path.
@@ -57,11 +64,11 @@ def sample(function, num_samples: int, seed: int, out: Path) -> None:
     if out.suffix != ".png":
         raise UsageError(f"--out={out} is not a PNG file: give a name ending in .png")
     try:
-        digits = function(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["probabilities"].numpy()
+        digits = source.sample(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["probabilities"].numpy()
     except tf.errors.InvalidArgumentError as error:
         raise UsageError(f"--num_samples={num_samples}: {error.message.splitlines()[0]}") from error
     array = io.BytesIO()
     np.save(array, digits)
     files.write(out, images.png(images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))).numpy())
     files.write(out.with_suffix(".npy"), array.getvalue())
-    print(f"wrote {out} and {out.with_suffix('.npy')}: {num_samples} samples from seed {seed}")
+    print(f"wrote {out} and {out.with_suffix('.npy')}: {num_samples} samples of {source.label}, seed {seed}")

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from keras_genmnist import data, files, images, models, runs
-from keras_genmnist.config import require_choice, require_range
-from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.errors import Fault
 from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
@@ -77,17 +77,15 @@ def check_config(config: ConfigDict, num_images: int) -> None:
       UsageError: naming the field, the value given and the values accepted.
     """
     require_choice(config, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
-    require_range(config, batch_size=1, epochs=1, learning_rate=0, warmup_epochs=0, clip_norm=0, ema_decay=0)
-    require_range(config, patience=0, seed=0)
-    if config.batch_size > num_images:
-        raise UsageError(
-            f"config.batch_size={config.batch_size} is out of range: "
-            f"{config.dataset} has {num_images} training images, give a value from 1 to that"
-        )
-    if not config.learning_rate > 0:
-        raise UsageError(f"config.learning_rate={config.learning_rate} is out of range: give a value above 0")
-    if not config.ema_decay < 1:
-        raise UsageError(f"config.ema_decay={config.ema_decay} is out of range: give a value from 0 to below 1")
+    require_positive(config, "batch_size", "epochs")
+    require(config, "batch_size", config.batch_size <= num_images, f"1 to {num_images}, the number of training images")
+    # Each is written so that nan is refused too.
+    require(config, "learning_rate", 0 < config.learning_rate < math.inf, "a value above 0")
+    require(config, "ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a value below 1")
+    require(config, "clip_norm", 0 <= config.clip_norm < math.inf, "0 (none) or more")
+    require(config, "warmup_epochs", config.warmup_epochs >= 0, "0 (none) or more")
+    require(config, "patience", config.patience >= 0, "0 (none) or more")
+    require(config, "seed", 0 <= config.seed < 2**31, "0 to 2147483647")
 
 
 def adam(config: ConfigDict, steps: int) -> tf_keras.optimizers.Optimizer:

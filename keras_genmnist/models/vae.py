@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms
-from keras_genmnist.config import require_choice, require_range
+from keras_genmnist.config import require_choice, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.distributions import BernoulliDecoder, GaussianPosterior, standard_normal
 from keras_genmnist.models.base import LatentVariableModel
@@ -29,13 +29,13 @@ class VAE(LatentVariableModel):
 def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
     require_choice(config, network=["mlp", "conv"])
-    require_range(config, latent_size=1, hidden_size=1)
+    require_positive(config, "latent_size", "hidden_size")
     if config.network == "mlp":
-        require_range(config, hidden_layers=1)
+        require_positive(config, "hidden_layers")
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
         decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
     else:
-        require_range(config, encoder_channels=1, decoder_channels=1)
+        require_positive(config, "encoder_channels", "decoder_channels")
         encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size)
         decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size)
     return VAE(
