@@ -39,6 +39,7 @@ CONFIG = {
     "hidden_layers": 1,
     "hidden_size": 400,
     "latent_size": 20,
+    "batch_norm": False,
     "batch_size": 100,
     "learning_rate": 1e-3,
     "decay": "constant",

@@ -4,6 +4,7 @@ Every batch is a pure function of (seed, step), so a resumed run sees the bits o
 not single images, move through tf.data, which doubles the speed on a CPU.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,7 @@ def _split(name, images, labels, train_end, validation_end) -> Dataset:
 def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
     # Imported here: a second of start-up that mnist_5k does not need.
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     ways_out = "set TFDS_DATA_DIR to a folder where it is prepared, or use --config.dataset=mnist_5k"
@@ -89,6 +91,9 @@ def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
         builder = tfds.builder(name)
         if not builder.data_path.exists():
             print(f"downloading {name} into {builder.data_path} ...", flush=True)
+            # Without a network, tfds' ten retries a file would take minutes and a warning each.
+            downloader.MAX_RETRIES = 3
+            logging.getLogger("urllib3").setLevel(logging.ERROR)
         builder.download_and_prepare()
     except Exception as error:  # tfds raises whatever its downloaders raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,8 @@ def sample(source: Source, num_samples: int, seed: int, out: Path) -> None:
     try:
         digits = source.sample(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["probabilities"].numpy()
     except tf.errors.InvalidArgumentError as error:
-        raise UsageError(f"--num_samples={num_samples}: {error.message.splitlines()[0]}") from error
+        told = re.search(r"\[(num_samples [^]]*)\]", error.message)  # the graph's own words, inside TensorFlow's
+        raise UsageError(f"--num_samples={num_samples}: {told[1] if told else error.message}") from error
     array = io.BytesIO()
     np.save(array, digits)
     files.write(out, images.png(images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))).numpy())
