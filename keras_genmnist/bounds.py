@@ -33,6 +33,8 @@ def log_weights(terms: LogTerms) -> tf.Tensor:
     shapes = [term.shape for term in terms[:3]]
     if any(shape.rank != 2 or not shape.is_compatible_with(shapes[0]) for shape in shapes):
         raise ValueError(f"log terms must all be [S, B]; got {', '.join(map(str, shapes))}")
+    if terms.exact_kl is not None and not terms.exact_kl.shape.is_compatible_with(shapes[0][1:]):
+        raise ValueError(f"exact_kl must be [B], {shapes[0][1:]}; got {terms.exact_kl.shape}")
     return terms.log_likelihood + terms.log_prior - terms.log_posterior
 
 

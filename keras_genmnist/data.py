@@ -87,30 +87,34 @@ def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     ways_out = "set TFDS_DATA_DIR to a folder where it is prepared, or use --config.dataset=mnist_5k"
+
+    def damaged(where: str, reason: str) -> Fault:
+        return Fault(f"{name} in {where} is damaged ({reason}): delete it, or {ways_out}")
+
+    # tfds raises whatever its parsers, downloaders and readers raise.
     try:
         builder = tfds.builder(name)
+    except Exception as error:
+        raise damaged(os.path.join(folder, name), type(error).__name__) from error
+    try:
         if not builder.data_path.exists():
             print(f"downloading {name} into {builder.data_path} ...", flush=True)
             # Without a network, tfds' ten retries a file would take minutes and a warning each.
             downloader.MAX_RETRIES = 3
             logging.getLogger("urllib3").setLevel(logging.ERROR)
         builder.download_and_prepare()
-    except Exception as error:  # tfds raises whatever its downloaders raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Fault(
             f"{name} is not prepared in {folder} and downloading it failed ({reason:.120}); {ways_out}"
         ) from error
     try:
         rows = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-    except Exception as error:  # a truncated, altered or missing shard, each an exception type of its own
-        raise Fault(
-            f"{name} in {builder.data_path} is damaged ({type(error).__name__}): delete it, or {ways_out}"
-        ) from error
+    except Exception as error:
+        raise damaged(builder.data_path, type(error).__name__) from error
     expected = builder.info.splits[split].num_examples
     if len(rows["image"]) != expected:
-        raise Fault(
-            f"{name} in {builder.data_path} is damaged: {len(rows['image'])} images, not {expected}; {ways_out}"
-        )
+        raise damaged(builder.data_path, f"{len(rows['image'])} images in {split}, not {expected}")
     return rows
 
 

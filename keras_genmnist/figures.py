@@ -67,8 +67,8 @@ def training_curves(subject: Subject) -> Figure:
     epochs = [row["epoch"] for row in subject.rows]
     for axis, name, label in ((left, "elbo", "ELBO"), (right, "kl", "KL")):
         marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
-        axis.plot(epochs, [row[name] for row in subject.rows], marker, ls="-", label="training")
-        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], marker, ls="-", label="validation")
+        axis.plot(epochs, [row[name] for row in subject.rows], marker=marker, label="training")
+        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], marker=marker, label="validation")
         axis.set(xlabel="epoch", ylabel=f"{label} (nats per image)")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)

@@ -25,6 +25,12 @@ class GenerativeModel(tf_keras.Model):
         self.image_shape = image_shape
 
     @property
+    def weights(self) -> list[tf.Variable]:
+        """Trainable weights and batch norm's statistics, but not the metrics' sums, which tf_keras counts too."""
+        sums = {id(variable) for metric in self.metrics for variable in metric.variables}
+        return [weight for weight in super().weights if id(weight) not in sums]
+
+    @property
     def num_parameters(self) -> int:
         """The number of trainable numbers."""
         return sum(int(tf.size(weight)) for weight in self.trainable_weights)
@@ -55,7 +61,7 @@ class GenerativeModel(tf_keras.Model):
         Raises:
           tf.errors.InvalidArgumentError: if num_samples is out of range.
         """
-        _check_num_samples(num_samples)
+        num_samples = _capped(num_samples, num_samples)
         return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
@@ -64,7 +70,7 @@ class GenerativeModel(tf_keras.Model):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
         def sample_rows(seed):
-            _check_num_samples(tf.size(seed))
+            seed = _capped(tf.size(seed), seed)
             return _with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
 
         @tf.function(input_signature=[integer, integer])
@@ -201,10 +207,15 @@ class LatentVariableModel(GenerativeModel):
         return super().signatures() | {function.__name__: function for function in own}
 
 
-def _check_num_samples(num_samples: tf.Tensor | int) -> None:
+def _capped(num_samples: tf.Tensor | int, values: tf.Tensor | int) -> tf.Tensor:
+    """`values`, once num_samples has been checked: whatever is made of them cannot run, and allocate, before."""
     message = f"num_samples is out of range: give 1 to {MAX_SAMPLES}"
-    tf.debugging.assert_positive(num_samples, message)
-    tf.debugging.assert_less_equal(num_samples, MAX_SAMPLES, message)
+    checks = (
+        tf.debugging.assert_positive(num_samples, message),
+        tf.debugging.assert_less_equal(num_samples, MAX_SAMPLES, message),
+    )
+    with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
+        return tf.identity(values)
 
 
 def _finite(values: tf.Tensor, name: str) -> tf.Tensor:

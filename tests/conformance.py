@@ -1,0 +1,122 @@
+"""The laws that every latent variable model obeys, in one call: a new model's test is `check(config, digits)`."""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from ml_collections import ConfigDict
+
+from keras_genmnist import bounds, models
+
+SIGNATURES = {"sample_rows", "sample", "decode", "encode", "reconstruct", "interpolate", "elbo"}
+
+
+def check(config: ConfigDict, digits: np.ndarray, steps: int = 30, rise: float = 20.0) -> None:
+    """Checks the model of `config`, which should be tiny.
+
+    Args:
+      config: what `models.build` takes.
+      digits: binary images, float32 [B, 28, 28, 1], at least 3.
+      steps: training steps on them.
+      rise: nats by which these steps must lift the ELBO.  An untrained model gives 784 log 2 = 543 nats or worse and a
+        grey image of the mean pixel 206, so that any working gradient gains more than 20.
+    """
+    model = models.build(config)
+    _same_config_builds_same_weights(model, config)
+    _draws_are_functions_of_their_seeds(model)
+    _latents_and_images_fit(model, digits)
+    _log_terms_are_rows_of_their_own(model, digits)
+    _every_signature_can_be_traced(model)
+    _every_variable_is_trained(model, digits)
+    _training_lifts_the_elbo(models.build(config), digits, steps, rise)
+
+
+def _same_config_builds_same_weights(model, config):
+    for ours, theirs in zip(model.weights, models.build(config).weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def _draws_are_functions_of_their_seeds(model):
+    ours, again, other = (model.sample(3, seed) for seed in (7, 7, 8))
+    first = model.sample(2, 7)
+    seeds = tf.constant([[5, 1], [6, 1], [5, 2]])
+    rows, reverse = model.draw(seeds), model.draw(seeds[::-1])
+    for name in ("images", "probabilities"):
+        values = ours[name].numpy()
+        assert values.shape == (3, *model.image_shape)
+        assert values.min() >= 0 and values.max() <= 1
+        np.testing.assert_array_equal(values, again[name])
+        assert not np.array_equal(values, other[name])
+        for i in range(3):
+            assert not np.array_equal(rows[name][i], rows[name][i - 1])
+        # Rounding of a matrix product may depend on the number of rows: a few units in the last place.
+        np.testing.assert_allclose(first[name], values[:2], atol=1e-6)
+        np.testing.assert_allclose(reverse[name], rows[name][::-1], atol=1e-6)
+        for i in range(3):
+            np.testing.assert_allclose(model.draw(seeds[i : i + 1])[name][0], rows[name][i], atol=1e-6)
+
+
+def _latents_and_images_fit(model, digits):
+    mean, log_variance = model.encode(digits)
+    assert mean.shape == log_variance.shape == (len(digits), model.latent_size)
+    assert model.reconstruct(digits).shape == digits.shape
+    z1, z2 = mean[:2], mean[1:3]
+    path = model.interpolate(z1, z2, tf.constant([0.0, 0.3, 1.0]))
+    assert path.shape == (2, 3, *model.image_shape)
+    # The tolerance as above: other numbers of rows.
+    for i, z in enumerate((z2, 0.3 * z1 + 0.7 * z2, z1)):
+        np.testing.assert_allclose(path[:, i], model.decode(z), atol=1e-6)
+
+
+def _log_terms_are_rows_of_their_own(model, digits):
+    seed = tf.constant([1, 2])
+    terms = model.log_terms(digits, 5, seed)
+    same = model.log_terms(digits, 5, seed)
+    others = model.log_terms(digits, 5, tf.constant([1, 3]))
+    changed = model.log_terms(np.concatenate([1 - digits[:1], digits[1:]]), 5, seed)
+    for name in ("log_likelihood", "log_prior", "log_posterior"):
+        values = getattr(terms, name).numpy()
+        assert values.shape == (5, len(digits)), name
+        assert np.isfinite(values).all(), name
+        np.testing.assert_array_equal(values, getattr(same, name))
+        assert (values != getattr(others, name).numpy()).all(), f"{name} does not depend on the seed"
+        assert len(np.unique(values[:, 0])) == 5, f"{name} does not depend on the draw"
+        np.testing.assert_array_equal(values[:, 1:], getattr(changed, name)[:, 1:])
+    assert (terms.log_likelihood != changed.log_likelihood)[:, 0].numpy().all()
+    if terms.exact_kl is not None:
+        assert terms.exact_kl.shape == (len(digits),)
+    assert bounds.kl(terms).shape == bounds.elbo(terms).shape == bounds.iwae_bound(terms).shape == (len(digits),)
+
+
+def _every_signature_can_be_traced(model):
+    signatures = model.signatures()
+    assert signatures.keys() >= SIGNATURES
+    for function in signatures.values():
+        function.get_concrete_function()
+
+
+def _every_variable_is_trained(model, digits):
+    # Plain gradient descent: a variable changes where its gradient is not zero.  Two steps, because a residual branch
+    # that starts at zero passes nothing back in the first; a small rate, because one step must not break the second.
+    model.compile(tf_keras.optimizers.SGD(1e-3))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    assert before
+    for _ in range(2):
+        model.train_step(digits)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        assert np.isfinite(variable).all(), f"the gradient of {variable.name} is not finite"
+        assert (variable.numpy() != old).any(), f"{variable.name} has no gradient"
+
+
+def _training_lifts_the_elbo(model, digits, steps, rise):
+    model.compile(tf_keras.optimizers.Adam(1e-2))
+
+    def elbo() -> float:
+        model.reset_metrics()
+        return float(model.test_step(digits)["elbo"])
+
+    before = elbo()
+    train_step = tf.function(model.train_step)
+    for _ in range(steps):
+        train_step(digits)
+    after = elbo()
+    assert after > before + rise, f"{steps} steps took the ELBO from {before:.1f} to {after:.1f}"

@@ -1,0 +1,54 @@
+"""Data and one tiny trained run, shared by all tests.  Nothing is downloaded: TFDS_DATA_DIR names prepared MNIST."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_genmnist import data, export
+from keras_genmnist.data import Dataset
+from keras_genmnist.runs import Run
+from tests import tiny
+
+# As the command line has it: the default threading adds gradients in an order that varies.
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def prepared(name: str) -> Path:
+    """The folder of a prepared tfds dataset; skips the test where there is none."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser() / name
+    if not any(folder.glob("*/dataset_info.json")):  # a download that failed leaves the folder
+        pytest.skip(f"{name} is not prepared: set TFDS_DATA_DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    prepared("mnist")
+    return data.load("mnist")
+
+
+@pytest.fixture(scope="session")
+def mnist_5k() -> Dataset:
+    return data.load("mnist_5k")
+
+
+@pytest.fixture(scope="session")
+def digits(mnist_5k) -> np.ndarray:
+    """Eight binary images, float32 [8, 28, 28, 1]."""
+    return mnist_5k.test.binary[:8].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory) -> Run:
+    """A trained run with a latent of 2 dimensions.  Read it, and write elsewhere."""
+    workdir = tmp_path_factory.mktemp("run") / "vae"
+    return tiny.train(tiny.begin(workdir, epochs=1))
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory) -> Path:
+    """The run's export, a version directory.  Read it, and write elsewhere."""
+    return export.export(run, tmp_path_factory.mktemp("exports"))

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_genmnist import bounds
+from keras_genmnist.bounds import LogTerms
+
+
+def random_terms(num_samples, exact_kl=False):
+    generator = np.random.default_rng(0)
+    likelihood, prior, posterior = (generator.normal(mean, 3, [num_samples, 5]) for mean in (-90, -40, -20))
+    kl = generator.normal(25, 3, [5]) if exact_kl else None
+    return LogTerms(*(None if t is None else tf.constant(t, tf.float32) for t in (likelihood, prior, posterior, kl)))
+
+
+def test_elbo_is_reconstruction_less_kl_in_numbers():
+    terms = LogTerms(tf.constant([[-90.0], [-80.0]]), tf.constant([[-30.0], [-50.0]]), tf.constant([[-10.0], [-20.0]]))
+    assert bounds.reconstruction(terms).numpy() == [-85.0]
+    assert bounds.kl(terms).numpy() == [25.0]
+    assert bounds.elbo(terms).numpy() == [-110.0]
+    np.testing.assert_array_equal(bounds.log_weights(terms), [[-110.0], [-110.0]])
+
+
+def test_kl_in_closed_form_comes_before_the_draws():
+    terms = random_terms(4, exact_kl=True)
+    np.testing.assert_array_equal(bounds.kl(terms), terms.exact_kl)
+    expected = terms.log_likelihood.numpy().mean(axis=0) - terms.exact_kl
+    np.testing.assert_allclose(bounds.elbo(terms), expected, rtol=1e-6)  # float32
+
+
+@pytest.mark.parametrize("exact_kl", [False, True])
+def test_elbo_weighs_the_kl(exact_kl):
+    terms = random_terms(4, exact_kl)
+    np.testing.assert_array_equal(bounds.elbo(terms, kl_weight=0.0), bounds.reconstruction(terms))
+    half = bounds.reconstruction(terms) - 0.5 * bounds.kl(terms)
+    np.testing.assert_allclose(bounds.elbo(terms, kl_weight=0.5), half, rtol=1e-6)  # float32
+    np.testing.assert_array_equal(bounds.elbo(terms, kl_weight=1.0), bounds.elbo(terms))
+
+
+def test_elbo_without_exact_kl_is_the_mean_log_weight():
+    terms = random_terms(6)
+    np.testing.assert_allclose(bounds.elbo(terms), bounds.log_weights(terms).numpy().mean(axis=0), rtol=1e-6)  # float32
+
+
+def test_iwae_bound_of_one_draw_is_the_elbo():
+    terms = random_terms(1)
+    np.testing.assert_allclose(bounds.iwae_bound(terms), bounds.elbo(terms), rtol=1e-6)  # float32
+
+
+def test_iwae_bound_is_the_log_of_the_mean_weight():
+    terms = random_terms(7)
+    log_likelihood, log_prior, log_posterior = (term.numpy().astype(np.float64) for term in terms[:3])
+    # exp(-110) is far above the smallest float64: the definition itself can be computed.
+    expected = np.log(np.exp(log_likelihood + log_prior - log_posterior).mean(axis=0))
+    np.testing.assert_allclose(bounds.iwae_bound(terms), expected, rtol=1e-6)  # float32
+
+
+def test_iwae_bound_survives_weights_below_the_smallest_float():
+    terms = random_terms(7)
+    low = terms._replace(log_likelihood=terms.log_likelihood - 1000)
+    # float32 numbers near 1,100 are 1.2e-4 apart.
+    np.testing.assert_allclose(bounds.iwae_bound(low), bounds.iwae_bound(terms) - 1000, atol=5e-4)
+
+
+def test_iwae_bound_is_above_the_elbo():
+    terms = random_terms(7)  # unequal weights: Jensen's inequality is strict
+    assert (bounds.iwae_bound(terms) > bounds.elbo(terms)).numpy().all()
+
+
+def test_iwae_bound_differentiates_to_the_normalised_weights():
+    terms = random_terms(7)
+    with tf.GradientTape() as tape:
+        tape.watch(terms.log_likelihood)
+        bound = tf.reduce_sum(bounds.iwae_bound(terms))
+    normalised = tf.nn.softmax(bounds.log_weights(terms), axis=0)
+    # float32; log weights near -110 are 8e-6 apart.
+    np.testing.assert_allclose(tape.gradient(bound, terms.log_likelihood), normalised, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bound", [bounds.log_weights, bounds.elbo, bounds.iwae_bound])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (1, 5), (4, 5, 1), (5, 4), ()])
+def test_bounds_refuse_terms_that_differ_in_shape(bound, place, shape):
+    terms = list(random_terms(4)[:3])
+    terms[place] = tf.zeros(shape)
+    with pytest.raises(ValueError, match=r"log terms must all be \[S, B\]; got .*\(4, 5\)"):
+        bound(LogTerms(*terms))
+
+
+@pytest.mark.parametrize("bound", [bounds.log_weights, bounds.elbo, bounds.iwae_bound])
+@pytest.mark.parametrize("shape", [(5,), (4, 5, 1)])
+def test_bounds_refuse_terms_that_are_not_draws_by_images(bound, shape):
+    with pytest.raises(ValueError, match=r"log terms must all be \[S, B\]"):
+        bound(LogTerms(*[tf.zeros(shape)] * 3))
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (4, 5), ()])
+def test_elbo_refuses_an_exact_kl_of_another_shape(shape):
+    with pytest.raises(ValueError, match="kl"):
+        bounds.elbo(random_terms(4)._replace(exact_kl=tf.zeros(shape)))

@@ -1,0 +1,327 @@
+"""The command line: one line and an exit status for everything that can go wrong, and each verb's work."""
+
+import contextlib
+import json
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import keras_genmnist
+from keras_genmnist import cli, models, runs, training
+from keras_genmnist import config as configs
+from tests import tiny
+
+eager = tiny.eager
+ROOT = Path(__file__).parent.parent
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls a program's main function with a command line, in an empty folder; returns its Outcome."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def call(main, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["genmnist", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            status = exit_.code
+        return Outcome(status, *capsys.readouterr())
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def genmnist(call):
+    """Calls `genmnist ARGUMENTS`."""
+    return lambda *arguments: call(cli.main, *arguments)
+
+
+def assert_one_line(outcome: Outcome, status: int, *parts: str) -> None:
+    """One line on standard error, that holds all the parts, and this exit status."""
+    assert outcome.status == status, outcome
+    assert outcome.err.startswith("genmnist: ") and outcome.err.endswith("\n")
+    assert outcome.err.count("\n") == 1, outcome.err
+    for part in map(str, parts):
+        assert part in outcome.err
+
+
+# Help
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "help"])
+def test_help_lists_the_verbs(flag, genmnist):
+    status, out, err = genmnist(flag)
+    assert (status, err) == (0, "")
+    for verb in ("train", "evaluate", "figures", "export", "sample", "list"):
+        assert f"\n  {verb} " in out
+
+
+def test_no_arguments_is_help(genmnist):
+    assert genmnist() == genmnist("--help")
+
+
+VERB_FLAGS = {
+    "train": ["--model", "--workdir"],
+    "evaluate": ["--model", "--workdir", "--num_draws", "--results"],
+    "figures": ["--model", "--workdir", "--which", "--seed", "--out"],
+    "export": ["--model", "--workdir", "--out"],
+    "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
+    "list": [],
+}
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_of_a_verb_tells_its_usage_and_flags(verb, genmnist):
+    status, out, err = genmnist(verb, "--help")
+    assert (status, err) == (0, "")
+    assert f"genmnist {verb}" in out
+    for flag in VERB_FLAGS[verb]:
+        assert f"{flag}=" in out.split("\n\n", 2)[-1], f"{flag} is not described"
+
+
+def test_help_of_train_lists_the_fields_of_the_config(genmnist):
+    status, out, err = genmnist("train", "--model=vae", "--help")
+    assert (status, err) == (0, "")
+    assert all(f"--config.{field}=" in out for field in configs.load("vae"))
+
+
+def test_version_is_the_packages(genmnist):
+    assert genmnist("--version") == (0, keras_genmnist.__version__ + "\n", "")
+
+
+def test_list_names_every_config_with_its_paper(genmnist):
+    status, out, err = genmnist("list")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == configs.names()
+    for line, name in zip(lines, configs.names(), strict=True):
+        assert configs.description(name) in line and f"configs/{name}.py" in line
+
+
+# Bad usage
+
+
+MODELS = ", ".join(configs.names())
+# As given, and what the line must name: the value and what is accepted.
+BAD_USAGE = {
+    "unknown verb": (["trian"], ["'trian'", "did you mean train?", "evaluate, figures"]),
+    "unknown model": (["train", "--model=vea"], ["'vea'", "did you mean vae?", MODELS]),
+    "unknown model, far": (["train", "--model=zzzzzz"], ["'zzzzzz'", MODELS]),
+    "model without value": (["train", "--model="], ["''", MODELS]),
+    "no model": (["train"], ["--model=NAME", MODELS]),
+    "no model, no run": (["train", "--workdir=new"], ["no run in new", "--model=NAME", MODELS]),
+    "unknown field": (["train", "--model=vae", "--config.latent_sze=3"], ["latent_sze", "latent_size"]),
+    "unknown field, far": (["train", "--model=vae", "--config.zzzz=3"], ["zzzz", "latent_size", "batch_size"]),
+    "mistyped int": (["train", "--model=vae", "--config.latent_size=abc"], ["latent_size", "abc", "int"]),
+    "float for int": (["train", "--model=vae", "--config.latent_size=2.5"], ["latent_size", "2.5", "int"]),
+    "empty int": (["train", "--model=vae", "--config.latent_size="], ["latent_size", "int"]),
+    "mistyped float": (["train", "--model=vae", "--config.learning_rate=fast"], ["learning_rate", "fast", "float"]),
+    "mistyped bool": (["train", "--model=vae", "--config.batch_norm=maybe"], ["batch_norm", "maybe", "bool"]),
+    "field without value": (["train", "--model=vae", "--config.epochs"], ["config.epochs"]),
+    "out of range": (["train", *tiny.flags(latent_size=0)], ["latent_size=0", "1 or more"]),
+    "config without field": (["train", "--model=vae", "--config=x.py"], ["--config=x.py"]),
+    "stray positional": (["train", "--model=vae", "5"], ["'5'", "--name=value"]),
+    "stray after --": (["train", "--model=vae", "--", "5"], ["unexpected argument"]),
+    "unknown flag": (["train", "--model=vae", "--epochs=5"], ["epochs"]),
+    "unknown flag, near": (["evaluate", "--modle=vae"], ["modle"]),
+    "num_draws=0": (["evaluate", "--model=vae", "--num_draws=0"], ["num_draws=0", "positive"]),
+    "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many"]),
+    "num_samples=0": (["sample", "--model=vae", "--num_samples=0"], ["num_samples=0", "positive"]),
+    "seed=-1": (["sample", "--model=vae", "--seed=-1"], ["seed", "-1", "0", "2147483647"]),
+    "export and run": (["sample", "--model=vae", "--export=exports/vae"], ["--export", "--model", "not both"]),
+    "no such export": (["sample", "--export=nowhere"], ["nowhere", "genmnist export"]),
+    "list takes nothing": (["list", "vae"], ["'vae'"]),
+}
+
+
+@pytest.mark.parametrize("arguments, parts", BAD_USAGE.values(), ids=BAD_USAGE)
+def test_bad_usage_is_one_line_and_exit_2(arguments, parts, genmnist, tmp_path):
+    outcome = genmnist(*arguments)
+    assert_one_line(outcome, 2, *parts)
+    assert outcome.out == ""
+    assert list(tmp_path.rglob("config.json")) == []
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "figures", "export", "sample"])
+def test_verb_on_a_run_that_does_not_exist_is_one_line_and_exit_2(verb, genmnist):
+    assert_one_line(genmnist(verb, "--workdir=nowhere"), 2, "no run in nowhere", "genmnist train")
+    assert_one_line(genmnist(verb, "--model=vae"), 2, "no run in runs/vae", "genmnist train")
+    assert_one_line(genmnist(verb), 2, "--model=NAME", MODELS, "--workdir=DIR")
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "figures", "export", "sample"])
+def test_verb_on_a_run_of_another_model_is_one_line_and_exit_2(verb, genmnist, run):
+    before = set(run.workdir.rglob("*"))
+    outcome = genmnist(verb, f"--workdir={run.workdir}", "--model=vae_conv")
+    assert_one_line(outcome, 2, run.workdir, "a run of vae, not of vae_conv")
+    assert set(run.workdir.rglob("*")) - before <= {run.workdir / ".lock"}
+
+
+def test_unknown_figure_is_one_line_with_a_suggestion(genmnist, run):
+    outcome = genmnist("figures", f"--workdir={run.workdir}", "--which=sample,nonsense")
+    assert_one_line(outcome, 2, "'sample'", "did you mean samples?", "training_curves")
+
+
+def test_train_with_another_config_is_one_line_naming_the_fields(genmnist, run):
+    config = [f"--config.{field}={value}" for field, value in run.config.items()]
+    outcome = genmnist("train", f"--workdir={run.workdir}", "--model=vae", *config, "--config.latent_size=9")
+    assert_one_line(outcome, 2, "latent_size is 2 there, 9 here", f"genmnist train --workdir={run.workdir}")
+
+
+def test_train_in_a_workdir_in_use_is_one_line_and_exit_2(genmnist, run):
+    with runs.lock(run.workdir):
+        assert_one_line(genmnist("train", f"--workdir={run.workdir}"), 2, "another process", run.workdir)
+    assert genmnist("train", f"--workdir={run.workdir}").status == 0
+
+
+def test_train_into_a_file_is_one_line_and_exit_2(genmnist, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line(genmnist("train", "--workdir=file", *tiny.flags()), 2, "cannot write", "file")
+
+
+def test_damaged_run_is_one_line_and_exit_3(genmnist, run):
+    shutil.copytree(run.workdir, "copy")
+    for path in Path("copy").rglob("*.index"):
+        path.write_bytes(b"")
+    (status, out, err) = genmnist("export", "--workdir=copy")
+    assert (status, out) == (3, "")
+    assert "none of the 1 checkpoints in copy/best can be restored" in err
+    for path in Path("copy").rglob("config.json"):
+        path.write_text("{")
+    for verb in ("train", "evaluate", "figures", "export", "sample"):
+        assert_one_line(genmnist(verb, "--workdir=copy"), 3, "config.json", "damaged")
+
+
+def test_run_without_metrics_is_one_line_and_no_traceback(genmnist, run):
+    shutil.copytree(run.workdir, "copy")
+    Path("copy/metrics.jsonl").unlink()
+    assert_one_line(genmnist("evaluate", "--workdir=copy", "--num_draws=1"), 3, "copy/metrics.jsonl")
+
+
+def test_debug_shows_the_traceback_too(genmnist):
+    plain = genmnist("train", "--model=vea")
+    status, out, err = genmnist("train", "--model=vea", "--debug")
+    assert (status, out) == (2, "")
+    assert err.startswith("Traceback (most recent call last):") and err.endswith(plain.err)
+
+
+def test_corrected_command_trains_in_the_same_workdir(genmnist, eager):
+    assert genmnist("train", "--workdir=w", *tiny.flags(learning_rate=-1.0)).status == 2
+    assert genmnist("train", "--workdir=w", *tiny.flags(epochs=1)).status == 0
+    assert json.loads(Path("w/config.json").read_text())["config"]["learning_rate"] > 0
+
+
+# train.py
+
+
+def test_train_py_is_genmnist_train(call, genmnist, run):
+    def train_py():
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+    for arguments in (["--model=vea"], tiny.flags(epochs=0), [f"--workdir={run.workdir}"], ["--help"]):
+        assert call(train_py, *arguments) == genmnist("train", *arguments)
+
+
+def test_default_workdir_is_named_by_the_model(genmnist, eager):
+    assert genmnist("train", *tiny.flags(epochs=1)).status == 0
+    assert runs.load(Path("runs/vae")).command == shlex.join(["genmnist", "train", *tiny.flags(epochs=1)])
+    assert "runs/vae is finished" in genmnist("train", "--model=vae", *tiny.flags(epochs=1)).out
+
+
+# Signals
+
+
+@pytest.mark.parametrize("signum, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_training_saves_says_how_to_resume_and_resumes(signum, status, genmnist, monkeypatch, eager):
+    monkeypatch.setattr(training, "SECONDS_PER_CALL", 1e-9)  # one step a call
+    train_epoch, sent = training.Training.train_epoch, []
+
+    def signalled(self, batches, on_steps, stopped):
+        def on_steps_and_signal(num_steps):
+            on_steps(num_steps)
+            if self.step == tiny.STEPS + 2 and not sent:
+                sent.append(signum)
+                os.kill(os.getpid(), signum)
+
+        train_epoch(self, batches, on_steps_and_signal, stopped)
+
+    monkeypatch.setattr(training.Training, "train_epoch", signalled)
+    stopped = genmnist("train", "--workdir=w", *tiny.flags())
+    assert stopped.status == status
+    assert f"stopped at step {tiny.STEPS + 2}" in stopped.out + stopped.err
+    _, *command = shlex.split((stopped.out + stopped.err).split("resume with `")[1].split("`")[0])
+    resumed = genmnist(*command)
+    assert resumed.status == 0
+    assert f"step {tiny.STEPS + 2} of {2 * tiny.STEPS}" in resumed.out
+    assert [row["epoch"] for row in runs.read_metrics(runs.load(Path("w")))] == [1, 2]
+
+
+@pytest.mark.parametrize("signum, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_the_model_is_built_leaves_no_run(signum, status, genmnist, monkeypatch):
+    monkeypatch.setattr(models, "build", lambda config: os.kill(os.getpid(), signum))
+    outcome = genmnist("train", "--workdir=w", *tiny.flags())
+    assert outcome.status == status
+    assert outcome.err.count("\n") <= 1
+    assert not runs.exists(Path("w"))
+
+
+@pytest.mark.parametrize("signum, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_tensorflow_is_imported_ends_without_traceback(signum, status, tmp_path):
+    process = tiny.start("train", *tiny.flags(), cwd=tmp_path)
+
+    def importing():
+        with contextlib.suppress(OSError):
+            return "tensorflow" in Path(f"/proc/{process.pid}/maps").read_text()
+
+    tiny.wait_for(importing, process)
+    process.send_signal(signum)
+    out, err = process.communicate()
+    assert process.returncode == status
+    assert out == "" and "Traceback" not in err and err.count("\n") <= 1
+    assert not runs.exists(tmp_path / "runs" / "vae")
+
+
+# Each verb's work
+
+
+def test_verbs_work_one_after_the_other(genmnist):
+    assert genmnist("train", "--workdir=w", *tiny.flags(epochs=1)).status == 0
+    evaluated = genmnist("evaluate", "--workdir=w", "--num_draws=10")
+    assert evaluated.status == 0 and "ELBO" in evaluated.out
+    assert json.loads(Path("w/metrics.json").read_text())["test"]["nll"]["num_draws"] == 10
+    assert genmnist("figures", "--workdir=w", "--which=samples", "--out=pictures").status == 0
+    assert [path.name for path in Path("pictures").iterdir()] == ["vae_samples.png"]
+    for version in ("1", "2"):
+        assert genmnist("export", "--workdir=w", "--out=exports").status == 0
+        assert Path("exports/vae", version, "saved_model.pb").exists()
+    sources = {"run": "--workdir=w", "export": "--export=exports/vae", "version": "--export=exports/vae/1"}
+    for name, source in sources.items():
+        assert genmnist("sample", source, "--num_samples=5", "--seed=3", f"--out={name}.png").status == 0
+    assert genmnist("sample", "--workdir=w", "--num_samples=5", "--seed=4", "--out=other.png").status == 0
+    for suffix in (".png", ".npy"):
+        run, export, version, other = (Path(name + suffix).read_bytes() for name in [*sources, "other"])
+        assert run == export == version != other
+    assert np.load("run.npy").shape == (5, 28, 28, 1)
+    too_many = genmnist("sample", "--export=exports/vae", f"--num_samples={models.base.MAX_SAMPLES + 1}")
+    assert_one_line(too_many, 2, "num_samples", models.base.MAX_SAMPLES + 1, models.base.MAX_SAMPLES)
+    assert_one_line(genmnist("sample", "--workdir=w", "--out=samples.jpg"), 2, "samples.jpg", ".png")

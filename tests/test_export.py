@@ -1,0 +1,313 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_genmnist import export, runs
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import MAX_SAMPLES
+
+# Loads an export in a process without this package, TFP and Keras, as a server would, and calls every signature with
+# the arguments in inputs.npz ("signature/argument"); writes "signature/output" to outputs.npz.  Then asks for 3 million
+# digits and writes the bytes by which that raised the process's peak memory.
+CONSUMER = """
+import resource
+import sys
+for module in ("keras_genmnist", "tensorflow_probability", "tf_keras"):
+    sys.modules[module] = None  # importing it raises
+import numpy as np
+import tensorflow as tf
+folder, inputs, outputs = sys.argv[1:]
+signatures = tf.saved_model.load(folder).signatures
+given = np.load(inputs)
+results = {}
+for name, function in signatures.items():
+    arguments = {key.split("/")[1]: tf.constant(given[key]) for key in given if key.split("/")[0] == name}
+    results |= {f"{name}/{key}": value.numpy() for key, value in function(**arguments).items()}
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(5):  # what a graph leaves unordered may happen to run in the right order
+    try:
+        signatures["sample"](num_samples=tf.constant(3 * 10**6), seed=tf.constant(1))
+    except tf.errors.InvalidArgumentError:
+        rise = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+np.savez(outputs, **results, rise=rise)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="module")
+def inputs(digits):
+    """Arguments of every signature."""
+    z1, z2 = np.random.default_rng(0).normal(size=[2, 3, 2]).astype(np.float32)
+    seeds = np.array([4, 5, 6], np.int32)
+    return {
+        "serving_default": {"seed": seeds},
+        "sample_rows": {"seed": seeds},
+        "sample": {"num_samples": np.int32(4), "seed": np.int32(7)},
+        "decode": {"z": z1},
+        "encode": {"images": digits},
+        "reconstruct": {"images": digits},
+        "interpolate": {"z1": z1, "z2": z2, "alphas": np.array([0, 0.25, 1], np.float32)},
+        "elbo": {"images": digits, "seed": np.int32(8)},
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(run, inputs):
+    """What the run's own signatures give."""
+    own = runs.load_model(run).signatures()
+    own["serving_default"] = own["sample_rows"]
+    return {
+        name: {key: value.numpy() for key, value in own[name](**arguments).items()}
+        for name, arguments in inputs.items()
+    }
+
+
+def test_export_has_the_documented_outputs(expected):
+    assert {name: set(outputs) for name, outputs in expected.items()} == {
+        "serving_default": {"images", "probabilities", "png_bytes"},
+        "sample_rows": {"images", "probabilities", "png_bytes"},
+        "sample": {"images", "probabilities", "png_bytes"},
+        "decode": {"probabilities", "png_bytes"},
+        "encode": {"mean", "log_variance"},
+        "reconstruct": {"probabilities", "png_bytes"},
+        "interpolate": {"probabilities", "png_bytes"},
+        "elbo": {"elbo", "kl", "reconstruction"},
+    }
+
+
+@pytest.fixture(scope="module")
+def outputs_elsewhere(exported, inputs, tmp_path_factory):
+    """What a process without the package writes."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    np.savez(
+        folder / "inputs.npz", **{f"{n}/{key}": value for n, given in inputs.items() for key, value in given.items()}
+    )
+    command = [sys.executable, "-c", CONSUMER, exported, "inputs.npz", "outputs.npz"]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    with np.load(folder / "outputs.npz", allow_pickle=True) as outputs:  # PNG files are byte strings, Python objects
+        return dict(outputs)
+
+
+def test_export_equals_the_run_in_a_process_without_the_package(outputs_elsewhere, expected):
+    names = {f"{name}/{key}" for name, values in expected.items() for key in values}
+    assert outputs_elsewhere.keys() == names | {"rise"}
+    for full in names:
+        name, key = full.split("/")
+        np.testing.assert_array_equal(outputs_elsewhere[full], expected[name][key], err_msg=full)
+
+
+def test_export_refuses_too_many_samples_before_it_allocates(outputs_elsewhere):
+    # Seeds and generator keys of 3 million digits would be hundreds of MB.
+    assert outputs_elsewhere["rise"] < 100e6
+
+
+@pytest.fixture(scope="module")
+def session_call(exported):
+    """Calls a signature in a graph and a Session, as TensorFlow Serving does."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(exported))
+
+    def call(name, arguments):
+        signature = meta.signature_def[name]
+        feeds = {signature.inputs[key].name: value for key, value in arguments.items()}
+        return session.run({key: output.name for key, output in signature.outputs.items()}, feeds)
+
+    yield call
+    session.close()
+
+
+def test_export_equals_the_run_in_a_session(session_call, inputs, expected):
+    for name, arguments in inputs.items():
+        outputs = session_call(name, arguments)
+        assert outputs.keys() == expected[name].keys()
+        for key, value in outputs.items():
+            np.testing.assert_array_equal(value, expected[name][key], err_msg=f"{name}/{key}")
+
+
+def test_export_serves_sample_rows_by_default(expected):
+    for key, value in expected["serving_default"].items():
+        np.testing.assert_array_equal(value, expected["sample_rows"][key])
+
+
+def test_export_sample_rows_of_three_equal_three_single_calls(loaded, expected):
+    function = loaded.signatures["sample_rows"]
+    whole = expected["sample_rows"]
+    for row, seed in enumerate([4, 5, 6]):
+        single = {key: value.numpy() for key, value in function(seed=tf.constant([seed])).items()}
+        np.testing.assert_array_equal(single["images"][0], whole["images"][row])
+        # One row or three: a matrix product may round differently, by a few units in the last place.
+        np.testing.assert_allclose(single["probabilities"][0], whole["probabilities"][row], atol=1e-6)
+    assert len(np.unique(whole["images"].reshape(3, -1), axis=0)) == 3
+
+
+def test_export_sample_depends_on_the_seed_alone(loaded):
+    function = loaded.signatures["sample"]
+
+    def sample(num_samples, seed):
+        return function(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["images"].numpy()
+
+    np.testing.assert_array_equal(sample(5, 1), sample(5, 1))
+    np.testing.assert_array_equal(sample(5, 1)[:2], sample(2, 1))
+    assert not np.array_equal(sample(5, 1), sample(5, 2))
+    assert np.unique(sample(5, 1)).tolist() == [0, 1]
+
+
+def test_export_png_bytes_show_the_probabilities(expected):
+    for name, outputs in expected.items():
+        if "png_bytes" in outputs:
+            files, probabilities = outputs["png_bytes"], outputs["probabilities"]
+            assert files.shape == probabilities.shape[:-3], name
+            first = (0,) * files.ndim
+            # One of 255 levels: half a level off at most, and one for how the half is rounded.
+            np.testing.assert_allclose(tf.io.decode_png(files[first]) / 255, probabilities[first], atol=1 / 255)
+
+
+def test_export_interpolates_from_z2_to_z1(inputs, expected, loaded):
+    path, given = expected["interpolate"]["probabilities"], inputs["interpolate"]
+    for place, z in ((0, "z2"), (2, "z1")):
+        decoded = loaded.signatures["decode"](z=tf.constant(given[z]))["probabilities"]
+        np.testing.assert_allclose(path[:, place], decoded, atol=1e-6)  # other numbers of rows: rounding
+
+
+def test_export_elbo_is_its_terms(expected):
+    outputs = expected["elbo"]
+    np.testing.assert_allclose(outputs["elbo"], outputs["reconstruction"] - outputs["kl"], rtol=1e-6)  # float32
+
+
+OUT_OF_RANGE = f"num_samples is out of range: give 1 to {MAX_SAMPLES}"
+
+
+@pytest.mark.parametrize("num_samples", [-1, 0, MAX_SAMPLES + 1])
+def test_export_caps_num_samples(loaded, session_call, num_samples):
+    arguments = {"num_samples": np.int32(num_samples), "seed": np.int32(1)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=OUT_OF_RANGE):
+        loaded.signatures["sample"](**{key: tf.constant(value) for key, value in arguments.items()})
+    with pytest.raises(tf.errors.InvalidArgumentError, match=OUT_OF_RANGE):
+        session_call("sample", arguments)
+
+
+@pytest.mark.parametrize("rows", [0, MAX_SAMPLES + 1])
+def test_export_caps_sample_rows(loaded, rows):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=OUT_OF_RANGE):
+        loaded.signatures["sample_rows"](seed=tf.zeros([rows], tf.int32))
+
+
+def test_export_draws_as_many_as_it_promises(loaded):
+    outputs = loaded.signatures["sample_rows"](seed=tf.range(MAX_SAMPLES))
+    assert outputs["png_bytes"].shape == MAX_SAMPLES
+
+
+FLOATS = [(n, a) for n, a in (("decode", "z"), ("encode", "images"), ("reconstruct", "images"), ("elbo", "images"))]
+FLOATS += [("interpolate", argument) for argument in ("z1", "z2", "alphas")]
+
+
+@pytest.mark.parametrize(("signature", "argument"), FLOATS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_export_refuses_numbers_that_are_not_finite(loaded, session_call, inputs, signature, argument, value):
+    arguments = {key: np.copy(given) for key, given in inputs[signature].items()}
+    arguments[argument].flat[-1] = value
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{argument} must be finite"):
+        loaded.signatures[signature](**{key: tf.constant(given) for key, given in arguments.items()})
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{argument} must be finite"):
+        session_call(signature, arguments)
+
+
+def test_export_compiles_nothing_with_xla(exported):
+    # TensorFlow Serving has XLA switched off on CPUs and would refuse such a function.
+    model = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    assert functions
+    nodes = [node for function in functions for node in function.node_def]
+    compiled = [part for part in (*functions, *nodes) if part.attr["_XlaMustCompile"].b]
+    assert compiled == []
+
+
+def test_export_says_what_it_is(exported, run):
+    record = json.loads((exported / "assets.extra" / "genmnist.json").read_text())
+    assert [record[key] for key in ("model", "dataset", "binarization")] == ["vae", "mnist_5k", "dynamic"]
+    assert record["config"] == run.config.to_dict()
+
+
+def test_export_holds_the_scored_weights(run, exported):
+    def values(prefix):
+        reader = tf.train.load_checkpoint(str(prefix))
+        tensors = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "VARIABLE_VALUE" in name]
+        return sorted((tensor.shape, tensor.tobytes()) for tensor in tensors if tensor.dtype == np.float32)
+
+    scored = values(tf.train.latest_checkpoint(str(run.best)))
+    assert len(scored) >= 8  # kernels and biases of two layers in each of two networks
+    assert values(exported / "variables" / "variables") == scored
+
+
+def stub_save(monkeypatch):
+    """Replaces the seconds that writing a SavedModel takes."""
+
+    def save(module, path, signatures):
+        tf.io.gfile.makedirs(path)
+        tf.io.gfile.GFile(f"{path}/saved_model.pb", "w").close()
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+
+
+def test_export_versions_count_up(run, tmp_path, monkeypatch):
+    stub_save(monkeypatch)
+    assert export.export(run, tmp_path) == tmp_path / "vae" / "1"
+    assert export.export(run, tmp_path) == tmp_path / "vae" / "2"
+    for name in ("9", "10", "notes", ".writing-1"):
+        (tmp_path / "vae" / name).mkdir()
+    assert export.export(run, tmp_path) == tmp_path / "vae" / "11"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")]
+)
+def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, error):
+    def save(module, path, signatures):
+        tf.io.gfile.makedirs(path)
+        tf.io.gfile.GFile(f"{path}/saved_model.pb", "w").close()
+        raise error
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(UsageError, match=f"cannot write {tmp_path / 'vae'}: .*--out"):
+        export.export(run, tmp_path)
+    assert list((tmp_path / "vae").iterdir()) == []
+
+
+def test_export_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
+    def save(module, path, signatures):
+        tf.io.gfile.makedirs(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(run, tmp_path)
+    assert list((tmp_path / "vae").iterdir()) == []
+
+
+def test_export_has_no_number_while_it_is_written(run, tmp_path, monkeypatch):
+    seen = []
+
+    def save(module, path, signatures):
+        tf.io.gfile.makedirs(path)
+        seen.extend(entry.name for entry in (tmp_path / "vae").iterdir())
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    export.export(run, tmp_path)
+    assert len(seen) == 1 and not seen[0].isdigit()
+
+
+def test_export_into_a_file_is_a_usage_error(run, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UsageError, match=f"cannot write {tmp_path / 'taken' / 'vae'}"):
+        export.export(run, tmp_path / "taken")

@@ -1,0 +1,173 @@
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import tensorflow as tf
+from matplotlib.collections import PathCollection
+
+from keras_genmnist import data, figures, models, runs
+from keras_genmnist.errors import UsageError
+from keras_genmnist.figures import Subject
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def subject(run, mnist_5k):
+    return Subject(run, runs.load_model(run), mnist_5k, runs.read_metrics(run), seed=5)
+
+
+@pytest.fixture
+def draw(subject):
+    """Draws a figure by its name and closes it after the test."""
+    drawn = []
+
+    def draw(name):
+        drawn.append(figures.FIGURES[name](subject))
+        return drawn[-1]
+
+    yield draw
+    for figure in drawn:
+        plt.close(figure)
+
+
+def picture(axis):
+    """The one image of an axis, without its channel."""
+    (image,) = axis.images
+    return np.squeeze(np.asarray(image.get_array()))
+
+
+def cell(sheet, row, column):
+    return sheet[28 * row : 28 * (row + 1), 28 * column : 28 * (column + 1)]
+
+
+def test_figures_of_a_2d_latent_are_all_written(run, tmp_path):
+    figures.figures(run, [], seed=5, out=tmp_path / "new")
+    written = {path.name for path in (tmp_path / "new").iterdir()}
+    assert written == {f"vae_{name}.png" for name in figures.FIGURES}
+    for path in (tmp_path / "new").iterdir():
+        pixels = tf.io.decode_png(path.read_bytes()).numpy()
+        assert min(pixels.shape[:2]) > 200
+        assert len(np.unique(pixels)) > 10  # not blank
+    assert plt.get_fignums() == []
+
+
+def test_figures_asked_for_are_those_written(run, tmp_path):
+    figures.figures(run, ["samples", "latent_grid"], seed=5, out=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"vae_samples.png", "vae_latent_grid.png"}
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_figures_say_dataset_and_binarization(draw, name):
+    title = draw(name).get_suptitle()
+    assert "vae on mnist_5k" in title and "dynamic binarization" in title
+
+
+def test_samples_are_a_hundred_draws(draw, subject):
+    (axis,) = draw("samples").axes
+    sheet = picture(axis)
+    assert sheet.shape == (280, 280)
+    digits = subject.model.sample(100, subject.seed)["probabilities"].numpy()[..., 0]
+    np.testing.assert_array_equal(cell(sheet, 2, 3), digits[23])
+
+
+def test_interpolation_goes_from_z2_to_z1(draw, subject):
+    axes = draw("interpolation").axes
+    assert len(axes) == 6
+    z1, z2 = subject.model.prior.sample([2, 1], seed=tf.constant([subject.seed, 0]))
+    assert not np.allclose(subject.model.decode(z1), subject.model.decode(z2), atol=1e-3)
+    for axis, alpha in zip(axes, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), strict=True):
+        assert rf"\alpha = {alpha:.1f}" in axis.get_title()
+        expected = subject.model.decode(alpha * z1 + (1 - alpha) * z2)[0, ..., 0]
+        np.testing.assert_allclose(picture(axis), expected, atol=1e-6)  # six rows or one: rounding
+    assert "z_2" in axes[0].get_title() and "z_1" in axes[-1].get_title()
+
+
+def test_reconstructions_stand_below_their_originals(draw, subject):
+    (axis,) = draw("reconstructions").axes
+    sheet = picture(axis)
+    assert sheet.shape == (8 * 28, 10 * 28)
+    originals = subject.dataset.test.binary[:40].astype(np.float32)
+    decoded = subject.model.reconstruct(originals).numpy()
+    for index in (0, 7, 10, 39):
+        row, column = divmod(index, 10)
+        np.testing.assert_array_equal(cell(sheet, 2 * row, column), originals[index, ..., 0])
+        np.testing.assert_array_equal(cell(sheet, 2 * row + 1, column), decoded[index, ..., 0])
+
+
+def test_training_curves_show_every_epoch(subject):
+    rows = [{"epoch": e, "elbo": -200 + e, "val_elbo": -210 + e, "kl": 10 + e, "val_kl": 11 + e} for e in range(1, 13)]
+    figure = figures.training_curves(subject._replace(rows=rows))
+    left, right = figure.axes
+    for axis, name in ((left, "elbo"), (right, "kl")):
+        lines = {line.get_label(): line for line in axis.lines}
+        assert lines.keys() == {"training", "validation"}
+        for label, key in (("training", name), ("validation", f"val_{name}")):
+            assert lines[label].get_xdata().tolist() == [row["epoch"] for row in rows]
+            assert lines[label].get_ydata().tolist() == [row[key] for row in rows]
+        assert axis.get_legend() is not None
+        assert "nats" in axis.get_ylabel()
+    plt.close(figure)
+
+
+def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
+    (axis,) = draw("latent_means").axes
+    clouds = [c for c in axis.collections if isinstance(c, PathCollection)]
+    assert [cloud.get_label() for cloud in clouds] == [str(digit) for digit in range(10)]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [str(digit) for digit in range(10)]
+    assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == 10
+    test = subject.dataset.test
+    for digit, cloud in enumerate(clouds):
+        own = test.binary[test.labels == digit].astype(np.float32)
+        expected, _ = subject.model.encode(own)
+        # Other numbers of rows: rounding, of sums of 784 float32 terms.
+        np.testing.assert_allclose(cloud.get_offsets(), expected, atol=1e-5)
+
+
+def test_latent_grid_has_each_digit_at_its_place(draw, subject):
+    (axis,) = draw("latent_grid").axes
+    (image,) = axis.images
+    sheet = picture(axis)
+    size = len(figures.GRID)
+    assert size >= 10 and (figures.GRID[0], figures.GRID[-1]) == (-2, 2)
+    assert sheet.shape == (28 * size, 28 * size)
+    assert image.origin == "upper" and list(image.get_extent()) == [-2, 2, -2, 2]
+    # With the first row on top, z_2 falls from row to row and z_1 rises from column to column.
+    for row, column, z in ((0, 0, (-2, 2)), (0, -1, (2, 2)), (-1, 0, (-2, -2)), (-1, -1, (2, -2))):
+        expected = subject.model.decode(tf.constant([z], tf.float32))[0, ..., 0]
+        np.testing.assert_allclose(cell(sheet, row % size, column % size), expected, atol=1e-6)  # 400 rows or one
+
+
+@pytest.fixture
+def run_40d(run, monkeypatch):
+    """The run, its model exchanged for an untrained one with a latent of 40 dimensions."""
+    config = tiny.config(latent_size=40)
+    monkeypatch.setattr(runs, "load_model", lambda run: models.build(run.config))
+    return dataclasses.replace(run, config=config)
+
+
+@pytest.mark.parametrize("name", ["latent_grid", "latent_means"])
+def test_figures_of_2d_latents_are_refused_for_40_dimensions(run_40d, tmp_path, name):
+    with pytest.raises(
+        UsageError, match=f"vae has no figure {name}: it needs a latent of 2 dimensions, the model has 40"
+    ):
+        figures.figures(run_40d, ["samples", name], seed=5, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_of_40_dimensions_are_those_it_has(run_40d, tmp_path):
+    figures.figures(run_40d, [], seed=5, out=tmp_path)
+    names = ("samples", "interpolation", "reconstructions", "training_curves")
+    assert {path.name for path in tmp_path.iterdir()} == {f"vae_{name}.png" for name in names}
+
+
+def test_latent_means_are_refused_without_labels(run, mnist_5k, tmp_path, monkeypatch):
+    unlabelled = mnist_5k._replace(name="binarized_mnist", test=mnist_5k.test._replace(labels=None))
+    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    with pytest.raises(UsageError, match="it needs labels, binarized_mnist has none"):
+        figures.figures(run, ["latent_means"], seed=5, out=tmp_path)
+
+
+def test_figures_suggest_a_name_for_an_unknown_one(run, tmp_path):
+    with pytest.raises(UsageError, match="unknown figure 'sample'; did you mean samples"):
+        figures.figures(run, ["sample"], seed=5, out=tmp_path)

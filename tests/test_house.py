@@ -1,0 +1,139 @@
+"""The house: a model is three files, imports point down, what is public is described."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_genmnist
+from keras_genmnist import cli, models
+from keras_genmnist import config as configs
+from tests import tiny
+
+PACKAGE = Path(keras_genmnist.__file__).parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+# Who may import whom: a module only what stands in a line above its own.  One that is not listed is a verb.
+LAYERS = [
+    {"", "errors"},
+    {"bounds", "data", "images", "networks", "config", "files"},
+    {"distributions", "flows"},
+    {"models.base"},
+    {"models.*"},
+    {"models"},
+    {"runs"},
+    {"training", "evaluate", "figures", "export", "sampling"},
+    {"cli"},
+    {"__main__"},
+]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "configs" not in path.relative_to(PACKAGE).parts
+}
+
+
+def layer(module: str) -> int:
+    """The line of LAYERS that a module of the package stands in."""
+    if module.startswith("models.") and module != "models.base":
+        module = "models.*"
+    found = [number for number, names in enumerate(LAYERS) if module in names]
+    assert found, f"{module}.py has no place in LAYERS of {Path(__file__).name}: give it one"
+    return found[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The absolute names a file imports, `from a import b` as both a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}, line {node.lineno}: a relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports, without the package's name."""
+    names = {name.removeprefix("keras_genmnist.") for name in imports(path) if name.startswith("keras_genmnist.")}
+    return {name for name in names if name in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_only_from_the_layers_below(module):
+    own = layer(module)
+    up = sorted(name for name in own_imports(MODULES[module]) if layer(name) >= own)
+    assert up == [], f"{module}.py imports {', '.join(up)}, which stands no lower in {LAYERS}"
+
+
+def test_import_rules_see_the_imports_they_rule():
+    # Else every rule above would hold of nothing.
+    assert {"runs", "models", "training", "data"} - own_imports(MODULES["training"]) == {"training"}
+    assert {"bounds", "images"} <= own_imports(MODULES["models.base"])
+    assert {"training", "runs", "evaluate"} <= own_imports(MODULES["cli"])
+
+
+def test_tensorflow_is_not_imported_before_the_verb_is_known():
+    # It takes seconds, and `genmnist --help` or a mistyped verb should not.
+    for module in ("", "cli", "config", "errors", "__main__"):
+        tree = ast.parse(MODULES[module].read_text())
+        heads = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        text = "\n".join(ast.unparse(node) for node in heads)
+        assert not re.search(r"tensorflow|tf_keras|numpy|runs|training|models", text), module
+
+
+SOURCES = sorted(MODULES.values()) + [
+    p for folder in ("configs", "tests") for p in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_keras_is_always_tf_keras(path):
+    # Keras 3 is another library, in which TFP's layers raise.
+    wrong = {name for name in imports(path) if name.split(".")[0] == "keras" or name.startswith("tensorflow.keras")}
+    attributes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    wrong |= {ast.unparse(node) for node in attributes if ast.unparse(node) in ("tf.keras", "tensorflow.keras")}
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_have_docstrings(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), f"{module}.py has no docstring"
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    assert [node.name for node in public if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_model_has_a_test_file_and_a_config(name):
+    assert (TESTS / "models" / f"test_{name}.py").is_file()
+    assert name in {configs.load(config).model for config in configs.names()}
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_config_is_flat_and_names_its_source(name):
+    for field, value in configs.load(name).items():
+        assert isinstance(value, str | int | float | bool), f"{field}={value!r} cannot be given as --config.{field}=..."
+    first = configs.description(name)
+    assert re.search(r"arxiv\.org/abs/\d{4}\.\d{4,5}|\b(19|20)\d\d\b", first), f"no paper in {first!r}"
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_config_builds_a_model_that_draws(name):
+    model = models.build(tiny.config(name))
+    assert model.num_parameters > 0
+    assert model.sample(1, 0)["images"].shape == (1, *model.image_shape)
+
+
+def test_readme_names_only_targets_verbs_and_models_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    code = "\n".join(re.findall(r"^```.*?\n(.*?)^```", readme, re.M | re.S) + re.findall(r"`([^`\n]+)`", readme))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    used = set(re.findall(r"\bmake ([a-z][a-z-]*)", code))
+    assert {"demo", "test"} <= used <= targets
+    assert set(re.findall(r"\bgenmnist ([a-z_]+)", code)) <= cli.VERBS.keys()
+    assert set(re.findall(r"--model=([a-z]\w*)", code)) <= set(configs.names())

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_genmnist import networks
+
+
+@pytest.fixture
+def digits_like():
+    return tf.random.stateless_uniform([3, 28, 28, 1], seed=[1, 2])
+
+
+@pytest.mark.parametrize("shape", [(3, 28, 28, 1), (3, 7)])
+def test_mlp_flattens_to_its_hidden_size(shape):
+    network = networks.mlp(2, 5)
+    features = network(tf.ones(shape))
+    assert features.shape == (3, 5)
+    inputs = int(np.prod(shape[1:]))
+    assert network.count_params() == (inputs + 1) * 5 + (5 + 1) * 5
+
+
+def test_mlp_is_relu_layers_in_numpy():
+    network = networks.mlp(2, 5)
+    x = np.random.default_rng(0).normal(size=[3, 7]).astype(np.float32)
+    network(x)
+    network.set_weights([np.random.default_rng(1).normal(size=w.shape) for w in network.get_weights()])
+    hidden = x.astype(np.float64)
+    first, second = network.get_weights()[:2], network.get_weights()[2:]
+    for kernel, bias in (first, second):
+        hidden = np.maximum(hidden @ kernel + bias, 0)
+    np.testing.assert_allclose(network(x), hidden, rtol=1e-4, atol=1e-5)  # float32 sums that may cancel
+    assert (hidden > 0).any() and (hidden == 0).any()
+
+
+def test_mlp_batch_norm_centres_what_goes_into_the_relu():
+    network = networks.mlp(1, 5, batch_norm=True)
+    x = 3 + tf.random.stateless_normal([1000, 7], seed=[1, 2])
+    before_relu = x
+    for layer in network.layers[:-1]:
+        before_relu = layer(before_relu, training=True)
+    # Exact but for batch norm's epsilon of 1e-3 on a variance of about 1, and float32.
+    np.testing.assert_allclose(tf.reduce_mean(before_relu, axis=0), np.zeros(5), atol=1e-4)
+    np.testing.assert_allclose(tf.math.reduce_std(before_relu, axis=0), np.ones(5), atol=0.01)
+    assert not network.layers[1].use_bias  # batch norm has its own
+
+
+def test_residual_block_starts_as_the_identity():
+    x = tf.random.stateless_normal([2, 5, 5, 3], seed=[1, 2])
+    np.testing.assert_array_equal(networks.ResidualBlock(3)(x), x)
+
+
+def test_residual_block_adds_two_convolutions_once():
+    block = networks.ResidualBlock(3)
+    x = tf.random.stateless_normal([2, 5, 5, 3], seed=[1, 2])
+    block(x)
+    block.set_weights([np.random.default_rng(0).normal(size=w.shape) for w in block.get_weights()])
+    first, first_bias, second, second_bias = block.get_weights()
+    hidden = tf.nn.conv2d(tf.nn.elu(x), first, 1, "SAME") + first_bias
+    expected = x + tf.nn.conv2d(tf.nn.elu(hidden), second, 1, "SAME") + second_bias
+    np.testing.assert_allclose(block(x), expected, rtol=1e-4, atol=1e-3)  # float32 sums of 27 terms of size 100
+
+
+def influence(network, x):
+    """Which outputs depend on which inputs: sum of |Jacobian|, [outputs, inputs], at random weights."""
+    network(x)
+    network.set_weights(
+        [0.1 * np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(network.get_weights())]
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = tf.reshape(network(x), [1, -1])
+    jacobian = tape.jacobian(outputs, x)
+    return np.abs(tf.reshape(jacobian, [outputs.shape[1], -1]))
+
+
+def test_conv_encoder_sees_every_pixel(digits_like):
+    network = networks.conv_encoder(channels=2, hidden_size=5)
+    assert network(digits_like).shape == (3, 5)
+    assert (influence(network, digits_like[:1]) > 0).all()
+
+
+def test_conv_decoder_reaches_every_pixel_from_every_latent():
+    network = networks.conv_decoder(channels=2, hidden_size=5)
+    z = tf.random.stateless_normal([3, 4], seed=[1, 2])
+    assert network(z).shape == (3, 28, 28, 1)
+    assert (influence(network, z[:1]) > 0).all()
+
+
+def test_conv_networks_treat_images_separately(digits_like):
+    network = networks.conv_encoder(channels=2, hidden_size=5)
+    # One row or three: a matrix product may round differently.
+    np.testing.assert_allclose(network(digits_like)[:1], network(digits_like[:1]), rtol=1e-4, atol=1e-6)

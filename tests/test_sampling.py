@@ -1,0 +1,89 @@
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_genmnist import images, runs, sampling
+from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.models.base import MAX_SAMPLES
+
+
+@pytest.fixture(scope="module")
+def source(run):
+    return sampling.of_run(run)
+
+
+def draw(source, out, num_samples=5, seed=3):
+    sampling.sample(source, num_samples, seed, out)
+    return np.load(out.with_suffix(".npy")), tf.io.decode_png(out.read_bytes()).numpy()
+
+
+def test_sample_writes_the_model_s_draws(run, source, tmp_path):
+    digits, sheet = draw(source, tmp_path / "new" / "digits.png")
+    expected = runs.load_model(run).sample(5, 3)["probabilities"]
+    np.testing.assert_allclose(digits, expected, atol=1e-6)  # eager or in a graph: rounding
+    assert sheet.shape == (2 * 28, 3 * 28, 1)  # 5 in rows of 3
+    np.testing.assert_allclose(sheet / 255, images.tile(digits, 3), atol=1 / 255)  # one of 255 levels
+
+
+def test_sample_from_an_export_equals_that_from_its_run(exported, source, tmp_path):
+    of_run, _ = draw(source, tmp_path / "run.png")
+    of_export, _ = draw(sampling.of_export(exported), tmp_path / "export.png")
+    np.testing.assert_array_equal(of_run, of_export)
+
+
+def test_sample_repeats_with_the_seed(source, tmp_path):
+    first, again = draw(source, tmp_path / "a.png"), draw(source, tmp_path / "b.png")
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], draw(source, tmp_path / "c.png", seed=4)[0])
+
+
+@pytest.mark.parametrize("num_samples", [0, MAX_SAMPLES + 1])
+@pytest.mark.parametrize("kind", ["run", "export"])
+def test_sample_refuses_more_than_the_model_draws(source, exported, tmp_path, num_samples, kind):
+    source = source if kind == "run" else sampling.of_export(exported)
+    message = f"--num_samples={num_samples}.* out of range: give 1 to {MAX_SAMPLES}"
+    with pytest.raises(UsageError, match=message) as raised:
+        draw(source, tmp_path / "digits.png", num_samples)
+    assert len(str(raised.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sample_refuses_a_number_beyond_int32(source, tmp_path):
+    with pytest.raises(UsageError, match=f"--num_samples={2**40}"):
+        draw(source, tmp_path / "digits.png", 2**40)
+
+
+def test_sample_writes_png_alone(source, tmp_path):
+    with pytest.raises(UsageError, match=r"digits.jpg is not a PNG file.*\.png"):
+        draw(source, tmp_path / "digits.jpg")
+
+
+def test_of_export_takes_the_newest_version(exported, tmp_path):
+    # Ten is newer than nine, and what has no number is no version.
+    for version in ("9", "10", ".writing-7"):
+        shutil.copytree(exported, tmp_path / version)
+    (tmp_path / "11").mkdir()  # holds no model
+    for version in ("9", ".writing-7"):
+        (tmp_path / version / "saved_model.pb").write_bytes(b"not a model")
+    draw(sampling.of_export(tmp_path), tmp_path / "digits.png")
+    draw(sampling.of_export(tmp_path / "10"), tmp_path / "digits.png")
+    with pytest.raises(Fault):
+        sampling.of_export(tmp_path / "9")
+
+
+def test_of_export_says_where_no_model_is(tmp_path):
+    with pytest.raises(UsageError, match=f"no SavedModel in {tmp_path}: give exports/NAME"):
+        sampling.of_export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+def test_of_export_says_that_an_export_is_damaged(exported, tmp_path, file):
+    folder = shutil.copytree(exported, tmp_path / "1")
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(Fault, match=f"the export {folder} is damaged"):
+        sampling.of_export(tmp_path)

@@ -1,0 +1,125 @@
+"""Runs small enough to train in a test: a few thousand parameters, four steps an epoch."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+import keras_genmnist
+from keras_genmnist import config as configs
+from keras_genmnist import runs, training
+
+# As the command line does, and before TensorFlow starts: with its default threading no two trainings agree.
+tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.get_logger().setLevel("ERROR")  # it warns of retracing
+
+SIZES = {
+    "dataset": "mnist_5k",
+    "batch_size": 1000,
+    "epochs": 2,
+    "hidden_size": 8,
+    "encoder_channels": 1,
+    "decoder_channels": 1,
+    "latent_size": 2,
+}
+STEPS = 4  # an epoch, of 4,000 training images
+# Not compiled by XLA, which takes most of a short training's time.
+FAST = {"jit_compile": False}
+
+
+@pytest.fixture
+def eager():
+    """Runs tf.functions as plain Python: tracing them takes seconds, and the few steps of a tiny run none.
+
+    A test file takes it over by `eager = tiny.eager`.
+    """
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def config(name: str = "vae", **changes) -> ConfigDict:
+    """The config `name` at tiny sizes, not compiled by XLA unless `changes` say so."""
+    result = configs.load(name)
+    result.update({field: value for field, value in (SIZES | FAST).items() if field in result})
+    result.update(changes)
+    return result
+
+
+def flags(**changes) -> list[str]:
+    """The command line of `config("vae", **changes)`."""
+    values = {field: value for field, value in (SIZES | FAST | changes).items() if field in config("vae")}
+    return ["--model=vae", *(f"--config.{field}={value}" for field, value in values.items())]
+
+
+def begin(workdir: Path, name: str = "vae", **changes) -> runs.Run:
+    """A run of `config(name, **changes)` that has not been trained yet."""
+    run = runs.Run(workdir, name, config(name, **changes), "genmnist train", "commit")
+    runs.record(run)
+    return run
+
+
+def train(run: runs.Run) -> runs.Run:
+    """Trains `run` to its end."""
+    training.train(run, time.time())
+    return run
+
+
+def start(*arguments: str, cwd: Path, before: str = "") -> subprocess.Popen:
+    """Starts `genmnist ARGUMENTS` in a process of its own, which runs the statement `before` first."""
+    package = str(Path(keras_genmnist.__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{before}\nfrom keras_genmnist.cli import main\nmain()", *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": package},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    """Waits, while `process` lives, for `condition()` to hold."""
+    while not condition():
+        assert process.poll() is None, (
+            f"ended before its time with status {process.returncode}: {process.communicate()}"
+        )
+        time.sleep(0.01)
+
+
+def variables(folder: Path) -> dict[str, bytes]:
+    """The bits of every variable in the newest checkpoint of `folder`, without the clocks and the number of saves."""
+    indices = folder.glob("ckpt-*.index")
+    newest = max(indices, key=lambda path: int(path.stem.removeprefix("ckpt-")))
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+    clocks = ("progress/seconds", "progress/epoch_seconds", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith(clocks)]
+    return {name: np.asarray(reader.get_tensor(name)).tobytes() for name in names}
+
+
+def rows(run: runs.Run) -> list[dict]:
+    """The rows of metrics.jsonl without what differs between two equal trainings."""
+    clocks = ("seconds", "images_per_second", "startup_seconds")
+    return [{name: row[name] for name in row if name not in clocks} for row in runs.read_metrics(run)]
+
+
+def parameters(model) -> list[tf.Variable]:
+    """The model's weights and batch norm's statistics: all of its variables but the metrics' sums."""
+    sums = {id(variable) for metric in model.metrics for variable in metric.variables}
+    return [weight for weight in model.weights if id(weight) not in sums]
+
+
+def bits(model) -> list[bytes]:
+    """The bits of the model's parameters."""
+    return [weight.numpy().tobytes() for weight in parameters(model)]
+
+
+def scored(workdir: Path) -> list[bytes]:
+    """The bits of the parameters that `evaluate`, `figures`, `export` and `sample` use."""
+    return bits(runs.load_model(runs.load(workdir)))
