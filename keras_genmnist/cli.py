@@ -34,8 +34,8 @@ def train(argv: list[str]) -> None:
     resumed = runs.load(workdir) if runs.exists(workdir) else None
     if values.model is None and resumed is None:
         raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
-    name = values.model or resumed.name
-    config = configs.load(values.model) if values.model else resumed.config.copy_and_resolve_references()
+    name = resumed.name if values.model is None else values.model
+    config = configs.load(values.model) if values.model is not None else resumed.config.copy_and_resolve_references()
     _define_config(values, config, argv)
     _parse(values, argv)
     lock = runs.lock(workdir)

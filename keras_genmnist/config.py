@@ -65,6 +65,8 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
 def require_positive(config: ConfigDict, *fields: str) -> None:
     """Checks that whole-number fields are at least 1; see `require`."""
     for field in fields:
+        if field not in config:
+            raise UsageError(f"this config has no field {field}, which its network needs: give another --model")
         require(config, field, config[field] >= 1, "1 or more")
 
 

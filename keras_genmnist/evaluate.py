@@ -9,6 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_genmnist import bounds, data, files, runs
+from keras_genmnist.errors import Fault
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
 
@@ -32,6 +33,8 @@ def evaluate(run: Run, num_draws: int, results: bool) -> dict:
     model = runs.load_model(run)
     dataset = data.load(run.config.dataset)
     rows = runs.read_metrics(run)
+    if not rows:
+        raise Fault(f"{run.metrics_jsonl} is missing or damaged: restore it, or train in another workdir")
     record = {
         "model": run.name,
         "config": run.config.to_dict(),

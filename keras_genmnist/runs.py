@@ -11,6 +11,7 @@ metrics.json      what `evaluate` measured
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -159,6 +160,17 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
     return None
 
 
+def manager(checkpoint: tf.train.Checkpoint, directory: Path, max_to_keep: int) -> tf.train.CheckpointManager:
+    """Saves checkpoints into `directory`; TensorFlow's own record of them begins anew where it is damaged."""
+    for unfinished in directory.glob("ckpt-*_temp"):  # left by a process killed while saving
+        shutil.rmtree(unfinished)
+    try:
+        return tf.train.CheckpointManager(checkpoint, directory, max_to_keep)
+    except ValueError:
+        (directory / "checkpoint").unlink()
+        return tf.train.CheckpointManager(checkpoint, directory, max_to_keep)
+
+
 def load_model(run: Run) -> models.GenerativeModel:
     """The run's model with the weights that are scored.
 
@@ -195,7 +207,10 @@ def commit() -> str:
         return __version__
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True).stdout.strip()
+        try:
+            return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True).stdout.strip()
+        except OSError:  # no git here
+            return ""
 
     changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
     return (git("rev-parse", "--short=12", "HEAD") or __version__) + changed

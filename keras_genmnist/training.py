@@ -70,15 +70,14 @@ class WeightAverage(tf.Module):
             average.assign(kept)
 
 
-def check_config(config: ConfigDict, num_images: int) -> None:
+def check_config(config: ConfigDict) -> None:
     """Checks the fields that training reads.
 
     Raises:
       UsageError: naming the field, the value given and the values accepted.
     """
-    require_choice(config, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
+    require_choice(config, dataset=data.DATASETS, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
     require_positive(config, "batch_size", "epochs")
-    require(config, "batch_size", config.batch_size <= num_images, f"1 to {num_images}, the number of training images")
     # Each is written so that nan is refused too.
     require(config, "learning_rate", 0 < config.learning_rate < math.inf, "a value above 0")
     require(config, "ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a value below 1")
@@ -107,12 +106,15 @@ class Training:
           Fault: if the data or every checkpoint is damaged.
         """
         self.run, config = run, run.config
-        self.dataset = data.load(config.dataset)
-        check_config(config, len(self.dataset.train.images))
+        check_config(config)
+        self.model = models.build(config)
+        self.dataset = data.load(config.dataset)  # last: it may have to be downloaded
+        num_images = len(self.dataset.train.images)
+        accepted = f"1 to {num_images}, the number of training images"
+        require(config, "batch_size", config.batch_size <= num_images, accepted)
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
-        self.model = models.build(config)
         warmup_steps = config.warmup_epochs * self.steps_per_epoch
         self.model.compile(adam(config, self.last_step), seed=config.seed, warmup_steps=warmup_steps)
         self.model.optimizer.build(self.model.trainable_variables)
@@ -121,9 +123,9 @@ class Training:
 
         state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
         runs.restore_latest(state, run.checkpoints)
-        self.latest = tf.train.CheckpointManager(state, run.checkpoints, max_to_keep=3)
+        self.latest = runs.manager(state, run.checkpoints, max_to_keep=3)
         scored = tf.train.Checkpoint(weights=self.average.scored)
-        self.best = tf.train.CheckpointManager(scored, run.best, max_to_keep=2)
+        self.best = runs.manager(scored, run.best, max_to_keep=2)
 
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
@@ -204,7 +206,8 @@ class Training:
         if validation[self.model.monitor] > float(progress.best):
             progress.best.assign(validation[self.model.monitor])
             progress.best_epoch.assign(self.epoch)
-            self.best.save()
+            # Numbered by epoch: a manager counts its own saves from 1 again after a resume.
+            self.best.save(checkpoint_number=self.epoch)
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -241,8 +244,9 @@ class Training:
         """Stops: `quantity` is not finite."""
         last = self.latest.latest_checkpoint
         kept = f"the last good checkpoint is {last}" if last else "no epoch was finished"
+        epoch = -(-self.step // self.steps_per_epoch)  # rounded up: its last step belongs to it
         raise Fault(
-            f"{quantity} is not finite at step {self.step} (epoch {self.epoch + 1}): training stopped, {kept}; "
+            f"{quantity} is not finite at step {self.step} (epoch {epoch}): training stopped, {kept}; "
             "try a lower config.learning_rate or a config.clip_norm in another workdir"
         )
 

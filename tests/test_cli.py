@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Outcome(NamedTuple):
-    status: int
+    status: int | str
     out: str
     err: str
 
@@ -43,6 +43,8 @@ def call(monkeypatch, capsys, tmp_path):
             main()
         except SystemExit as exit_:
             status = exit_.code
+        except KeyboardInterrupt:
+            status = "KeyboardInterrupt"
         return Outcome(status, *capsys.readouterr())
 
     yield call
