@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 250,
-            "epochs": 100,
+            "epochs": 50,
             "learning_rate": 2e-3,
             "decay": "cosine",
             "warmup_epochs": 0,
