@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 100,
-            "epochs": 50,
+            "epochs": 100,
             "learning_rate": 1e-3,
             "decay": "cosine",
             "warmup_epochs": 0,

@@ -258,14 +258,14 @@ def test_signal_in_training_saves_says_how_to_resume_and_resumes(signum, status,
     monkeypatch.setattr(training, "SECONDS_PER_CALL", 1e-9)  # one step a call
     train_epoch, sent = training.Training.train_epoch, []
 
-    def signalled(self, batches, on_steps, stopped):
+    def signalled(self, chunks, on_steps, stopped):
         def on_steps_and_signal(num_steps):
             on_steps(num_steps)
             if self.step == tiny.STEPS + 2 and not sent:
                 sent.append(signum)
                 os.kill(os.getpid(), signum)
 
-        train_epoch(self, batches, on_steps_and_signal, stopped)
+        train_epoch(self, chunks, on_steps_and_signal, stopped)
 
     monkeypatch.setattr(training.Training, "train_epoch", signalled)
     stopped = genmnist("train", "--workdir=w", *tiny.flags())

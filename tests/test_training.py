@@ -31,14 +31,14 @@ def signal_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
     """Sends this process a signal once a training has taken so many steps in all."""
     train_epoch, sent = training.Training.train_epoch, []
 
-    def wrapped(self, batches, on_steps, stopped):
+    def wrapped(self, chunks, on_steps, stopped):
         def on_steps_and_signal(num_steps):
             on_steps(num_steps)
             if self.step == step and not sent:
                 sent.append(signum)
                 os.kill(os.getpid(), signum)
 
-        train_epoch(self, batches, on_steps_and_signal, stopped)
+        train_epoch(self, chunks, on_steps_and_signal, stopped)
 
     monkeypatch.setattr(training.Training, "train_epoch", wrapped)
 
@@ -269,7 +269,7 @@ def test_ema_follows_the_weights_of_every_step(tmp_path, eager, one_step_a_call,
         for i, weight in enumerate(state.average.weights):
             expected[i] = decay * expected[i] + (1 - decay) * weight.numpy()
 
-    state.train_epoch(state.batches(), on_steps, stopped=lambda: False)
+    state.train_epoch(state.chunks(), on_steps, stopped=lambda: False)
     assert state.step == tiny.STEPS
     for average, value in zip(state.average.averages, expected, strict=True):
         np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-7)  # float32 over four steps
@@ -384,7 +384,7 @@ def test_fault_in_the_last_step_of_an_epoch_names_that_epoch(tmp_path, monkeypat
     state = training.Training(tiny.begin(tmp_path / "run", batch_size=4000))
     state.model.averages["elbo"].update_state(math.nan)
     with pytest.raises(Fault, match=r"elbo is not finite at step 1 \(epoch 1\)"):
-        state.train_epoch(state.batches(), lambda num_steps: None, stopped=lambda: False)
+        state.train_epoch(state.chunks(), lambda num_steps: None, stopped=lambda: False)
 
 
 def test_weight_that_is_not_finite_is_never_saved(tmp_path):
