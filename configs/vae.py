@@ -7,13 +7,32 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "model": "vae",
+            # Networks: mlp, conv
             "network": "mlp",
             "hidden_layers": 2,
             "hidden_size": 500,
-            "latent_size": 40,
+            "encoder_channels": 16,
+            "decoder_channels": 32,
             # Validation ELBO after 20 epochs: -96.5 with, -96.9 without; and without, the training ELBO is 0.9 above it
             # by then, with it is not: the noise of batch statistics keeps a long training from overfitting.
             "batch_norm": True,
+            "latent_size": 40,
+            # Posterior: gaussian, planar, radial, sylvester, iaf
+            "posterior": "gaussian",
+            "flow_steps": 4,
+            "flow_size": 320,  # hidden units of an IAF step's network
+            "flow_columns": 16,  # M of a Sylvester step
+            "flow_reflections": 8,  # H of a Sylvester step
+            # Prior: normal, mixture, vamp, maf, realnvp
+            "prior": "normal",
+            "prior_components": 500,  # of mixture and vamp
+            "prior_steps": 4,  # of maf and realnvp
+            "prior_size": 256,  # hidden units of a step's network
+            # Objective: elbo, iwae; gradient standard, stl, dreg
+            "bound": "elbo",
+            "train_draws": 1,
+            "gradient": "standard",
+            "free_bits": 0.0,
             "dataset": "mnist",
             "binarization": "dynamic",
             # Batch norm likes more than 100: the same ELBO an epoch at 1.5 times the images/s.  The rate grows with it.

@@ -20,11 +20,12 @@ class LogTerms(NamedTuple):
     exact_kl: tf.Tensor | None = None
 
 
-def log_weights(terms: LogTerms) -> tf.Tensor:
+def log_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
     """Importance weights.  log w[s] = log p(x | z[s]) + log p(z[s]) - log q(z[s] | x)
 
     Args:
       terms: log densities of S draws.
+      kl_weight: factor on the last two terms; see `elbo`.
     Returns:
       [S, B], nats.
     Raises:
@@ -35,7 +36,72 @@ def log_weights(terms: LogTerms) -> tf.Tensor:
         raise ValueError(f"log terms must all be [S, B]; got {', '.join(map(str, shapes))}")
     if terms.exact_kl is not None and not terms.exact_kl.shape.is_compatible_with(shapes[0][1:]):
         raise ValueError(f"exact_kl must be [B], {shapes[0][1:]}; got {terms.exact_kl.shape}")
-    return terms.log_likelihood + terms.log_prior - terms.log_posterior
+    return terms.log_likelihood + kl_weight * (terms.log_prior - terms.log_posterior)
+
+
+class Objective(NamedTuple):
+    """What a training maximises, and how it estimates the gradient of the posterior's parameters.
+
+    bound: "elbo" or "iwae".
+    num_draws: S, draws from the posterior a step and image.
+    gradient: "standard", "stl" or "dreg"; see `PathGradient`.
+    free_bits: nats of KL that cost nothing; see `elbo`.
+    """
+
+    bound: str = "elbo"
+    num_draws: int = 1
+    gradient: str = "standard"
+    free_bits: float = 0.0
+
+    def __call__(self, terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
+        """The bound, [B], nats."""
+        if self.bound == "iwae":
+            return iwae_bound(terms, kl_weight)
+        return elbo(terms, kl_weight, self.free_bits)
+
+
+ELBO = Objective()
+
+
+class PathGradient:
+    """Gradients that reach the posterior's parameters through its draws alone.
+
+    The score d log q / d parameters is left out: it has expectation 0 in the ELBO, where without it the gradient is 0
+    once q is exact ("sticking the landing"), and in the IWAE bound it turns into a second factor w[s] / sum(w) on the
+    path of each draw ("doubly reparameterized", DReG).
+
+    Source: Roeder et al. (2017), equation 8, arxiv.org/abs/1703.09194; Tucker et al. (2018), equation 8,
+    arxiv.org/abs/1810.04152
+    """
+
+    def __init__(self, tape: tf.GradientTape):
+        """tape: persistent."""
+        self.tape = tape
+
+    def hold(self, draws: tf.Tensor) -> tf.Tensor:
+        """Draws [S, B, D], to be scored by densities whose posterior parameters are held fixed."""
+        self.draws, self.held = draws, tf.stop_gradient(draws)
+        self.tape.watch(self.held)
+        return self.held
+
+    def gradients(self, value: tf.Tensor, scale: tf.Tensor | float, variables: list[tf.Variable]) -> list[tf.Tensor]:
+        """Gradients of `value`, those through the draws scaled draw by draw.
+
+        Args:
+          value: a scalar, computed from what `hold` returned.
+          scale: [S, B] or a number.
+          variables: any.
+        """
+        *direct, at_draws = self.tape.gradient(value, [*variables, self.held], unconnected_gradients="zero")
+        if not isinstance(scale, float):
+            scale = scale[..., None]
+        through = self.tape.gradient(self.draws, variables, scale * at_draws, unconnected_gradients="zero")
+        return [a + b for a, b in zip(direct, through, strict=True)]
+
+
+def normalised_weights(terms: LogTerms) -> tf.Tensor:
+    """w[s] / sum(w), [S, B]; a constant to any gradient."""
+    return tf.stop_gradient(tf.nn.softmax(log_weights(terms), axis=0))
 
 
 def kl(terms: LogTerms) -> tf.Tensor:
@@ -62,13 +128,15 @@ def reconstruction(terms: LogTerms) -> tf.Tensor:
     return tf.reduce_mean(terms.log_likelihood, axis=0)
 
 
-def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
+def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float = 0.0) -> tf.Tensor:
     """Evidence lower bound.  (1/S) sum{ log p(x | z[s]) : s = 1..S } - KL(q(z | x) || p(z))
 
     Args:
       terms: log densities of S draws.
       kl_weight: factor on the KL, in [0, 1]; below 1 while warming up (Sonderby et al. 2016, section 2.3,
         arxiv.org/abs/1602.02282), when the result is not a bound.
+      free_bits: where the mean KL over the images is below this, it costs this and has no gradient (Kingma et al. 2016,
+        equation 15, with all latents in one group, arxiv.org/abs/1606.04934).
     Returns:
       [B], nats.
     Raises:
@@ -76,19 +144,23 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
     Source: Kingma & Welling (2014), equations 3 and 7, arxiv.org/abs/1312.6114
     """
     log_weights(terms)  # for its check of the shapes
-    return reconstruction(terms) - kl_weight * kl(terms)
+    cost = kl(terms)
+    if free_bits:
+        cost = tf.where(tf.reduce_mean(cost) > free_bits, cost, free_bits)
+    return reconstruction(terms) - kl_weight * cost
 
 
-def iwae_bound(terms: LogTerms) -> tf.Tensor:
+def iwae_bound(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
     """Importance-weighted bound.  log (1/S) sum{ p(x | z[s]) p(z[s]) / q(z[s] | x) : s = 1..S }
 
     Args:
       terms: log densities of S draws.
+      kl_weight: see `elbo`.
     Returns:
       [B], nats; in expectation equal to the elbo at S = 1 and rising to log p(x) with S.
     Raises:
       ValueError: if the terms differ in shape.
     Source: Burda et al. (2016), section 3, arxiv.org/abs/1509.00519
     """
-    log_w = log_weights(terms)
+    log_w = log_weights(terms, kl_weight)
     return tf.reduce_logsumexp(log_w, axis=0) - tf.math.log(tf.cast(tf.shape(log_w)[0], log_w.dtype))

@@ -116,8 +116,9 @@ def list_models(argv: list[str]) -> None:
     genmnist list
     """
     _parse(flags.FlagValues(), argv)
+    width = max(map(len, configs.names()))
     for name in configs.names():
-        print(f"{name:12}{configs.description(name)}  configs/{name}.py")
+        print(f"{name:{width}}  {configs.description(name)}  configs/{name}.py")
 
 
 SEEDS = (0, 2**31 - 1)

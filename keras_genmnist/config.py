@@ -27,6 +27,17 @@ def load(name: str) -> ConfigDict:
     return _module(name).get_config()
 
 
+def based_on(name: str, **changes) -> ConfigDict:
+    """The config `name` with some values changed.
+
+    Raises:
+      KeyError: if it has no such field; TypeError if a value has another type.
+    """
+    config = load(name).lock()  # so that a misspelt field is an error
+    config.update(changes)
+    return config.unlock()
+
+
 def description(name: str) -> str:
     """The first line of the config's docstring: what it is and its paper."""
     return _module(name).__doc__.splitlines()[0]
@@ -65,8 +76,6 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
 def require_positive(config: ConfigDict, *fields: str) -> None:
     """Checks that whole-number fields are at least 1; see `require`."""
     for field in fields:
-        if field not in config:
-            raise UsageError(f"this config has no field {field}, which its network needs: give another --model")
         require(config, field, config[field] >= 1, "1 or more")
 
 

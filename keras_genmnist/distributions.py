@@ -1,4 +1,6 @@
-"""Pieces: callables from a tensor to a TFP distribution."""
+"""Pieces: callables from a tensor, or from nothing, to a TFP distribution."""
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -8,21 +10,64 @@ import tf_keras
 tfd, tfpl = tfp.distributions, tfp.layers
 
 
-class GaussianPosterior(tf_keras.Model):
-    """q(z | x) = N(z; mean(x), diag(scale(x)^2)), images [B, H, W, C] -> distribution over z, batch [B], event [D].
+class Posterior(tf_keras.Model):
+    """q(z | x), images [B, H, W, C] -> distribution over z, batch [B], event [D].
 
-    Source: Kingma & Welling (2014), appendix C.2, arxiv.org/abs/1312.6114; scale = softplus of the network's output.
+    N(z; mean(x), diag(scale(x)^2)), with scale = softplus of the network's output; or its image under a flow.
+
+    Source: Kingma & Welling (2014), appendix C.2, arxiv.org/abs/1312.6114; Rezende & Mohamed (2015), section 4,
+    arxiv.org/abs/1505.05770
     """
 
-    def __init__(self, network: tf_keras.Model, latent_size: int):
+    def __init__(
+        self,
+        network: tf_keras.Model,
+        latent_size: int,
+        flow: Callable[[tf.Tensor], tfp.bijectors.Bijector] | None = None,
+    ):
+        """
+        Args:
+          network: images [B, H, W, C], training -> features [B, F].
+          latent_size: D.
+          flow: features [B, F] -> bijector of [B, D], one of flows.py.
+        """
         super().__init__()
-        self.network = network
+        self.network, self.flow = network, flow
         self.parameters = tf_keras.layers.Dense(tfpl.IndependentNormal.params_size(latent_size))
         # The mean as its tensor value: the default is a draw, which nothing reads.
         self.distribution = tfpl.IndependentNormal(latent_size, convert_to_tensor_fn=tfd.Distribution.mean)
 
     def call(self, x, training=False):
-        return self.distribution(self.parameters(self.network(x, training=training)))
+        features = self.network(x, training=training)
+        base = self.distribution(self.parameters(features))
+        return tfd.TransformedDistribution(base, self.flow(features)) if self.flow else base
+
+
+def base_of(distribution: tfd.Distribution) -> tfd.Distribution:
+    """What a flow starts from; the distribution itself where there is no flow."""
+    # Not by isinstance: what tfd.TransformedDistribution(...) returns is not always one.
+    return distribution.distribution if hasattr(distribution, "bijector") else distribution
+
+
+def centre_of(distribution: tfd.Distribution) -> tf.Tensor:
+    """The mean, or what the flow makes of its base's mean."""
+    base = base_of(distribution)
+    return base.mean() if base is distribution else distribution.bijector.forward(base.mean())
+
+
+def sample_each(distribution: tfd.Distribution, seeds: tf.Tensor) -> tf.Tensor:
+    """Draws one value from each seed, int32 [N, 2] -> [N, D]; a row depends on its own seed alone."""
+    base = base_of(distribution)
+    draws = tf.map_fn(lambda seed: base.sample(seed=seed), seeds, fn_output_signature=tf.float32)
+    return draws if base is distribution else distribution.bijector.forward(draws)  # the flow sees all rows at once
+
+
+def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
+    """KL(posterior || prior) where TFP knows it in closed form, else None."""
+    try:
+        return tfd.kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return None
 
 
 class BernoulliDecoder(tf_keras.Model):
@@ -43,6 +88,62 @@ class BernoulliDecoder(tf_keras.Model):
         return self.distribution(tf.reshape(logits, tf.concat([tf.shape(z)[:-1], [self.pixels]], axis=0)))
 
 
-def standard_normal(latent_size: int) -> tfd.Distribution:
-    """The spherical prior p(z) = N(0, I), event [D], of the family whose KL with `GaussianPosterior` is registered."""
-    return tfd.Independent(tfd.Normal(tf.zeros([latent_size]), 1.0), reinterpreted_batch_ndims=1)
+class StandardNormal(tf.Module):
+    """The spherical prior p(z) = N(0, I): () -> distribution, event [D]."""
+
+    def __init__(self, latent_size: int):
+        super().__init__()
+        self.latent_size = latent_size
+
+    def __call__(self):
+        # Of the family whose KL with the Gaussian posterior is registered.
+        return tfd.Independent(tfd.Normal(tf.zeros([self.latent_size]), 1.0), reinterpreted_batch_ndims=1)
+
+
+class MixturePrior(tf.Module):
+    """A learned mixture of K diagonal Gaussians: () -> distribution, event [D]."""
+
+    def __init__(self, components: int, latent_size: int):
+        super().__init__()
+        self.latent_size = latent_size
+        self.logits = tf.Variable(tf.zeros([components]), name="mixture_logits")
+        self.means = tf.Variable(tf.random.normal([components, latent_size]), name="mixture_means")
+        self.log_scales = tf.Variable(tf.zeros([components, latent_size]), name="mixture_log_scales")
+
+    def __call__(self):
+        normal = tfd.Independent(tfd.Normal(self.means, tf.exp(self.log_scales)), reinterpreted_batch_ndims=1)
+        return tfd.MixtureSameFamily(tfd.Categorical(self.logits), normal)
+
+
+class VampPrior(tf.Module):
+    """The mixture of the posteriors of K learned pseudo-images: () -> distribution, event [D].
+
+    (1/K) sum{ q(z | u[k]) : k = 1..K }; of a posterior with a flow, the Gaussian that the flow starts from.
+
+    Source: Tomczak & Welling (2018), equation 9, arxiv.org/abs/1705.07120
+    """
+
+    def __init__(self, encoder: Posterior, components: int, latent_size: int, image_shape: tuple[int, int, int]):
+        super().__init__()
+        self.encoder, self.latent_size = encoder, latent_size
+        self.pseudo_images = tf.Variable(tf.random.uniform([components, *image_shape]), name="pseudo_images")
+
+    def __call__(self):
+        # Clipped, with the gradient of the identity: a pixel that left [0, 1] would otherwise stay outside.
+        clipped = self.pseudo_images + tf.stop_gradient(tf.clip_by_value(self.pseudo_images, 0, 1) - self.pseudo_images)
+        components = base_of(self.encoder(clipped))
+        return tfd.MixtureSameFamily(tfd.Categorical(tf.zeros(clipped.shape[:1])), components)
+
+
+class FlowPrior(tf.Module):
+    """A standard normal's image under a learned flow: () -> distribution, event [D].
+
+    Source: Chen et al. (2017), section 3.2, arxiv.org/abs/1611.02731
+    """
+
+    def __init__(self, flow: Callable[[], tfp.bijectors.Bijector], latent_size: int):
+        super().__init__()
+        self.flow, self.base, self.latent_size = flow, StandardNormal(latent_size), latent_size
+
+    def __call__(self):
+        return tfd.TransformedDistribution(self.base(), self.flow())

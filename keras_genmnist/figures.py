@@ -42,7 +42,7 @@ def samples(subject: Subject) -> Figure:
 
 def interpolation(subject: Subject) -> Figure:
     """Two random latent vectors z1, z2 and the decodings of alpha z1 + (1 - alpha) z2."""
-    z1, z2 = subject.model.prior.sample([2, 1], seed=tf.constant([subject.seed, 0]))
+    z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
     digits = subject.model.interpolate(z1, z2, tf.constant(ALPHAS))[0]
     figure, axes = plt.subplots(1, len(ALPHAS), figsize=(1.5 * len(ALPHAS), 2.3), layout="constrained")
     for axis, digit, alpha in zip(axes, digits.numpy(), ALPHAS, strict=True):
@@ -83,7 +83,7 @@ def training_curves(subject: Subject) -> Figure:
 def latent_means(subject: Subject) -> Figure:
     """For a 2-D latent: the variational means of the test set, coloured by digit."""
     batches = data.eval_batches(subject.dataset.test.binary, 500)
-    means = np.concatenate([subject.model.encode(batch)[0] for batch in batches])
+    means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
     figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
     for digit in range(10):
         own = means[subject.dataset.test.labels == digit]

@@ -56,10 +56,11 @@ def _draws_are_functions_of_their_seeds(model):
 
 
 def _latents_and_images_fit(model, digits):
-    mean, log_variance = model.encode(digits)
-    assert mean.shape == log_variance.shape == (len(digits), model.latent_size)
+    encoding = model.encode(digits)
+    assert encoding.keys() == {"mean", "log_variance", "z"}
+    assert all(value.shape == (len(digits), model.latent_size) for value in encoding.values())
     assert model.reconstruct(digits).shape == digits.shape
-    z1, z2 = mean[:2], mean[1:3]
+    z1, z2 = encoding["z"][:2], encoding["z"][1:3]
     path = model.interpolate(z1, z2, tf.constant([0.0, 0.3, 1.0]))
     assert path.shape == (2, 3, *model.image_shape)
     # The tolerance as above: other numbers of rows.

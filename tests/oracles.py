@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from keras_genmnist.distributions import standard_normal
+from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.models.vae import VAE
 
 tfd = tfp.distributions
@@ -77,7 +77,7 @@ class LinearGaussian(NamedTuple):
             mean = tf.linalg.matvec(weights, z) + bias
             return tfd.Independent(tfd.Normal(mean[..., None, None], self.scale), 3)
 
-        return VAE(encoder, decoder, standard_normal(self.weights.shape[1]), (len(self.bias), 1, 1))
+        return VAE(encoder, decoder, StandardNormal(self.weights.shape[1]), (len(self.bias), 1, 1))
 
 
 ORACLE = LinearGaussian(

@@ -42,6 +42,41 @@ def test_elbo_without_exact_kl_is_the_mean_log_weight():
     np.testing.assert_allclose(bounds.elbo(terms), bounds.log_weights(terms).numpy().mean(axis=0), rtol=1e-6)  # float32
 
 
+def test_free_bits_are_the_least_the_kl_costs():
+    terms = random_terms(4, exact_kl=True)
+    mean_kl = float(tf.reduce_mean(terms.exact_kl))
+    np.testing.assert_array_equal(bounds.elbo(terms, free_bits=mean_kl - 1), bounds.elbo(terms))
+    floor = bounds.elbo(terms, kl_weight=0.5, free_bits=mean_kl + 1)
+    np.testing.assert_allclose(floor, bounds.reconstruction(terms) - 0.5 * (mean_kl + 1), rtol=1e-6)  # float32
+
+
+def test_free_bits_stop_the_gradient_of_the_kl():
+    terms = random_terms(4, exact_kl=True)
+    for free_bits, slope in ((0.0, -1.0), (1.0, -1.0), (1000.0, 0.0)):
+        with tf.GradientTape() as tape:
+            tape.watch(terms.exact_kl)
+            bound = tf.reduce_sum(bounds.elbo(terms, free_bits=free_bits))
+        gradient = tape.gradient(bound, terms.exact_kl)
+        np.testing.assert_array_equal(0.0 if gradient is None else gradient, slope)
+
+
+def test_iwae_bound_weighs_the_kl():
+    terms = random_terms(4)
+    lighter = terms._replace(log_prior=0.3 * terms.log_prior, log_posterior=0.3 * terms.log_posterior)
+    np.testing.assert_allclose(
+        bounds.iwae_bound(terms, kl_weight=0.3), bounds.iwae_bound(lighter), rtol=1e-6
+    )  # float32
+
+
+def test_normalised_weights_sum_to_one_and_are_constants():
+    terms = random_terms(6)
+    weights = bounds.normalised_weights(terms)
+    np.testing.assert_allclose(tf.reduce_sum(weights, axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        tf.math.log(weights[0] / weights[1]), np.diff(bounds.log_weights(terms)[1::-1], axis=0)[0], rtol=1e-3
+    )
+
+
 def test_iwae_bound_of_one_draw_is_the_elbo():
     terms = random_terms(1)
     np.testing.assert_allclose(bounds.iwae_bound(terms), bounds.elbo(terms), rtol=1e-6)  # float32

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist.distributions import BernoulliDecoder, GaussianPosterior, standard_normal
+from keras_genmnist.distributions import BernoulliDecoder, Posterior, StandardNormal
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_bernoulli_decoder_is_finite_for_extreme_logits(z):
 
 @pytest.fixture
 def posterior():
-    return GaussianPosterior(tf_keras.layers.Flatten(), latent_size=2)
+    return Posterior(tf_keras.layers.Flatten(), latent_size=2)
 
 
 def test_gaussian_posterior_is_the_normal_of_its_parameters(posterior):
@@ -89,17 +89,17 @@ def test_gaussian_posterior_draws_are_functions_of_the_seed(posterior):
     assert len(np.unique(draws)) == 4 * 5 * 2
 
 
-def test_standard_normal_log_prob_is_the_formula():
+def test_StandardNormal_log_prob_is_the_formula():
     z = np.random.default_rng(0).normal(size=[4, 5, 3]).astype(np.float32)
-    prior = standard_normal(3)
+    prior = StandardNormal(3)()
     assert prior.event_shape == 3
     expected = -0.5 * (z.astype(np.float64) ** 2 + np.log(2 * np.pi)).sum(axis=-1)
     np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-5)  # float32
 
 
-def test_standard_normal_has_a_closed_form_kl_from_the_posterior(posterior):
+def test_StandardNormal_has_a_closed_form_kl_from_the_posterior(posterior):
     q = posterior(tf.random.stateless_normal([5, 3, 3, 1], seed=[1, 2]))
     mean, scale = q.mean().numpy().astype(np.float64), q.stddev().numpy().astype(np.float64)
     expected = 0.5 * (mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum(axis=-1)  # Kingma & Welling (2014), appendix B
-    kl = tfp.distributions.kl_divergence(q, standard_normal(2))
+    kl = tfp.distributions.kl_divergence(q, StandardNormal(2)())
     np.testing.assert_allclose(kl, expected, rtol=1e-4)  # float32, of terms that cancel

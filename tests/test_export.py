@@ -77,7 +77,7 @@ def test_export_has_the_documented_outputs(expected):
         "sample_rows": {"images", "probabilities", "png_bytes"},
         "sample": {"images", "probabilities", "png_bytes"},
         "decode": {"probabilities", "png_bytes"},
-        "encode": {"mean", "log_variance"},
+        "encode": {"mean", "log_variance", "z"},
         "reconstruct": {"probabilities", "png_bytes"},
         "interpolate": {"probabilities", "png_bytes"},
         "elbo": {"elbo", "kl", "reconstruction"},

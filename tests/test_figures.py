@@ -74,7 +74,7 @@ def test_samples_are_a_hundred_draws(draw, subject):
 def test_interpolation_goes_from_z2_to_z1(draw, subject):
     axes = draw("interpolation").axes
     assert len(axes) == 6
-    z1, z2 = subject.model.prior.sample([2, 1], seed=tf.constant([subject.seed, 0]))
+    z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
     assert not np.allclose(subject.model.decode(z1), subject.model.decode(z2), atol=1e-3)
     for axis, alpha in zip(axes, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), strict=True):
         assert rf"\alpha = {alpha:.1f}" in axis.get_title()
@@ -119,7 +119,7 @@ def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
     test = subject.dataset.test
     for digit, cloud in enumerate(clouds):
         own = test.binary[test.labels == digit].astype(np.float32)
-        expected, _ = subject.model.encode(own)
+        expected = subject.model.encode(own)["z"]
         # Other numbers of rows: rounding, of sums of 784 float32 terms.
         np.testing.assert_allclose(cloud.get_offsets(), expected, atol=1e-5)
 

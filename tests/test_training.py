@@ -443,13 +443,6 @@ def test_config_value_out_of_range_is_refused_before_data_are_loaded(field, valu
         training.train(run, time.time())
 
 
-def test_network_whose_fields_the_config_lacks_is_refused(tmp_path):
-    run = runs.Run(tmp_path / "run", "vae", tiny.config(network="conv"), "genmnist train", "commit")
-    with pytest.raises(UsageError, match="channels"):
-        training.train(run, time.time())
-    assert not runs.exists(run.workdir)
-
-
 def test_largest_batch_and_seed_train(tmp_path, eager):
     run = tiny.train(tiny.begin(tmp_path / "run", batch_size=4000, seed=2**31 - 1, epochs=1))
     assert [row["step"] for row in tiny.rows(run)] == [1]

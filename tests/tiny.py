@@ -28,6 +28,13 @@ SIZES = {
     "encoder_channels": 1,
     "decoder_channels": 1,
     "latent_size": 2,
+    "flow_steps": 2,
+    "flow_size": 8,
+    "flow_columns": 2,
+    "flow_reflections": 2,
+    "prior_components": 3,
+    "prior_steps": 2,
+    "prior_size": 8,
 }
 STEPS = 4  # an epoch, of 4,000 training images
 # Not compiled by XLA, which takes most of a short training's time.

@@ -1,10 +1,13 @@
 """What every model offers: training, evaluation, figures and export see only this."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tf_keras
 
 from keras_genmnist import bounds
-from keras_genmnist.bounds import LogTerms
+from keras_genmnist.bounds import ELBO, LogTerms
+from keras_genmnist.distributions import base_of, centre_of, sample_each
 from keras_genmnist.images import png
 
 # More in one request could exhaust a server's memory; the check is inside the exported graph.
@@ -83,22 +86,30 @@ class GenerativeModel(tf_keras.Model):
 class LatentVariableModel(GenerativeModel):
     """p(x) = integral of p(x | z) p(z) dz, trained on a bound of it.  A subclass defines `log_terms`."""
 
-    monitor = "elbo"
-
-    def __init__(self, encoder, decoder, prior, image_shape):
+    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
           decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C].
-          prior: distribution p(z), event [D].
+          prior: () -> distribution p(z), event [D]; has `latent_size`, D.
           image_shape: (H, W, C).
+          objective: what training maximises.
         """
         super().__init__(image_shape)
         self.encoder, self.decoder, self.prior = encoder, decoder, prior
-        self.latent_size = prior.event_shape[0]
-        self.averages = {name: tf_keras.metrics.Mean(name) for name in ("elbo", "kl", "reconstruction")}
+        self.latent_size, self.objective = prior.latent_size, objective
+        self.monitor = objective.bound
+        names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound))
+        self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
 
-    def log_terms(self, x: tf.Tensor, num_samples: int, seed: tf.Tensor, training: bool = False) -> LogTerms:
+    def log_terms(
+        self,
+        x: tf.Tensor,
+        num_samples: int,
+        seed: tf.Tensor,
+        training: bool = False,
+        hold: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    ) -> LogTerms:
         """Log densities of S draws from the posterior.
 
         Args:
@@ -106,6 +117,7 @@ class LatentVariableModel(GenerativeModel):
           num_samples: S.
           seed: int32 [2].
           training: whether batch norm uses the batch's statistics.
+          hold: of a PathGradient: the densities are those at hold(z), the posterior's with its parameters held fixed.
         Returns:
           LogTerms of [S, B], nats.
         """
@@ -133,43 +145,61 @@ class LatentVariableModel(GenerativeModel):
     def train_step(self, x):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         kl_weight = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
-        with tf.GradientTape() as tape:
-            terms = self.log_terms(x, 1, seed=tf.stack([self.seed, step]), training=True)
-            loss = -tf.reduce_mean(bounds.elbo(terms, kl_weight))
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        objective, variables = self.objective, self.trainable_variables
+        seed = tf.stack([self.seed, step])
+        if objective.gradient == "standard":
+            with tf.GradientTape() as tape:
+                terms = self.log_terms(x, objective.num_draws, seed, training=True)
+                loss = -tf.reduce_mean(objective(terms, kl_weight))
+            gradients = tape.gradient(loss, variables)
+        else:
+            with tf.GradientTape(persistent=True) as tape:
+                path = bounds.PathGradient(tape)
+                terms = self.log_terms(x, objective.num_draws, seed, training=True, hold=path.hold)
+                loss = -tf.reduce_mean(objective(terms, kl_weight))
+            scale = bounds.normalised_weights(terms) if objective.gradient == "dreg" else 1.0
+            gradients = path.gradients(loss, scale, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(terms)
 
     def test_step(self, x):
         # The same draw every epoch: epochs compare, and a resumed run sees what an uninterrupted one does.
-        return self._record(self.log_terms(x, 1, seed=tf.constant([0, 0])))
+        return self._record(self.log_terms(x, self.objective.num_draws, seed=tf.constant([0, 0])))
 
     def _record(self, terms: LogTerms) -> dict[str, tf.Tensor]:
         self.averages["elbo"].update_state(bounds.elbo(terms))
         self.averages["kl"].update_state(bounds.kl(terms))
         self.averages["reconstruction"].update_state(bounds.reconstruction(terms))
+        if self.objective.bound == "iwae":
+            self.averages["iwae"].update_state(bounds.iwae_bound(terms))
         return {name: average.result() for name, average in self.averages.items()}
 
     def draw(self, seeds):
-        def latent_and_uniform(seed):
-            z_seed, x_seed = tf.unstack(tf.random.split(seed, 2))
-            return self.prior.sample(seed=z_seed), tf.random.stateless_uniform(self.image_shape, x_seed)
-
-        z, uniform = tf.map_fn(latent_and_uniform, seeds, fn_output_signature=(tf.float32, tf.float32))
-        probabilities = self.decode(z)
+        z_seeds, x_seeds = tf.unstack(tf.map_fn(lambda seed: tf.random.split(seed, 2), seeds), axis=1)
+        uniform = tf.map_fn(
+            lambda seed: tf.random.stateless_uniform(self.image_shape, seed), x_seeds, fn_output_signature=tf.float32
+        )
+        probabilities = self.decode(sample_each(self.prior(), z_seeds))
         return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
 
     def decode(self, z: tf.Tensor) -> tf.Tensor:
         """The mean image of p(x | z).  z [..., D] -> [..., H, W, C] in [0, 1]."""
         return self.decoder(z).mean()
 
-    def encode(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and log variance of q(z | x).  Images [B, H, W, C] -> two of [B, D]."""
+    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The posterior of images [B, H, W, C].
+
+        Returns:
+          mean, log_variance: of the Gaussian q(z | x), or of the one that its flow starts from, [B, D].
+          z: the mean, or what the flow makes of it, [B, D].
+        """
         posterior = self.encoder(x)
-        return posterior.mean(), 2 * tf.math.log(posterior.stddev())
+        base = base_of(posterior)
+        return {"mean": base.mean(), "log_variance": 2 * tf.math.log(base.stddev()), "z": centre_of(posterior)}
 
     def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
-        """The image decoded from the posterior's mean.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
-        return self.decode(self.encode(x)[0])
+        """The image decoded from the posterior's centre.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
+        return self.decode(self.encode(x)["z"])
 
     def interpolate(self, z1: tf.Tensor, z2: tf.Tensor, alphas: tf.Tensor) -> tf.Tensor:
         """Decodes alpha z1 + (1 - alpha) z2.  z1, z2 [B, D], alphas [A] -> [B, A, H, W, C] in [0, 1]."""
@@ -186,8 +216,7 @@ class LatentVariableModel(GenerativeModel):
 
         @tf.function(input_signature=[batch])
         def encode(images):
-            mean, log_variance = self.encode(_finite(images, "images"))
-            return {"mean": mean, "log_variance": log_variance}
+            return self.encode(_finite(images, "images"))
 
         @tf.function(input_signature=[batch])
         def reconstruct(images):

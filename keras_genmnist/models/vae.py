@@ -4,43 +4,82 @@ Source: Kingma & Welling (2014), "Auto-Encoding Variational Bayes", arxiv.org/ab
 "Stochastic Backpropagation and Approximate Inference in Deep Generative Models", arxiv.org/abs/1401.4082
 """
 
+import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
-from keras_genmnist import networks
-from keras_genmnist.bounds import LogTerms
-from keras_genmnist.config import require_choice, require_positive
+from keras_genmnist import distributions, flows, networks
+from keras_genmnist.bounds import LogTerms, Objective
+from keras_genmnist.config import require, require_choice, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
-from keras_genmnist.distributions import BernoulliDecoder, GaussianPosterior, standard_normal
 from keras_genmnist.models.base import LatentVariableModel
+
+tfd = tfp.distributions
+
+POSTERIOR_FLOWS = {
+    "gaussian": lambda c: None,
+    "planar": lambda c: flows.PlanarFlow(c.flow_steps, c.latent_size),
+    "radial": lambda c: flows.RadialFlow(c.flow_steps, c.latent_size),
+    "sylvester": lambda c: flows.SylvesterFlow(c.flow_steps, c.latent_size, c.flow_columns, c.flow_reflections),
+    "iaf": lambda c: flows.InverseAutoregressiveFlow(c.flow_steps, c.latent_size, c.flow_size),
+}
+PRIORS = {
+    "normal": lambda c, encoder: distributions.StandardNormal(c.latent_size),
+    "mixture": lambda c, encoder: distributions.MixturePrior(c.prior_components, c.latent_size),
+    "vamp": lambda c, encoder: distributions.VampPrior(encoder, c.prior_components, c.latent_size, IMAGE_SHAPE),
+    "maf": lambda c, encoder: distributions.FlowPrior(
+        flows.MaskedAutoregressiveFlow(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
+    ),
+    "realnvp": lambda c, encoder: distributions.FlowPrior(
+        flows.RealNVP(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
+    ),
+}
 
 
 class VAE(LatentVariableModel):
-    """Diagonal Gaussian posterior, Bernoulli decoder, spherical normal prior, KL in closed form."""
+    """One layer of latents: any posterior, prior and decoder; the KL in closed form where TFP knows it."""
 
-    def log_terms(self, x, num_samples, seed, training=False):
-        posterior = self.encoder(x, training=training)
-        z = posterior.sample(num_samples, seed=seed)
+    def log_terms(self, x, num_samples, seed, training=False, hold=None):
+        posterior, prior = self.encoder(x, training=training), self.prior()
+        if hold:
+            z = hold(posterior.sample(num_samples, seed=seed))
+            mean, scale = tf.stop_gradient(posterior.mean()), tf.stop_gradient(posterior.stddev())
+            log_posterior = tfd.Independent(tfd.Normal(mean, scale), 1).log_prob(z)
+            exact_kl = None  # its gradient has the score
+        else:
+            z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
+            exact_kl = distributions.exact_kl(posterior, prior)
         log_likelihood = self.decoder(z, training=training).log_prob(x)
-        exact_kl = tfp.distributions.kl_divergence(posterior, self.prior)
-        return LogTerms(log_likelihood, self.prior.log_prob(z), posterior.log_prob(z), exact_kl)
+        return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, exact_kl)
 
 
 def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
-    require_choice(config, network=["mlp", "conv"])
-    require_positive(config, "latent_size", "hidden_size")
+    require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
+    require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
+    require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
+    require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
+    require_positive(config, "prior_steps", "prior_size", "prior_components", "train_draws")
+    require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
+    if config.gradient != "standard":
+        require_choice(config, posterior=["gaussian"])
+    if config.gradient == "dreg":
+        require_choice(config, bound=["iwae"])
+    if config.posterior == "sylvester":
+        require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
+    if config.prior == "realnvp":
+        require(config, "latent_size", config.latent_size >= 2, "2 or more, which prior=realnvp needs")
     if config.network == "mlp":
-        require_positive(config, "hidden_layers")
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
         decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
     else:
-        require_positive(config, "encoder_channels", "decoder_channels")
         encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size)
         decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size)
+    posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
     return VAE(
-        GaussianPosterior(encoder, config.latent_size),
-        BernoulliDecoder(decoder, IMAGE_SHAPE),
-        standard_normal(config.latent_size),
+        posterior,
+        distributions.BernoulliDecoder(decoder, IMAGE_SHAPE),
+        PRIORS[config.prior](config, posterior),
         IMAGE_SHAPE,
+        Objective(config.bound, config.train_draws, config.gradient, config.free_bits),
     )

@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds, models
 from keras_genmnist import config as configs
-from keras_genmnist.distributions import standard_normal
+from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.vae import VAE
 from tests import conformance, tiny
@@ -110,7 +110,7 @@ def test_vae_learns_the_closed_form_elbo_gradient():
 
 def test_vae_interpolates_from_z2_to_z1(digits):
     model = models.build(tiny.config("vae"))
-    mean, _ = model.encode(digits)
+    mean = model.encode(digits)["mean"]
     path = model.interpolate(mean[:1], mean[1:2], tf.constant([0.0, 1.0]))[0]
     np.testing.assert_allclose(path[0], model.decode(mean[1]), atol=1e-6)  # one row or two: rounding
     np.testing.assert_allclose(path[1], model.decode(mean[0]), atol=1e-6)
@@ -118,9 +118,11 @@ def test_vae_interpolates_from_z2_to_z1(digits):
 
 def test_vae_encode_gives_mean_and_log_variance():
     x = ORACLE.sample(3)
-    mean, log_variance = ORACLE.vae().encode(x)
-    np.testing.assert_allclose(mean, ORACLE.posterior_mean(x), rtol=1e-5)  # float32
-    np.testing.assert_allclose(log_variance, np.tile(np.log(ORACLE.posterior_variance), [3, 1]), rtol=1e-5)
+    encoding = ORACLE.vae().encode(x)
+    np.testing.assert_allclose(encoding["mean"], ORACLE.posterior_mean(x), rtol=1e-5)  # float32
+    log_variance = np.tile(np.log(ORACLE.posterior_variance), [3, 1])
+    np.testing.assert_allclose(encoding["log_variance"], log_variance, rtol=1e-5)
+    np.testing.assert_array_equal(encoding["z"], encoding["mean"])
 
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0)])
@@ -138,7 +140,7 @@ def test_vae_train_step_warms_the_kl_up_linearly(step, weight):
     def decoder(z, training=False):  # takes no notice of z: the likelihood has no gradient
         return tfd.Independent(tfd.Bernoulli(logits=tf.zeros([*z.shape[:-1], 2, 2, 1])), 3)
 
-    model = VAE(Unit(), decoder, standard_normal(1), (2, 2, 1))
+    model = VAE(Unit(), decoder, StandardNormal(1), (2, 2, 1))
     model.compile(tf_keras.optimizers.SGD(1.0), warmup_steps=10)
     model.optimizer.iterations.assign(step)
     model.train_step(tf.ones([3, 2, 2, 1]))
@@ -167,3 +169,166 @@ def test_vae_refuses_an_unknown_network():
     config.network = "cnn"
     with pytest.raises(UsageError, match=r"config.network='cnn' .*mlp, conv"):
         models.build(config)
+
+
+# Flows, priors and bounds
+
+
+@pytest.mark.parametrize("posterior", ["planar", "radial", "sylvester", "iaf"])
+def test_flow_with_identity_parameters_is_the_plain_vae(posterior, digits):
+    plain, model = (
+        models.build(tiny.config("vae", posterior=name, batch_norm=False)) for name in ("gaussian", posterior)
+    )
+    parts = [(m.encoder.network, m.encoder.parameters, m.decoder) for m in (plain, model)]
+    for ours, theirs in zip(*parts, strict=True):
+        theirs.set_weights(ours.get_weights())
+    for variable in model.encoder.flow.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    if posterior == "iaf":
+        for made in model.encoder.flow.mades:
+            *_, gate_bias = (v for v in made.trainable_variables if v.shape.rank == 1)
+            gate_bias.assign(tf.fill(gate_bias.shape, 100.0))  # gate = 1
+    seed = tf.constant([1, 2])
+    ours, theirs = plain.log_terms(digits, 3, seed), model.log_terms(digits, 3, seed)
+    for name in ("log_likelihood", "log_prior", "log_posterior"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+@pytest.mark.parametrize("posterior", ["planar", "radial", "sylvester", "iaf"])
+def test_flow_posterior_scores_its_end_and_not_its_start(posterior, digits):
+    model = models.build(tiny.config("vae", posterior=posterior))
+    for k, variable in enumerate(model.encoder.flow.trainable_variables):
+        noise = tf.random.stateless_normal(variable.shape, [k, 0], stddev=0.3)
+        variable.assign_add(tf.where(variable == 0, 0.0, noise) if posterior == "iaf" else noise)  # masks stay
+    seed = tf.constant([1, 2])
+    terms = model.log_terms(digits, 3, seed)
+    q = model.encoder(digits)
+    start = q.distribution.sample(3, seed=seed)
+    end = q.bijector.forward(start)
+    assert np.abs(end - start).max() > 0.01
+    np.testing.assert_allclose(terms.log_prior, model.prior().log_prob(end), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(terms.log_likelihood, model.decoder(end).log_prob(digits), rtol=1e-5)
+    log_det = q.bijector.forward_log_det_jacobian(start, event_ndims=1)
+    np.testing.assert_allclose(terms.log_posterior, q.distribution.log_prob(start) - log_det, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "posterior", "prior"),
+    [
+        ("conv", "iaf", "realnvp"),
+        ("conv", "planar", "maf"),
+        ("mlp", "sylvester", "vamp"),
+        ("conv", "gaussian", "vamp"),
+        ("mlp", "radial", "mixture"),
+        ("mlp", "iaf", "maf"),
+    ],
+)
+def test_any_posterior_goes_with_any_prior_and_network(network, posterior, prior, digits):
+    config = tiny.config("vae", network=network, posterior=posterior, prior=prior)
+    conformance.check(config, digits)
+
+
+def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
+    model = models.build(tiny.config("vampprior"))
+    z = tf.random.stateless_normal([4, 2], [1, 2])
+    components = model.encoder(model.prior.pseudo_images)
+    expected = tf.reduce_logsumexp(components.log_prob(z[:, None]), axis=1) - np.log(3)
+    np.testing.assert_allclose(model.prior().log_prob(z), expected, rtol=1e-5)
+
+
+def oracle_gradients(gradient: str, bound: str, num_draws: int, images: int = 4000) -> np.ndarray:
+    """Gradients of the bound by the posterior mean's shift, one estimate a copy of one image, [images, 2]."""
+    shift = tf.fill([images, 2], 0.3)
+    x = np.repeat(ORACLE.sample(1), images, axis=0)
+    model = ORACLE.vae(shift)
+    objective = bounds.Objective(bound, num_draws, gradient)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(shift)
+        model = ORACLE.vae(shift, 1.2)
+        path = None if gradient == "standard" else bounds.PathGradient(tape)
+        terms = model.log_terms(x, num_draws, tf.constant([1, 2]), hold=path and path.hold)
+        terms = terms._replace(exact_kl=None)
+        total = tf.reduce_sum(objective(terms))
+    if not path:
+        return tape.gradient(total, shift).numpy().astype(np.float64)
+    scale = bounds.normalised_weights(terms) if gradient == "dreg" else 1.0
+    return path.gradients(total, scale, [shift])[0].numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "bound", "num_draws"), [("dreg", "iwae", 8), ("dreg", "iwae", 1), ("stl", "elbo", 3)]
+)
+def test_path_gradient_has_the_mean_of_the_standard_one_and_less_variance(gradient, bound, num_draws):
+    standard, path = (oracle_gradients(name, bound, num_draws) for name in ("standard", gradient))
+    error = np.sqrt((standard.var(axis=0) + path.var(axis=0)) / len(path))
+    assert (np.abs(path.mean(axis=0)) > 5 * error).any()  # else agreement would mean nothing
+    # 4 standard errors, twice: one in 8,000 sets of draws is outside.
+    np.testing.assert_array_less(np.abs(standard.mean(axis=0) - path.mean(axis=0)), 4 * error)
+    assert (path.var(axis=0) < 0.8 * standard.var(axis=0)).all()
+
+
+def test_path_gradient_vanishes_where_the_posterior_is_exact():
+    x, shift = ORACLE.sample(5), tf.zeros([5, 2])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(shift)
+        path = bounds.PathGradient(tape)
+        terms = ORACLE.vae(shift).log_terms(x, 4, tf.constant([1, 2]), hold=path.hold)
+        total = tf.reduce_sum(bounds.elbo(terms))
+    np.testing.assert_allclose(path.gradients(total, 1.0, [shift])[0], 0, atol=1e-4)  # float32
+
+
+@pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
+def test_gradient_estimators_agree_on_the_decoder(gradient, digits):
+    def step(gradient):
+        model = models.build(tiny.config("vae", bound="iwae", train_draws=4, gradient=gradient, batch_norm=False))
+        model.compile(tf_keras.optimizers.SGD(1e-3))
+        before = [w.numpy() for w in model.decoder.trainable_weights]
+        model.train_step(digits)
+        return [w.numpy() - old for w, old in zip(model.decoder.trainable_weights, before, strict=True)]
+
+    for ours, theirs in zip(step("standard"), step(gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)  # float32 differences of weights
+
+
+def test_iwae_is_monitored_by_its_own_bound(digits):
+    model = models.build(tiny.config("vae", bound="iwae", train_draws=5))
+    assert model.monitor == "iwae"
+    logs = model.test_step(digits)
+    terms = model.log_terms(digits, 5, tf.constant([0, 0]))
+    np.testing.assert_allclose(logs["iwae"], tf.reduce_mean(bounds.iwae_bound(terms)), rtol=1e-6)
+    assert logs["iwae"] > logs["elbo"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [  # the field that is wrong first
+        {"posterior": "real"},
+        {"prior": "flow"},
+        {"bound": "elob"},
+        {"gradient": "reinforce"},
+        {"flow_steps": 0, "posterior": "planar"},
+        {"prior_components": 0, "prior": "vamp"},
+        {"train_draws": 0},
+        {"free_bits": -1.0},
+        {"posterior": "iaf", "gradient": "stl"},
+        {"bound": "elbo", "gradient": "dreg"},
+        {"flow_columns": 3, "posterior": "sylvester"},
+        {"latent_size": 1, "prior": "realnvp"},
+    ],
+)
+def test_vae_refuses_values_out_of_range(changes):
+    with pytest.raises(UsageError) as error:
+        models.build(tiny.config("vae", **changes))
+    field = next(iter(changes))
+    assert str(error.value).startswith(f"config.{field}={changes[field]!r} is ")
+    assert "\n" not in str(error.value)
+
+
+def test_deep_flow_trains_without_nan(digits):
+    model = models.build(tiny.config("planar", flow_steps=32))
+    model.compile(tf_keras.optimizers.Adam(1e-2))
+    train_step = tf.function(model.train_step)
+    for _ in range(80):
+        logs = train_step(digits)
+    assert np.isfinite(logs["elbo"])
+    assert all(np.isfinite(weight).all() for weight in model.weights)

@@ -1,0 +1,9 @@
+"""VAE with radial flow posterior (Rezende & Mohamed 2015, arxiv.org/abs/1505.05770)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("vae", posterior="radial", flow_steps=10)

@@ -1,0 +1,9 @@
+"""VAE with Householder Sylvester flow posterior (van den Berg et al. 2018, arxiv.org/abs/1803.05649)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("vae", posterior="sylvester")
