@@ -67,6 +67,7 @@ def figures(argv: list[str]) -> None:
     """Draw what a run has learned, as PNG files.
 
     genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--out=DIR]
+    genmnist figures --which=flow_densities [--out=DIR]
     """
     values = _run_flags()
     flags.DEFINE_list("which", [], "Figures to draw; all that the model has by default.", flag_values=values)
@@ -74,7 +75,10 @@ def figures(argv: list[str]) -> None:
     flags.DEFINE_string("out", "figures", "Folder of the pictures.", flag_values=values)
     _parse(values, argv)
     with _quiet():
-        from keras_genmnist import figures
+        from keras_genmnist import densities, figures
+    if values.which == [figures.NO_RUN] and not (values.model or values.workdir):
+        figures.save(densities.figure(values.seed), Path(values.out) / f"{figures.NO_RUN}.png")
+        return
     figures.figures(_trained(values), values.which, values.seed, Path(values.out))
 
 

@@ -104,6 +104,7 @@ def latent_grid(subject: Subject) -> Figure:
     return figure
 
 
+NO_RUN = "flow_densities"  # of densities.py
 FIGURES = {f.__name__: f for f in (samples, interpolation, reconstructions, training_curves, latent_means, latent_grid)}
 
 
@@ -128,9 +129,14 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
       UsageError: if a figure is unknown or the model does not have it, or `out` cannot be written.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
+    known = [*FIGURES, NO_RUN]
     for name in which:
+        if name == NO_RUN:
+            raise UsageError(
+                f"{NO_RUN} is not a run's figure: give --which={NO_RUN} alone, without --model or --workdir"
+            )
         if name not in FIGURES:
-            raise UsageError(f"unknown figure {name!r}{suggest(name, list(FIGURES))} Figures: {', '.join(FIGURES)}")
+            raise UsageError(f"unknown figure {name!r}{suggest(name, known)} Figures: {', '.join(known)}")
     model, dataset = runs.load_model(run), data.load(run.config.dataset)
     lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, dataset))}
     for name in which:
@@ -138,13 +144,20 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}")
     subject = Subject(run, model, dataset, runs.read_metrics(run), seed)
     for name in which or [name for name in FIGURES if name not in lacking]:
-        figure = FIGURES[name](subject)
-        png = io.BytesIO()
-        figure.savefig(png, dpi=120)
-        plt.close(figure)
-        path = out / f"{run.name}_{name}.png"
-        files.write(path, png.getvalue())
-        print(f"wrote {path}")
+        save(FIGURES[name](subject), out / f"{run.name}_{name}.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG file and closes it.
+
+    Raises:
+      UsageError: if the path cannot be written.
+    """
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120)
+    plt.close(figure)
+    files.write(path, png.getvalue())
+    print(f"wrote {path}")
 
 
 def _caption(subject: Subject) -> str:

@@ -24,7 +24,7 @@ LAYERS = [
     {"models.*"},
     {"models"},
     {"runs"},
-    {"training", "evaluate", "figures", "export", "sampling"},
+    {"training", "evaluate", "figures", "export", "sampling", "densities"},
     {"cli"},
     {"__main__"},
 ]
