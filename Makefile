@@ -80,8 +80,10 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-bench: $(INSTALLED) .venv-bench/.installed ## training speed beside PyTorch's and JAX's
+bench: $(INSTALLED) .venv-bench/.installed ## training speed beside PyTorch's and JAX's, and of the posteriors
 	$(PY) benchmarks/training.py
+	$(PY) benchmarks/training.py --draws=50 --rounds=3
+	$(PY) benchmarks/posteriors.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
