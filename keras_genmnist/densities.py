@@ -77,7 +77,8 @@ def log_normalisers() -> np.ndarray:
 def fit(name: str, steps: int, seed: int, iterations: int = ITERATIONS) -> Callable[[], tfd.Distribution]:
     """Fits one flow to each of the four densities by the gradient of KL(q || p), annealed as in equation 20 there.
 
-    The four are the rows of one batch: planar and radial parameters are those of a row, an IAF sees its row as context.
+    From a Gaussian with learned mean and scale, as in a VAE.  The four are the rows of one batch: planar and radial
+    parameters are those of a row, an IAF sees its row as context.
 
     Args:
       name: of FLOWS.
@@ -88,15 +89,16 @@ def fit(name: str, steps: int, seed: int, iterations: int = ITERATIONS) -> Calla
       () -> the fitted distribution, batch [4], event [2].
     """
     tf_keras.utils.set_random_seed(seed)
-    flow = FLOWS[name](steps)
+    flow, mean, log_scale = FLOWS[name](steps), tf.Variable(tf.zeros([4, 2])), tf.Variable(tf.zeros([4, 2]))
 
     def distribution():
-        base = tfd.MultivariateNormalDiag(tf.zeros([4, 2]))
+        base = tfd.MultivariateNormalDiag(mean, tf.exp(log_scale))
         return tfd.TransformedDistribution(base, flow(tf.eye(4)))
 
-    distribution()  # makes the variables
+    distribution()  # makes the flow's variables
+    variables = [mean, log_scale, *flow.trainable_variables]
     optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(LEARNING_RATE, iterations))
-    optimizer.build(flow.trainable_variables)
+    optimizer.build(variables)
 
     @tf.function(jit_compile=True)
     def train():
@@ -105,8 +107,8 @@ def fit(name: str, steps: int, seed: int, iterations: int = ITERATIONS) -> Calla
             with tf.GradientTape() as tape:
                 z, log_q = distribution().experimental_sample_and_log_prob(BATCH, seed=tf.stack([seed, i]))
                 loss = tf.reduce_sum(tf.reduce_mean(log_q + weight * energies(z), axis=0))
-            gradients = tape.gradient(loss, flow.trainable_variables)
-            optimizer.apply_gradients(zip(gradients, flow.trainable_variables, strict=True))
+            gradients = tape.gradient(loss, variables)
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     train()
     return distribution

@@ -1,6 +1,7 @@
 """Data and one tiny trained run, shared by all tests.  Nothing is downloaded: TFDS_DATA_DIR names prepared MNIST."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from tests import tiny
 
 # As the command line has it: the default threading adds gradients in an order that varies.
 tf.config.threading.set_inter_op_parallelism_threads(1)
+
+# Where the tests run in the background, SIGINT is ignored, by what they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def prepared(name: str) -> Path:

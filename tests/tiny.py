@@ -1,7 +1,6 @@
 """Runs small enough to train in a test: a few thousand parameters, four steps an epoch."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -89,8 +88,6 @@ def start(*arguments: str, cwd: Path, before: str = "") -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests themselves run in the background, SIGINT is ignored, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
