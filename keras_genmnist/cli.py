@@ -193,12 +193,26 @@ def _parse(values: flags.FlagValues, argv: list[str], known_only: bool = False) 
     try:
         rest = values(["genmnist", *(a for a in argv if not _wants_help([a]))], known_only=known_only)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(_plain(error)) from error
     stray = [argument for argument in rest if not argument.startswith("--config.")] if known_only else rest
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
     if _wants_help(argv) and not known_only:
         raise _Help(values, ConfigDict())
+
+
+def _plain(error: Exception) -> str:
+    """The message of absl in one line; what Python says of a value of the wrong type says what is accepted instead."""
+    message = " ".join(str(error).split())
+    accepted = {
+        "invalid literal for int()": "give a whole number",
+        "could not convert string to float": "give a number",
+        "('Non-boolean argument": "give true or false",
+    }
+    for said, advice in accepted.items():
+        if said in message:
+            return message[: message.index(said)] + advice
+    return message
 
 
 def _define_config(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
@@ -211,7 +225,7 @@ def _define_config(values: flags.FlagValues, config: ConfigDict, argv: list[str]
     try:
         config_flags.DEFINE_config_dict("config", config, "Fields of the config.", values, sys_argv=argv)
     except (flags.Error, TypeError, ValueError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(_plain(error)) from error
 
 
 def _wants_help(argv: list[str]) -> bool:
