@@ -53,7 +53,7 @@ MODELS ?= vae vae_2d vae_conv
 DATASET ?= mnist
 EPOCHS ?= 10
 RUNS := runs$(patsubst %,/%,$(filter-out mnist,$(DATASET)))
-figures: $(MODELS:%=figures-%) ## draw every figure of MODELS into figures/, training what is missing (DATASET, EPOCHS)
+figures: $(MODELS:%=figures-%) ## draw the figures of MODELS into figures/, training what is missing (DATASET, EPOCHS)
 
 # A run that exists goes by its own config.json: one cut short is finished, a finished one is used as it is.
 figures-%: $(INSTALLED)

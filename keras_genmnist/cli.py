@@ -70,7 +70,9 @@ def figures(argv: list[str]) -> None:
     genmnist figures --which=flow_densities [--out=DIR]
     """
     values = _run_flags()
-    flags.DEFINE_list("which", [], "Figures to draw; all that the model has by default.", flag_values=values)
+    flags.DEFINE_list(
+        "which", [], "Names of figures, see README; all that the model has by default.", flag_values=values
+    )
     flags.DEFINE_integer("seed", 1, "Of the samples and the interpolation.", *SEEDS, flag_values=values)
     flags.DEFINE_string("out", "figures", "Folder of the pictures.", flag_values=values)
     _parse(values, argv)
@@ -196,7 +198,7 @@ def _parse(values: flags.FlagValues, argv: list[str], known_only: bool = False) 
         raise UsageError(_plain(error)) from error
     stray = [argument for argument in rest if not argument.startswith("--config.")] if known_only else rest
     if stray:
-        raise UsageError(f"unexpected argument {stray[0]!r}; flags are written --name=value")
+        raise UsageError(f"unexpected argument {stray[0]!r}; flags are --name=value, config fields --config.name=value")
     if _wants_help(argv) and not known_only:
         raise _Help(values, ConfigDict())
 
@@ -236,7 +238,9 @@ def _trained(values: flags.FlagValues):
     """The run that --workdir or --model names."""
     from keras_genmnist import runs
 
-    run = runs.load(_workdir(values))
+    if values.model and not values.workdir:
+        configs.load(values.model)  # refuses a misspelt name
+    run = runs.load(_workdir(values), values.model or "NAME")
     if values.model and values.model != run.name:
         raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {values.model}: leave out --model")
     return run

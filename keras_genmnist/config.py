@@ -45,7 +45,7 @@ def description(name: str) -> str:
 
 def suggest(name: str, known: list[str]) -> str:
     """'; did you mean X?' where a known name is near, else a full stop."""
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean {near[0]}?" if near else "."
 
 

@@ -98,6 +98,7 @@ def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
         raise damaged(os.path.join(folder, name), type(error).__name__) from error
     try:
         if not builder.data_path.exists():
+            tfds.disable_progress_bar()
             print(f"downloading {name} into {builder.data_path} ...", flush=True)
             # Without a network, tfds' ten retries a file would take minutes and a warning each.
             downloader.MAX_RETRIES = 3

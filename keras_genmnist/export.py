@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_genmnist import data, runs
+from keras_genmnist import data, files, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.runs import Run
 
@@ -50,8 +50,12 @@ def export(run: Run, out: Path) -> Path:
         version = 1 + max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
         target = folder / str(version)
         beside.rename(target)
-    except (OSError, tf.errors.OpError) as error:
-        raise UsageError(f"cannot write {folder}: {error}; give an --out you may write to") from error
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {folder}: {files.reason(folder, error)}; give an --out you may write to"
+        ) from error
+    except tf.errors.OpError as error:
+        raise UsageError(f"cannot write {folder}: {error.message}; give an --out you may write to") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target

@@ -62,11 +62,12 @@ def reconstructions(subject: Subject) -> Figure:
 
 
 def training_curves(subject: Subject) -> Figure:
-    """ELBO on the training and validation split, and the KL, over the epochs."""
+    """ELBO on the training and validation split, and the KL, over the epochs; the steep first tenth falls outside."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     epochs = [row["epoch"] for row in subject.rows]
     for axis, name, label in ((left, "elbo", "ELBO"), (right, "kl", "KL")):
         marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
+        axis.set_xlim(0, epochs[-1] + 1)
         axis.plot(epochs, [row[name] for row in subject.rows], marker=marker, label="training")
         axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], marker=marker, label="validation")
         axis.set(xlabel="epoch", ylabel=f"{label} (nats per image)")
@@ -85,10 +86,13 @@ def latent_means(subject: Subject) -> Figure:
     batches = data.eval_batches(subject.dataset.test.binary, 500)
     means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
     figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+    size = min(20, 40_000 / len(means))
     for digit in range(10):
         own = means[subject.dataset.test.labels == digit]
-        axis.scatter(*own.T, s=4, alpha=0.6, color=plt.get_cmap("tab10")(digit), label=str(digit), linewidths=0)
-    axis.legend(title="digit", markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        axis.scatter(*own.T, s=size, alpha=0.6, color=plt.get_cmap("tab10")(digit), label=str(digit), linewidths=0)
+    axis.legend(
+        title="digit", markerscale=(80 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+    )
     axis.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
     figure.suptitle(f"Posterior means of the test set, {_caption(subject)}", fontsize=11)
     return figure
@@ -96,9 +100,10 @@ def latent_means(subject: Subject) -> Figure:
 
 def latent_grid(subject: Subject) -> Figure:
     """For a 2-D latent: the decodings of a regular grid over [-2, 2] squared."""
+    edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # a digit's centre is its z
     z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
     figure, axis = plt.subplots(figsize=(8, 8.3), layout="constrained")
-    axis.imshow(images.tile(subject.model.decode(z), columns=len(GRID)), cmap="gray", extent=(-2, 2, -2, 2))
+    axis.imshow(images.tile(subject.model.decode(z), columns=len(GRID)), cmap="gray", extent=(-edge, edge, -edge, edge))
     axis.set(xlabel="$z_1$", ylabel="$z_2$")
     figure.suptitle(f"Decoded latent grid, {_caption(subject)}", fontsize=11)
     return figure

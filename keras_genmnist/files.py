@@ -19,7 +19,15 @@ def write(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; give a path in a folder you may write to") from error
+        raise UsageError(
+            f"cannot write {path}: {reason(path, error)}; give a path in a folder you may write to"
+        ) from error
+
+
+def reason(path: Path, error: OSError) -> str:
+    """Why `path` cannot be written, naming the file that stands where a folder should be, if that is it."""
+    blocking = next((place for place in (path, *path.parents) if place.is_file()), None)
+    return f"{blocking} is a file" if blocking else error.strerror
 
 
 def write_json(path: Path, value) -> None:

@@ -16,7 +16,7 @@ def mlp(hidden_layers: int, hidden_size: int, batch_norm: bool = False) -> tf_ke
     for _ in range(hidden_layers):
         network.add(layers.Dense(hidden_size, use_bias=not batch_norm))
         if batch_norm:
-            network.add(layers.BatchNormalization(scale=False))  # the next layer's weights scale as well
+            network.add(layers.BatchNormalization(momentum=0.9, scale=False))  # the next layer's weights scale as well
         network.add(layers.ReLU())
     return network
 

@@ -71,15 +71,15 @@ def record(run: Run) -> None:
         files.write_json(path, content)
 
 
-def load(workdir: Path) -> Run:
-    """The run in `workdir`.
+def load(workdir: Path, name: str = "NAME") -> Run:
+    """The run in `workdir`; `name` is what to train there where there is none.
 
     Raises:
       UsageError: if there is none.
       Fault: if its config.json and the copy of it are both damaged.
     """
     if not exists(workdir):
-        raise UsageError(f"no run in {workdir}: train one with `genmnist train --model=NAME --workdir={workdir}`")
+        raise UsageError(f"no run in {workdir}: train one with `genmnist train --model={name} --workdir={workdir}`")
     first, copy = _config_files(workdir)
     for path in (first, copy):
         try:
@@ -131,7 +131,7 @@ def lock(workdir: Path):
         raise UsageError(f"another process is training in {workdir}: wait for it, or give another --workdir") from None
     except OSError as error:
         raise UsageError(
-            f"cannot write to the workdir {workdir}: {error.strerror}; give a --workdir you may write to"
+            f"cannot write to the workdir {workdir}: {files.reason(workdir, error)}; give a --workdir you may write to"
         ) from error
     return file
 

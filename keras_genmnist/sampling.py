@@ -15,6 +15,8 @@ from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import MAX_SAMPLES
 from keras_genmnist.runs import Run
 
+ENLARGED = 3  # a digit of 28 pixels is too small to look at
+
 
 class Source(NamedTuple):
     """What digits are drawn from: a signature `sample`, what to call it, and the object that keeps it alive."""
@@ -69,6 +71,8 @@ def sample(source: Source, num_samples: int, seed: int, out: Path) -> None:
     digits = source.sample(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["probabilities"].numpy()
     array = io.BytesIO()
     np.save(array, digits)
-    files.write(out, images.png(images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))).numpy())
+    sheet = images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))
+    enlarged = sheet.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    files.write(out, images.png(enlarged).numpy())
     files.write(out.with_suffix(".npy"), array.getvalue())
     print(f"wrote {out} and {out.with_suffix('.npy')}: {num_samples} samples of {source.label}, seed {seed}")

@@ -23,8 +23,9 @@ def test_sample_writes_the_model_s_draws(run, source, tmp_path):
     digits, sheet = draw(source, tmp_path / "new" / "digits.png")
     expected = runs.load_model(run).sample(5, 3)["probabilities"]
     np.testing.assert_allclose(digits, expected, atol=1e-6)  # eager or in a graph: rounding
-    assert sheet.shape == (2 * 28, 3 * 28, 1)  # 5 in rows of 3
-    np.testing.assert_allclose(sheet / 255, images.tile(digits, 3), atol=1 / 255)  # one of 255 levels
+    assert sheet.shape == (3 * 2 * 28, 3 * 3 * 28, 1)  # 5 in rows of 3, enlarged three times
+    np.testing.assert_array_equal(sheet[::3, ::3], sheet[2::3, 1::3])
+    np.testing.assert_allclose(sheet[::3, ::3] / 255, images.tile(digits, 3), atol=1 / 255)  # one of 255 levels
 
 
 def test_sample_from_an_export_equals_that_from_its_run(exported, source, tmp_path):

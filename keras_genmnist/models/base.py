@@ -206,21 +206,32 @@ class LatentVariableModel(GenerativeModel):
         weights = alphas[:, None]
         return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
 
+    def _checked(self, images: tf.Tensor) -> tf.Tensor:
+        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
+        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
+        message = "images are out of range: give pixels in [0, 1]"
+        checks = (
+            tf.debugging.assert_non_negative(images, message),
+            tf.debugging.assert_less_equal(images, 1.0, message),
+        )
+        with tf.control_dependencies(checks):
+            return tf.identity(images)
+
     def signatures(self):
         latents = tf.TensorSpec([None, self.latent_size], tf.float32)
         batch = tf.TensorSpec([None, *self.image_shape], tf.float32)
 
         @tf.function(input_signature=[latents])
         def decode(z):
-            return _with_png({"probabilities": self.decode(_finite(z, "z"))})
+            return _with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
 
         @tf.function(input_signature=[batch])
         def encode(images):
-            return self.encode(_finite(images, "images"))
+            return self.encode(self._checked(images))
 
         @tf.function(input_signature=[batch])
         def reconstruct(images):
-            return _with_png({"probabilities": self.reconstruct(_finite(images, "images"))})
+            return _with_png({"probabilities": self.reconstruct(self._checked(images))})
 
         @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
         def interpolate(z1, z2, alphas):
@@ -229,7 +240,7 @@ class LatentVariableModel(GenerativeModel):
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
-            terms = self.log_terms(_finite(images, "images"), 1, seed=tf.stack([seed, 0]))
+            terms = self.log_terms(self._checked(images), 1, seed=tf.stack([seed, 0]))
             return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
 
         own = [decode, encode, reconstruct, interpolate, elbo]

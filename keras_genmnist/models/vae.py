@@ -55,6 +55,7 @@ class VAE(LatentVariableModel):
 
 def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
+    require_choice(config, binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
