@@ -312,7 +312,7 @@ def _made(latent_size: int, hidden_size: int, reverse: bool, context_size: int =
         event_shape=latent_size,
         hidden_units=[hidden_size, hidden_size],
         input_order="right-to-left" if reverse else "left-to-right",
-        activation="elu",
+        activation="swish",  # with relu or elu, TensorFlow's graph optimiser breaks on what it fuses in an export
         **conditional,
     )
     made.build([None, latent_size])
