@@ -28,16 +28,17 @@ def train(argv: list[str]) -> None:
     _parse(values, argv, known_only=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
-    workdir = _workdir(values)
+    workdir, name = _workdir(values), values.model
+    if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
+        config = _overridden(values, configs.load(name), argv)
     with _quiet():
         from keras_genmnist import runs, training
     resumed = runs.load(workdir) if runs.exists(workdir) else None
-    if values.model is None and resumed is None:
-        raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
-    name = resumed.name if values.model is None else values.model
-    config = configs.load(values.model) if values.model is not None else resumed.config.copy_and_resolve_references()
-    _define_config(values, config, argv)
-    _parse(values, argv)
+    if name is None:
+        if resumed is None:
+            raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
+        name = resumed.name
+        config = _overridden(values, resumed.config.copy_and_resolve_references(), argv)
     lock = runs.lock(workdir)
     if resumed:
         runs.require_same_config(resumed, name, config)
@@ -217,8 +218,8 @@ def _plain(error: Exception) -> str:
     return message
 
 
-def _define_config(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
-    """Makes --config.FIELD=VALUE flags that change `config`."""
+def _overridden(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> ConfigDict:
+    """`config`, changed by the --config.FIELD=VALUE flags."""
     for argument in argv:
         field = argument.removeprefix("--config.").split("=")[0]
         if argument.startswith("--config.") and field not in config:
@@ -228,6 +229,8 @@ def _define_config(values: flags.FlagValues, config: ConfigDict, argv: list[str]
         config_flags.DEFINE_config_dict("config", config, "Fields of the config.", values, sys_argv=argv)
     except (flags.Error, TypeError, ValueError) as error:
         raise UsageError(_plain(error)) from error
+    _parse(values, argv)
+    return config
 
 
 def _wants_help(argv: list[str]) -> bool:

@@ -25,7 +25,7 @@ def evaluate(run: Run, num_draws: int, results: bool) -> dict:
     Args:
       run: a trained run.
       num_draws: draws of the importance-weighted likelihood; on the validation split at most VALIDATION_DRAWS.
-      results: also write results/NAME.json.
+      results: also write results/NAME.json, with the name of the run's directory.
     Returns:
       What is written.
     Raises:
@@ -59,7 +59,7 @@ def evaluate(run: Run, num_draws: int, results: bool) -> dict:
     print(f"wrote {run.metrics_json}")
     if results:
         suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
-        path = Path("results") / f"{run.name}{suffix}.json"
+        path = Path("results") / f"{run.workdir.name}{suffix}.json"
         files.write_json(path, record)
         print(f"wrote {path}")
     return record

@@ -128,7 +128,7 @@ def test_mean_and_error_are_those_of_the_images():
 def evaluated(run, tmp_path_factory):
     """The record of a copy of the run, and the folder it was evaluated in."""
     folder = tmp_path_factory.mktemp("evaluate")
-    copy = runs.load(shutil.copytree(run.workdir, folder / "copy"))
+    copy = runs.load(shutil.copytree(run.workdir, folder / "vae_copy"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return evaluate.evaluate(copy, num_draws=2, results=True), folder
@@ -137,7 +137,7 @@ def evaluated(run, tmp_path_factory):
 def test_evaluate_writes_metrics_and_results(evaluated):
     record, folder = evaluated
     assert json.loads((folder / "copy" / "metrics.json").read_text()) == record
-    assert json.loads((folder / "results" / "vae-mnist_5k.json").read_text()) == record
+    assert json.loads((folder / "results" / "vae_copy-mnist_5k.json").read_text()) == record
 
 
 def test_evaluate_records_what_was_scored(run, evaluated):

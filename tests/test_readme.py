@@ -13,7 +13,7 @@ def test_readme_row_is_the_result(path):
     result = json.loads(path.read_text())
     elbo, nll = result["test"]["elbo"], result["test"]["nll"]
     row = (
-        f"| `{result['model']}` | {-elbo['mean']:.2f} ({elbo['se']:.2f}) | {nll['mean']:.2f} ({nll['se']:.2f}) "
+        f"| `{path.stem}` | {-elbo['mean']:.2f} ({elbo['se']:.2f}) | {nll['mean']:.2f} ({nll['se']:.2f}) "
         f"| {nll['num_draws']:,} | {result['epochs']} epochs, {result['train_seconds'] / 60:.1f} minutes |"
     )
     assert row in (ROOT / "README.md").read_text()
