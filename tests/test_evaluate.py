@@ -136,7 +136,7 @@ def evaluated(run, tmp_path_factory):
 
 def test_evaluate_writes_metrics_and_results(evaluated):
     record, folder = evaluated
-    assert json.loads((folder / "copy" / "metrics.json").read_text()) == record
+    assert json.loads((folder / "vae_copy" / "metrics.json").read_text()) == record
     assert json.loads((folder / "results" / "vae_copy-mnist_5k.json").read_text()) == record
 
 
