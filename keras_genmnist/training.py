@@ -130,6 +130,7 @@ class Training:
 
         self.first_step = self.step
         self.steps_per_chunk = -(-IMAGES_PER_CHUNK // config.batch_size)
+        self.saving_seconds = 0.0  # spent on saving and logging the epoch before
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
         self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
@@ -206,7 +207,7 @@ class Training:
         validation = self.validate()
         if not all(map(math.isfinite, validation.values())):
             self.diverged("val_" + next(name for name, value in validation.items() if not math.isfinite(value)))
-        seconds = train_seconds + time.time() - start
+        seconds = self.saving_seconds + train_seconds + time.time() - start
         progress.seconds.assign_add(seconds)
         progress.epoch_seconds.assign(0.0)
         if validation[self.model.monitor] > float(progress.best):
@@ -298,10 +299,12 @@ def train(run: Run, started: float) -> None:
             training.train_epoch(chunks, on_steps, stopped=lambda: bool(received))
             if training.step % training.steps_per_epoch == 0:
                 row = training.end_epoch() | (startup if training.epoch == first_epoch + 1 else {})
+                start = time.time()
                 with open(run.metrics_jsonl, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 training.save()
                 _log_tensorboard(training, row)
+                training.saving_seconds = time.time() - start
                 tqdm.write(_line(row, run.config.epochs))
             elif received:
                 training.save()

@@ -146,7 +146,7 @@ def test_metrics_jsonl_has_the_fields_of_every_epoch(tmp_path, eager):
     # The bound's two terms, averaged in float32 over up to 4,000 images of some 500 nats: 1e-3 is 2e-6 of it.
     assert first["elbo"] == pytest.approx(first["reconstruction"] - first["kl"], abs=1e-3)
     assert first["val_elbo"] == pytest.approx(first["val_reconstruction"] - first["val_kl"], abs=1e-3)
-    # The images per second are of training alone, the seconds of training and validation, rounded to 1 ms.
+    # The images per second are of training alone, the seconds of all, rounded to 1 ms.
     assert 0 < tiny.STEPS * 1000 / first["images_per_second"] <= first["seconds"] + 1e-3
 
 
