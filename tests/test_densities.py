@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,7 +54,9 @@ def test_figure_has_each_target_beside_its_fits(monkeypatch, capsys):
     monkeypatch.setattr(densities, "STEPS", {"planar": (1,), "radial": (2,)})
     monkeypatch.setattr(densities, "PIXELS", 20)
     monkeypatch.setattr(densities, "fit", lambda name, steps, seed, fit=densities.fit: fit(name, steps, seed, 20))
-    axes = densities.figure(1).axes
+    figure = densities.figure(1)
+    plt.close(figure)
+    axes = figure.axes
     assert len(axes) == 12
     titles = [axis.get_title() for axis in axes]
     assert titles[0].startswith("target")
