@@ -26,8 +26,9 @@ def write(path: Path, content: bytes) -> None:
 
 def reason(path: Path, error: OSError) -> str:
     """Why `path` cannot be written, naming the file that stands where a folder should be, if that is it."""
-    blocking = next((place for place in (path, *path.parents) if place.is_file()), None)
-    return f"{blocking} is a file" if blocking else error.strerror
+    if not isinstance(error, FileExistsError | NotADirectoryError):
+        return error.strerror
+    return next((f"{place} is a file" for place in (path, *path.parents) if place.is_file()), error.strerror)
 
 
 def write_json(path: Path, value) -> None:
