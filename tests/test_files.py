@@ -22,6 +22,6 @@ def test_write_tells_what_the_system_says_of_a_file_it_cannot_replace(tmp_path, 
         raise PermissionError(13, os.strerror(13))
 
     monkeypatch.setattr("pathlib.Path.write_bytes", refused)
-    with pytest.raises(UsageError, match="there.txt: Permission denied"):
+    with pytest.raises(UsageError, match=r"there\.txt: Permission denied"):
         files.write(path, b"")
     assert path.read_text() == "kept"
