@@ -88,9 +88,11 @@ class PathGradient:
         """Gradients of `value`, those through the draws scaled draw by draw.
 
         Args:
-          value: a scalar, computed from what `hold` returned.
+          value: a scalar, nats, computed from what `hold` returned.
           scale: [S, B] or a number.
           variables: any.
+        Returns:
+          One of the shape of each variable.
         """
         *direct, at_draws = self.tape.gradient(value, [*variables, self.held], unconnected_gradients="zero")
         if not isinstance(scale, float):
@@ -99,9 +101,9 @@ class PathGradient:
         return [a + b for a, b in zip(direct, through, strict=True)]
 
 
-def normalised_weights(terms: LogTerms) -> tf.Tensor:
-    """w[s] / sum(w), [S, B]; a constant to any gradient."""
-    return tf.stop_gradient(tf.nn.softmax(log_weights(terms), axis=0))
+def normalised_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
+    """w[s] / sum(w), [S, B]; a constant to any gradient.  The weights of `iwae_bound` at the same kl_weight."""
+    return tf.stop_gradient(tf.nn.softmax(log_weights(terms, kl_weight), axis=0))
 
 
 def kl(terms: LogTerms) -> tf.Tensor:

@@ -68,6 +68,15 @@ def test_iwae_bound_weighs_the_kl():
     )  # float32
 
 
+def test_normalised_weights_are_those_of_the_warmed_up_bound():
+    terms = random_terms(6)
+    with tf.GradientTape() as tape:
+        tape.watch(terms.log_likelihood)
+        bound = tf.reduce_sum(bounds.iwae_bound(terms, kl_weight=0.3))
+    slopes = tape.gradient(bound, terms.log_likelihood)
+    np.testing.assert_allclose(bounds.normalised_weights(terms, kl_weight=0.3), slopes, rtol=1e-4, atol=1e-7)  # float32
+
+
 def test_normalised_weights_sum_to_one_and_are_constants():
     terms = random_terms(6)
     weights = bounds.normalised_weights(terms)

@@ -62,6 +62,8 @@ def build(config: ConfigDict) -> VAE:
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
     require_positive(config, "prior_steps", "prior_size", "prior_components", "train_draws")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
+    if config.free_bits:
+        require_choice(config, bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     if config.gradient != "standard":
         require_choice(config, posterior=["gaussian"])
     if config.gradient == "dreg":

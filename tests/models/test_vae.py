@@ -312,6 +312,7 @@ def test_iwae_is_monitored_by_its_own_bound(digits):
         {"free_bits": -1.0},
         {"posterior": "iaf", "gradient": "stl"},
         {"bound": "elbo", "gradient": "dreg"},
+        {"bound": "iwae", "free_bits": 1.0},
         {"flow_columns": 3, "posterior": "sylvester"},
         {"latent_size": 1, "prior": "realnvp"},
     ],
