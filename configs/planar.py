@@ -6,4 +6,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("vae", posterior="planar", flow_steps=10)
+    return based_on("vae", posterior="planar", flow_steps=10, epochs=250)  # the training time of vae

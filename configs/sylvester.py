@@ -6,4 +6,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("vae", posterior="sylvester")
+    return based_on("vae", posterior="sylvester", epochs=150)  # 2.3 times the step of vae

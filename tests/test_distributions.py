@@ -6,7 +6,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist.distributions import BernoulliDecoder, Posterior, StandardNormal
+from keras_genmnist.distributions import BernoulliDecoder, DiagonalMixture, Posterior, StandardNormal
+
+tfd = tfp.distributions
 
 
 @pytest.fixture
@@ -101,5 +103,17 @@ def test_StandardNormal_has_a_closed_form_kl_from_the_posterior(posterior):
     q = posterior(tf.random.stateless_normal([5, 3, 3, 1], seed=[1, 2]))
     mean, scale = q.mean().numpy().astype(np.float64), q.stddev().numpy().astype(np.float64)
     expected = 0.5 * (mean**2 + scale**2 - 1 - 2 * np.log(scale)).sum(axis=-1)  # Kingma & Welling (2014), appendix B
-    kl = tfp.distributions.kl_divergence(q, StandardNormal(2)())
+    kl = tfd.kl_divergence(q, StandardNormal(2)())
     np.testing.assert_allclose(kl, expected, rtol=1e-4)  # float32, of terms that cancel
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 5, 3)])
+def test_DiagonalMixture_log_prob_is_that_of_tfp(shape):
+    generator = np.random.default_rng(0)
+    means, scales = generator.normal(size=[7, 3]), np.exp(generator.normal(size=[7, 3]))
+    components = tfd.Independent(tfd.Normal(means.astype(np.float32), scales.astype(np.float32)), 1)
+    weights = tfd.Categorical(generator.normal(size=7).astype(np.float32))
+    z = generator.normal(size=shape).astype(np.float32)
+    log_prob = DiagonalMixture(weights, components).log_prob(z)
+    assert log_prob.shape == shape[:-1]
+    np.testing.assert_allclose(log_prob, tfd.MixtureSameFamily(weights, components).log_prob(z), rtol=1e-4)  # float32
