@@ -1,0 +1,203 @@
+"""Sample quality: how drawn digits compare with real ones, without a likelihood.
+
+Features and class probabilities are those of classifier.py, so the numbers compare among models of MNIST judged by the
+same weights (their hash is in every score), and with none measured by another network.
+"""
+
+import numpy as np
+from scipy import linalg, special
+
+from keras_genmnist import classifier
+from keras_genmnist.data import Dataset
+
+BLOCK = 5_000_000  # distances held at once: 40 MB
+SIGMAS = tuple(np.logspace(-1, 0, 10).tolist())  # the grid of the code of Goodfellow et al. (2014)
+SIGMA_IMAGES = 1_000  # of the validation split, to choose sigma: all would cost ten times the metric itself
+CONFIDENT = 0.9
+SEED = 3435
+
+
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Frechet distance of Gaussians fitted to features.  |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
+
+    The trace of the root is the sum of the singular values of R_a R_b^T, with C = R^T R by a QR decomposition of the
+    features: no covariance is formed, so nothing is squared, and a singular one is no trouble.
+
+    Args:
+      a: [N, F], features; N > 1.
+      b: [M, F]; M > 1.
+    Returns:
+      The distance, at least 0 but for rounding.  The fewer the points the higher: it compares only at equal sizes.
+    Raises:
+      ValueError: if the two differ in F.
+    Source: Heusel et al. (2017), equation 6, arxiv.org/abs/1706.08500
+    """
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    if mean_a.shape != mean_b.shape:
+        raise ValueError(f"features must agree in number; got {a.shape} and {b.shape}")
+    overlap = linalg.svdvals(root_a @ root_b.T).sum()
+    return float(np.sum((mean_a - mean_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2 * overlap)
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean [F] and an R, [min(N, F), F], with R^T R the covariance."""
+    features = features.astype(np.float64)
+    mean = features.mean(axis=0)
+    return mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1)
+
+
+def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall: the share of each set that lies within the other's manifold.
+
+    A set's manifold is the union of balls around its points, each reaching to the k-th nearest other point of the set.
+    An outlier's ball is large and can hold what resembles nothing: a high precision means little beside a large
+    `frechet_distance`.
+
+    Args:
+      real: [N, F], features; N > k.
+      generated: [M, F]; M > k.  Both numbers depend on N and M: they compare only at equal sizes.
+      k: neighbours.
+    Returns:
+      Precision, the share of `generated` within the real manifold, and recall, the share of `real` within the generated
+      one, in [0, 1].
+    Source: Kynkaanniemi et al. (2019), equations 1 and 2, arxiv.org/abs/1904.06991
+    """
+    real, generated = real.astype(np.float64), generated.astype(np.float64)
+    reach_real, reach_generated = (
+        # The nearest of all is the point itself.
+        np.concatenate([np.partition(block, k, axis=1)[:, k] for _, block in _squared_distances(points, points)])
+        for points in (real, generated)
+    )
+    precise, recalled = np.zeros(len(generated), bool), np.zeros(len(real), bool)
+    for rows, block in _squared_distances(generated, real):
+        precise[rows] = (block <= reach_real).any(axis=1)
+        recalled |= (block <= reach_generated[rows, None]).any(axis=0)
+    return float(precise.mean()), float(recalled.mean())
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray):
+    """|a[n] - b[m]|^2 in blocks of rows: yields (slice of rows, [rows, M]), of a [N, F] and b [M, F]."""
+    squares_a, squares_b = (np.einsum("nf,nf->n", x, x) for x in (a, b))
+    count = max(1, BLOCK // len(b))
+    for start in range(0, len(a), count):
+        rows = slice(start, start + count)
+        yield rows, squares_a[rows, None] - 2 * a[rows] @ b.T + squares_b
+
+
+def class_shares(probabilities: np.ndarray) -> np.ndarray:
+    """The share of samples whose most probable class is each: [N, C] -> [C]."""
+    return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]) / len(probabilities)
+
+
+def class_kl(shares: np.ndarray) -> float:
+    """KL(shares || uniform), nats: 0 where all C classes are as frequent, log C where one is all.  sum{ s log(s C) }
+
+    Args:
+      shares: [C], summing to one.
+    """
+    return float(special.xlogy(shares, shares * len(shares)).sum())
+
+
+def confident_share(probabilities: np.ndarray) -> float:
+    """The share of samples whose largest probability is above CONFIDENT; probabilities [N, C].
+
+    Low for blends of digits.  High does not mean digits: the classifier has seen nothing else, and is sure of noise.
+    """
+    return float((probabilities.max(axis=1) > CONFIDENT).mean())
+
+
+def nearest(samples: np.ndarray, training: np.ndarray, count: int) -> np.ndarray:
+    """The training images nearest to each sample by L2 distance of pixels, nearest first.
+
+    Copies show.  Their absence proves little: an image moved by a pixel is near to others (Theis et al. 2016,
+    arxiv.org/abs/1511.01844).
+
+    Args:
+      samples: [N, ...].
+      training: [M, ...], in the same units.
+      count: how many, at most M.
+    Returns:
+      Indices into `training`, [N, count].
+    """
+    found = []
+    # In float32, which misplaces near ties alone: 50,000 images in float64 are 314 MB.
+    for _, block in _squared_distances(_rows(samples, np.float32), _rows(training, np.float32)):
+        near = np.argpartition(block, count - 1, axis=1)[:, :count]
+        order = np.take_along_axis(block, near, axis=1).argsort(axis=1, kind="stable")
+        found.append(np.take_along_axis(near, order, axis=1))
+    return np.concatenate(found)
+
+
+def _rows(images: np.ndarray, dtype: type) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(dtype)
+
+
+def parzen(samples: np.ndarray, images: np.ndarray, sigma: float) -> np.ndarray:
+    """Log-likelihood of images under Gaussian kernels on samples.  log (1/N) sum{ N(x; s[n], sigma^2 I) : n = 1..N }
+
+    A historical metric, to compare with the papers that report it: it "has somewhat high variance and does not perform
+    well in high dimensional spaces" (Goodfellow et al.), is far from a model's own log-likelihood, and ranks k-means
+    centroids of MNIST above real images (Theis et al. 2016, table 1, arxiv.org/abs/1511.01844).
+
+    Args:
+      samples: [N, ...], D values each, in [0, 1].
+      images: [M, ...], likewise.
+      sigma: bandwidth; see `parzen_sigma`.
+    Returns:
+      [M], nats, of a density over R^D: no more comparable with the nats of binary images than metres are.  10,000
+      training images of MNIST give its test images a mean of 242.5 (Theis et al.: 243).
+    Source: Goodfellow et al. (2014), section 5, arxiv.org/abs/1406.2661
+    """
+    samples, images = _rows(samples, np.float64), _rows(images, np.float64)
+    kernels = [special.logsumexp(block / (-2 * sigma**2), axis=1) for _, block in _squared_distances(images, samples)]
+    return np.concatenate(kernels) - np.log(len(samples)) - images.shape[1] * np.log(sigma * np.sqrt(2 * np.pi))
+
+
+def parzen_sigma(samples: np.ndarray, validation: np.ndarray, sigmas: tuple[float, ...] = SIGMAS) -> float:
+    """The sigma of `sigmas` under which `parzen` gives validation images the highest mean."""
+    return max(sigmas, key=lambda sigma: parzen(samples, validation, sigma).mean())
+
+
+def score(samples: np.ndarray, dataset: Dataset) -> dict:
+    """All metrics of a model's samples against a dataset's test images in grey levels.
+
+    Args:
+      samples: float32 [N, 28, 28, 1] in [0, 1].
+      dataset: its training images give the floor, its validation images choose Parzen's sigma.
+    Returns:
+      For JSON.  `frechet` is the distance of the samples from the test images, `frechet_floor` that of as many random
+      training images, `frechet_ratio` one by the other: 1 is what real images reach.
+    """
+    test, training = _grey(dataset.test.images), dataset.train.images
+    count = min(len(samples), len(training))
+    real = _grey(np.random.default_rng(SEED).choice(training, count, replace=False))
+    network = classifier.load()
+    reading, test_features = network.read(samples), network.features(test)
+    distance = frechet_distance(reading.features, test_features)
+    floor = frechet_distance(network.features(real), test_features)
+    precision, recall = precision_recall(test_features, reading.features)
+    shares = class_shares(reading.probabilities)
+    sigma = parzen_sigma(samples, _grey(dataset.validation.images[:SIGMA_IMAGES]))
+    log_likelihoods = parzen(samples, test, sigma)
+    return {
+        "num_samples": len(samples),
+        "frechet": distance,
+        "frechet_floor": floor,
+        "frechet_ratio": distance / floor,
+        "precision": precision,
+        "recall": recall,
+        "class_shares": shares.tolist(),
+        "class_kl": class_kl(shares),
+        "confident_share": confident_share(reading.probabilities),
+        "parzen": {
+            "mean": float(log_likelihoods.mean()),
+            "se": float(log_likelihoods.std(ddof=1) / np.sqrt(len(log_likelihoods))),
+            "sigma": sigma,
+        },
+        "classifier": classifier.HASH,
+    }
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """uint8 grey levels 0..255 -> float32 in [0, 1]."""
+    return images.astype(np.float32) / 255

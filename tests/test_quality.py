@@ -1,0 +1,216 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import linalg, stats
+
+from keras_genmnist import classifier, quality
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def whitened(features):
+    """The same points moved, so that their mean is exactly 0 and their covariance exactly the identity."""
+    centred = features - features.mean(axis=0)
+    return centred @ np.linalg.inv(np.linalg.cholesky(np.cov(centred.T))).T
+
+
+def test_frechet_distance_of_equal_sets_is_zero():
+    a = 100 * normal(300, 6).astype(np.float32)
+    # Of terms near 60,000 in float64.
+    assert quality.frechet_distance(a, a[::-1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_is_the_closed_form_where_covariances_commute():
+    a, b = whitened(normal(50, 4)), whitened(normal(70, 4, seed=1))
+    scale_a, scale_b, shift = np.array([1.0, 2.0, 0.0, 3.0]), np.array([2.0, 1.0, 1.0, 5.0]), np.array([1.0, -2, 0, 3])
+    expected = (shift**2).sum() + ((scale_a - scale_b) ** 2).sum()
+    assert quality.frechet_distance(a * scale_a, b * scale_b + shift) == pytest.approx(expected)
+    assert quality.frechet_distance(b * scale_b + shift, a * scale_a) == pytest.approx(expected)
+
+
+def test_frechet_distance_is_that_of_the_papers_equation():
+    a, b = normal(200, 5) @ normal(5, 5, seed=1), normal(90, 5, seed=2) @ normal(5, 5, seed=3) + 0.3
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert quality.frechet_distance(a, b) == pytest.approx(expected)
+
+
+def test_frechet_distance_of_fewer_points_than_features_stands():
+    # Covariances of rank 1: points at -u and u, -v and v of unequal directions.  tr(C_a + C_b) - 2 |u'.v'|.
+    u, v = np.array([1.0, 0, 0]), np.array([3.0, 4.0, 0])
+    a, b = np.stack([-u, u]), np.stack([-v, v])
+    assert quality.frechet_distance(a, b) == pytest.approx(2 * 1 + 2 * 25 - 2 * 2 * 3)
+
+
+def test_frechet_distance_refuses_features_of_another_number():
+    with pytest.raises(ValueError, match="must agree"):
+        quality.frechet_distance(normal(10, 3), normal(10, 1))
+
+
+def slow_precision_recall(real, generated, k):
+    """By a loop over all pairs."""
+
+    def covered(points, others):
+        inside = 0
+        for point in points:
+            reaches = [sorted(np.linalg.norm(o - other) for other in others)[k] for o in others]
+            inside += any(np.linalg.norm(point - o) <= reach for o, reach in zip(others, reaches, strict=True))
+        return inside / len(points)
+
+    return covered(generated, real), covered(real, generated)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_recall_is_that_of_a_loop(monkeypatch, k):
+    monkeypatch.setattr(quality, "BLOCK", 100)  # several blocks, the last one ragged
+    real, generated = normal(30, 3), 1.5 * normal(23, 3, seed=1) + 2
+    found = quality.precision_recall(real, generated, k)
+    assert found == pytest.approx(slow_precision_recall(real, generated, k))
+    assert 0 < found[0] < 1 and 0 < found[1] < 1 and found[0] != found[1]
+
+
+def test_precision_recall_of_the_obvious_cases():
+    # Two clusters; generated are all of it, one cluster only, one cluster and as much far off, all far off.
+    clusters = normal(200, 2) * 0.1 + np.repeat([[0, 0], [10, 0]], 100, axis=0)
+    first, far = clusters[:100] + 1e-3, clusters[:100] + 100
+    assert quality.precision_recall(clusters, clusters) == (1, 1)
+    assert quality.precision_recall(clusters, first) == pytest.approx((1, 0.5), abs=0.05)  # the cluster's own edge
+    assert quality.precision_recall(clusters, np.concatenate([first, far])) == pytest.approx((0.5, 0.5), abs=0.05)
+    assert quality.precision_recall(clusters, far) == (0, 0)
+
+
+def test_class_shares_are_those_of_the_most_probable_class():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.4, 0.35, 0.25], [0.9, 0.1, 0.0]])
+    np.testing.assert_array_equal(quality.class_shares(probabilities), [0.75, 0, 0.25])
+
+
+def test_class_kl_is_the_divergence_from_uniform():
+    assert quality.class_kl(np.full(10, 0.1)) == pytest.approx(0)
+    assert quality.class_kl(np.eye(10)[3]) == pytest.approx(np.log(10))
+    shares = np.array([0.5, 0.3, 0.2])
+    assert quality.class_kl(shares) == pytest.approx(stats.entropy(shares, np.full(3, 1 / 3)))
+
+
+def test_confident_share_counts_largest_probabilities_above_nine_tenths():
+    probabilities = np.array([[0.95, 0.05], [0.05, 0.95], [0.89, 0.11], [0.9, 0.1], [0.5, 0.5]])
+    assert quality.confident_share(probabilities) == 2 / 5
+
+
+def test_nearest_is_that_of_all_distances(monkeypatch):
+    monkeypatch.setattr(quality, "BLOCK", 150)
+    samples, training = normal(7, 4, 4, 1), normal(50, 4, 4, 1, seed=1)
+    distances = ((samples[:, None] - training) ** 2).sum(axis=(2, 3, 4))
+    np.testing.assert_array_equal(quality.nearest(samples, training, 5), distances.argsort(axis=1)[:, :5])
+    np.testing.assert_array_equal(quality.nearest(training[[8, 3]], training, 1), [[8], [3]])
+
+
+def test_nearest_can_be_all():
+    training = np.array([[3.0], [1.0], [2.0]])
+    np.testing.assert_array_equal(quality.nearest(np.zeros([1, 1]), training, 3), [[1, 2, 0]])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7])
+def test_parzen_is_the_mean_of_normal_densities(monkeypatch, sigma):
+    monkeypatch.setattr(quality, "BLOCK", 30)
+    samples, images = normal(11, 2, 2, 1), normal(6, 2, 2, 1, seed=1)
+    expected = [
+        np.log(np.mean([stats.multivariate_normal(s.ravel(), sigma**2).pdf(x.ravel()) for s in samples]))
+        for x in images
+    ]
+    np.testing.assert_allclose(quality.parzen(samples, images, sigma), expected)
+
+
+def test_parzen_integrates_to_one_in_the_plane():
+    axis = np.linspace(-6, 6, 241)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    # A sum over a grid of 0.05 of Gaussians of sigma 0.3, eight sigmas inside the window, is exact to rounding.
+    density = np.exp(quality.parzen(normal(20, 2).clip(-3, 3), points, 0.3))
+    assert density.sum() * 0.05**2 == pytest.approx(1)
+
+
+def test_parzen_of_far_images_does_not_underflow():
+    # 784 pixels, each 1 off: exp(-784 / 0.02) is 0 in float64.
+    expected = -784 / 0.02 - 784 * np.log(0.1 * np.sqrt(2 * np.pi))
+    assert quality.parzen(np.zeros([3, 784]), np.ones([1, 784]), 0.1) == pytest.approx([expected])
+
+
+def test_parzen_sigma_is_the_best_of_those_given():
+    samples, validation = 2 * normal(500, 1), 2 * normal(500, 1, seed=1)
+    sigmas = (0.001, 0.5, 30.0)
+    assert quality.parzen_sigma(samples, validation, sigmas) == 0.5
+    assert quality.parzen_sigma(samples, 100 + validation, sigmas) == 30.0
+
+
+@pytest.fixture(scope="module")
+def real_score(mnist_5k):
+    """Of 500 training images as if they were samples."""
+    return quality.score(mnist_5k.train.images[:500].astype(np.float32) / 255, mnist_5k)
+
+
+def test_score_is_json_of_every_metric(real_score):
+    assert json.loads(json.dumps(real_score)) == real_score
+    assert list(real_score) == [
+        "num_samples",
+        "frechet",
+        "frechet_floor",
+        "frechet_ratio",
+        "precision",
+        "recall",
+        "class_shares",
+        "class_kl",
+        "confident_share",
+        "parzen",
+        "classifier",
+    ]
+    assert list(real_score["parzen"]) == ["mean", "se", "sigma"]
+    assert (real_score["num_samples"], real_score["classifier"]) == (500, classifier.HASH)
+
+
+def test_score_is_made_of_the_metrics(real_score, mnist_5k):
+    samples, test, validation = (
+        images[:500].astype(np.float32) / 255
+        for images in (mnist_5k.train.images, mnist_5k.test.images, mnist_5k.validation.images)
+    )
+    network = classifier.load()
+    features, probabilities = network.read(samples)
+    real = network.features(test)
+    shares = quality.class_shares(probabilities)
+    log_likelihoods = quality.parzen(samples, test, real_score["parzen"]["sigma"])
+    expected = {
+        "frechet": quality.frechet_distance(features, real),
+        "precision": quality.precision_recall(real, features)[0],
+        "recall": quality.precision_recall(real, features)[1],
+        "class_kl": quality.class_kl(shares),
+        "confident_share": quality.confident_share(probabilities),
+    }
+    assert {key: real_score[key] for key in expected} == pytest.approx(expected)
+    assert real_score["class_shares"] == shares.tolist()
+    assert real_score["precision"] != real_score["recall"]
+    assert real_score["parzen"] == pytest.approx(
+        {
+            "mean": log_likelihoods.mean(),
+            "se": stats.sem(log_likelihoods),
+            "sigma": quality.parzen_sigma(samples, validation),
+        }
+    )
+
+
+def test_score_of_training_images_is_near_the_floor_and_of_noise_far(real_score, mnist_5k):
+    noise = quality.score(np.random.default_rng(0).random([300, 28, 28, 1], np.float32), mnist_5k)
+    assert 0.5 < real_score["frechet_ratio"] < 2
+    assert noise["frechet_ratio"] > 20
+    assert real_score["precision"] > 0.7 > 0.3 > noise["precision"]
+    assert real_score["recall"] > 0.7 > 0.3 > noise["recall"]
+    assert real_score["class_kl"] < 0.01 < 1 < noise["class_kl"]
+    assert real_score["confident_share"] > 0.95
+    assert real_score["parzen"]["mean"] > noise["parzen"]["mean"] + 100
+
+
+def test_score_ratio_is_to_the_floor_of_as_many_training_images(real_score, mnist_5k):
+    assert real_score["frechet_ratio"] == pytest.approx(real_score["frechet"] / real_score["frechet_floor"])
+    few = quality.score(mnist_5k.train.images[:100].astype(np.float32) / 255, mnist_5k)
+    assert few["frechet_floor"] > 2 * real_score["frechet_floor"]  # the bias of few
