@@ -51,12 +51,12 @@ def train(argv: list[str]) -> None:
 
 
 def evaluate(argv: list[str]) -> None:
-    """Measure a run in nats: ELBO, KL, reconstruction, importance-weighted NLL.
+    """Measure a run: ELBO and importance-weighted NLL in nats, and the quality of its samples.
 
     genmnist evaluate --model=NAME | --workdir=DIR [--num_draws=1000] [--results]
     """
     values = _run_flags()
-    flags.DEFINE_integer("num_draws", 1000, "Draws of the importance-weighted NLL.", 1, flag_values=values)
+    flags.DEFINE_integer("num_draws", None, "Of the importance-weighted NLL; 1000 by default.", 1, flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _parse(values, argv)
     with _quiet():

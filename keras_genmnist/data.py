@@ -32,6 +32,10 @@ class Split(NamedTuple):
     binary: np.ndarray
     labels: np.ndarray | None
 
+    def scored(self, binarization: str) -> np.ndarray:
+        """The images that a model of so binarized ones is scored on: float32 grey levels / 255, or the reference's."""
+        return self.images.astype(np.float32) / 255 if binarization == "none" else self.binary
+
 
 class Dataset(NamedTuple):
     """A dataset's name and its three splits."""

@@ -1,4 +1,8 @@
-"""`genmnist evaluate`: one protocol for every model, in nats per image on the reference binarization."""
+"""`genmnist evaluate`: one protocol for every model.
+
+Where a model has a likelihood, nats per image on the reference binarization; for all, how their samples look to the
+classifier of classifier.py.
+"""
 
 import os
 import platform
@@ -8,30 +12,39 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_genmnist import bounds, data, files, runs
-from keras_genmnist.errors import Fault
-from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist import bounds, data, files, quality, runs
+from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel
 from keras_genmnist.runs import Run
 
 BATCH = 100
 DRAWS_PER_CALL = 50  # with the batch, 5,000 decoder rows: enough to fill the cores, and 16 MB of logits
 ACTIVE_VARIANCE = 0.01
+NUM_DRAWS = 1000
+SAMPLES_PER_CALL = 500
 VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_draws would double the time
 
 
-def evaluate(run: Run, num_draws: int, results: bool) -> dict:
-    """Scores a run on its whole validation and test split, prints a table and writes metrics.json.
+def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
+    """Scores a run, prints a table and writes metrics.json.
 
     Args:
       run: a trained run.
-      num_draws: draws of the importance-weighted likelihood; on the validation split at most VALIDATION_DRAWS.
+      num_draws: draws of the importance-weighted likelihood, NUM_DRAWS by default; on the validation split at most
+        VALIDATION_DRAWS.
       results: also write results/NAME.json, with the name of the run's directory.
     Returns:
       What is written.
     Raises:
+      UsageError: if num_draws is given and the model has no likelihood.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
     model = runs.load_model(run)
+    if num_draws and not isinstance(model, LatentVariableModel):
+        raise UsageError(
+            f"{run.name} has no likelihood, so --num_draws={num_draws} means nothing: leave it out; "
+            "it is scored by its samples (Frechet distance, precision, recall, classes, Parzen windows)"
+        )
     dataset = data.load(run.config.dataset)
     rows = runs.read_metrics(run)
     if not rows:
@@ -44,16 +57,23 @@ def evaluate(run: Run, num_draws: int, results: bool) -> dict:
         "seed": run.config.seed,
         "train_seconds": round(sum(row["seconds"] for row in rows), 1),
         "epochs": rows[-1]["epoch"],
-        "best_epoch": max(rows, key=lambda row: row[f"val_{model.monitor}"])["epoch"],
+        "best_epoch": max(rows, key=model.merit)["epoch"],
         "parameters": model.num_parameters,
         "machine": machine(),
         "commit": run.commit,
         "command": run.command,
         "weights": "ema" if run.config.ema_decay else "raw",
     }
-    for name, draws in (("validation", min(num_draws, VALIDATION_DRAWS)), ("test", num_draws)):
-        split = getattr(dataset, name)
-        record[name] = likelihood(model, split.binary, draws, run.config.jit_compile, name)
+    if isinstance(model, LatentVariableModel):
+        draws = num_draws or NUM_DRAWS
+        for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
+            split = getattr(dataset, name)
+            record[name] = likelihood(model, split.binary, number, run.config.jit_compile, name)
+    scored = {"samples": model}
+    if run.config.ema_decay:
+        scored["samples_raw"] = runs.load_model(run, raw=True)
+    for name, drawing in scored.items():
+        record[name] = quality.score(draw(drawing, len(dataset.test.images)), dataset)
     files.write_json(run.metrics_json, record)
     print(table(record))
     print(f"wrote {run.metrics_json}")
@@ -63,6 +83,14 @@ def evaluate(run: Run, num_draws: int, results: bool) -> dict:
         files.write_json(path, record)
         print(f"wrote {path}")
     return record
+
+
+def draw(model: GenerativeModel, count: int) -> np.ndarray:
+    """The mean images of `count` samples, float32 [count, H, W, C] in [0, 1], always of the same seeds."""
+    seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
+    compiled = tf.function(model.draw, reduce_retracing=True)
+    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL])["probabilities"] for i in range(0, count, SAMPLES_PER_CALL)]
+    return np.concatenate(parts)
 
 
 def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, jit_compile: bool, label: str) -> dict:
@@ -123,7 +151,8 @@ def mean_and_error(values: np.ndarray) -> dict[str, float]:
 def machine() -> str:
     """The processor, its cores, and the GPU if there is one."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    cpu = f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.machine()}"
+    count = len(os.sched_getaffinity(0))
+    cpu = f"{count} core{'s' * (count > 1)} of {names[0] if names else platform.machine()}"
     gpus = [tf.config.experimental.get_device_details(g)["device_name"] for g in tf.config.list_physical_devices("GPU")]
     return ", ".join([cpu, *gpus])
 
@@ -136,11 +165,17 @@ def _lines(path: str) -> list[str]:
 
 
 def table(record: dict) -> str:
-    """The record's numbers in nats, a row a quantity, a column a split."""
+    """The record's numbers, a row a quantity, a column a split or a set of samples."""
+    parts = [f"{record['model']} on {record['dataset']}, epoch {record['best_epoch']} of {record['epochs']}"]
+    if "test" in record:
+        parts.append(_likelihood_table(record))
+    parts.append(_samples_table(record))
+    return "\n\n".join(parts)
+
+
+def _likelihood_table(record: dict) -> str:
     splits = ("validation", "test")
-    head = (
-        f"{record['model']} on {record['dataset']} ({record['binarization']} training, reference binarization scored)"
-    )
+    head = f"{record['binarization']} training, reference binarization scored, {record['weights']} weights"
     lines = [head, f"{'nats per image':24}" + "".join(f"{split:>20}" for split in splits)]
     for key, label in (("elbo", "ELBO"), ("kl", "KL"), ("reconstruction", "reconstruction"), ("nll", "NLL")):
         cells = [record[split][key] for split in splits]
@@ -151,5 +186,27 @@ def table(record: dict) -> str:
     lines.append(f"{'effective sample size':24}" + "".join(f"{size:>20.1f}" for size in sizes))
     units = [f"{record[split]['active_units']} of {record[split]['latent_size']}" for split in splits]
     lines.append(f"{'active units':24}" + "".join(f"{unit:>20}" for unit in units))
-    lines.append(f"weights: {record['weights']}, epoch {record['best_epoch']} of {record['epochs']}")
+    return "\n".join(lines)
+
+
+def _samples_table(record: dict) -> str:
+    columns = [name for name in ("samples", "samples_raw") if name in record]
+    weights = {"samples": record["weights"], "samples_raw": "raw"}
+    scores = [record[name] for name in columns]
+    lines = [
+        f"{scores[0]['num_samples']:,} samples{'':11}" + "".join(f"{weights[n] + ' weights':>20}" for n in columns)
+    ]
+    for label, cell in (
+        ("Frechet distance", lambda s: f"{s['frechet']:.2f}"),
+        ("  of training images", lambda s: f"{s['frechet_floor']:.2f}"),
+        ("  ratio of the two", lambda s: f"{s['frechet_ratio']:.1f}"),
+        ("precision", lambda s: f"{s['precision']:.1%}"),
+        ("recall", lambda s: f"{s['recall']:.1%}"),
+        ("rarest class", lambda s: f"{min(s['class_shares']):.1%}"),
+        ("commonest class", lambda s: f"{max(s['class_shares']):.1%}"),
+        ("KL of classes", lambda s: f"{s['class_kl']:.4f} nats"),
+        ("confident", lambda s: f"{s['confident_share']:.1%}"),
+        ("Parzen windows", lambda s: f"{s['parzen']['mean']:.1f} +- {s['parzen']['se']:.1f} nats"),
+    ):
+        lines.append(f"{label:24}" + "".join(f"{cell(score):>20}" for score in scores))
     return "\n".join(lines)

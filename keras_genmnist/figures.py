@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_genmnist import data, files, images, runs
+from keras_genmnist import data, files, images, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.data import Dataset
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel
 from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -62,23 +62,51 @@ def reconstructions(subject: Subject) -> Figure:
 
 
 def training_curves(subject: Subject) -> Figure:
-    """ELBO on the training and validation split, and the KL, over the epochs; the steep first tenth falls outside."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    epochs = [row["epoch"] for row in subject.rows]
-    for axis, name, label in ((left, "elbo", "ELBO"), (right, "kl", "KL")):
-        marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
-        axis.set_xlim(0, epochs[-1] + 1)
-        axis.plot(epochs, [row[name] for row in subject.rows], marker=marker, label="training")
-        axis.plot(epochs, [row[f"val_{name}"] for row in subject.rows], marker=marker, label="validation")
-        axis.set(xlabel="epoch", ylabel=f"{label} (nats per image)")
+    """What tells how training went, over the epochs; what only the steep first tenth reaches falls outside."""
+    curves, rows = subject.model.curves, subject.rows
+    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    for axis, (label, names) in zip(axes, curves.items(), strict=True):
+        for name in names:
+            marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
+            axis.plot(epochs, [row[name] for row in rows], marker=marker, label=_legend(name))
+        settled = [row[name] for row in rows[len(rows) // 10 :] for name in names]
+        margin = 0.05 * (max(settled) - min(settled)) or 1
+        axis.set(xlabel="epoch", ylabel=label, xlim=(0, epochs[-1] + 1))
+        axis.set_ylim(min(settled) - margin, max(settled) + margin)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    # The first epochs fall outside: they would flatten all that follows.
-    settled = [row["val_elbo"] for row in subject.rows[len(subject.rows) // 10 :]]
-    left.set_ylim(bottom=min(settled) - 2)
     figure.suptitle(f"Training, {_caption(subject)}", fontsize=11)
     return figure
+
+
+def _legend(column: str) -> str:
+    return ("validation " if column.startswith("val_") else "training ") + column.removeprefix("val_").replace("_", " ")
+
+
+def progress(subject: Subject) -> Figure:
+    """Samples of the same latents at up to ten epochs, the first and the last among them."""
+    epochs = sorted({row["epoch"] for row in subject.rows})
+    chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
+    strips = [plt.imread(subject.run.progress / f"{epoch}.png") for epoch in chosen]
+    figure, axes = plt.subplots(len(chosen), 1, figsize=(8, 0.8 * len(chosen) + 1), layout="constrained")
+    for axis, strip, epoch in zip(np.atleast_1d(axes), strips, chosen, strict=True):
+        axis.imshow(strip, cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(f"{epoch}", rotation=0, ha="right", va="center")
+    figure.suptitle(f"Samples of the same latents by epoch, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+def neighbours(subject: Subject) -> Figure:
+    """Samples, each above the five training images nearest to it by the distance of pixels."""
+    digits = subject.model.sample(10, subject.seed)["probabilities"].numpy()
+    training = subject.dataset.train.images.astype(np.float32) / 255
+    nearest = training[quality.nearest(digits, training, 5)]  # [10, 5, 28, 28, 1]
+    rows = np.concatenate([digits[None], nearest.swapaxes(0, 1)])
+    sheet = images.tile(rows.reshape(-1, *digits.shape[1:]), columns=len(digits))
+    return _sheet(sheet, f"Samples (first row) and nearest training images, {_caption(subject)}")
 
 
 def latent_means(subject: Subject) -> Figure:
@@ -110,11 +138,25 @@ def latent_grid(subject: Subject) -> Figure:
 
 
 NO_RUN = "flow_densities"  # of densities.py
-FIGURES = {f.__name__: f for f in (samples, interpolation, reconstructions, training_curves, latent_means, latent_grid)}
+FIGURES = {
+    f.__name__: f
+    for f in (
+        samples,
+        interpolation,
+        reconstructions,
+        training_curves,
+        progress,
+        neighbours,
+        latent_means,
+        latent_grid,
+    )
+}
 
 
 def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
+    if name in ("reconstructions", "latent_means") and not isinstance(model, LatentVariableModel):
+        return "it needs an encoder, the model has none"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
     if name == "latent_means" and dataset.test.labels is None:
@@ -146,7 +188,8 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
     lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, dataset))}
     for name in which:
         if name in lacking:
-            raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}")
+            others = ", ".join(other for other in FIGURES if other not in lacking)
+            raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
     subject = Subject(run, model, dataset, runs.read_metrics(run), seed)
     for name in which or [name for name in FIGURES if name not in lacking]:
         save(FIGURES[name](subject), out / f"{run.name}_{name}.png")

@@ -66,3 +66,78 @@ def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
     network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
     return tf_keras.Sequential(network, name="conv_decoder")
+
+
+def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
+    """Fully connected leaky ReLU layers, images [N, H, W, C] -> logits [N, 1].
+
+    Args:
+      hidden_layers: how many.
+      hidden_size: units of each.
+      norm: none, batch or spectral.
+    """
+    network = tf_keras.Sequential([layers.Flatten()], name="mlp_discriminator")
+    for _ in range(hidden_layers):
+        _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
+    network.add(_spectral(layers.Dense(1), norm))
+    return network
+
+
+def dcgan_generator(channels: int) -> tf_keras.Sequential:
+    """Strided deconvolutions with batch norm and ReLU, [N, D] -> logits [N, 28, 28, 1].
+
+    Args:
+      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+    Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434, for 28 x 28 images
+    """
+
+    def norm():
+        return [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
+
+    network = [layers.Dense(7 * 7 * 2 * channels, use_bias=False), layers.Reshape((7, 7, 2 * channels)), *norm()]
+    network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=False), *norm()]
+    network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
+    return tf_keras.Sequential(network, name="dcgan_generator")
+
+
+def dcgan_discriminator(channels: int, norm: str) -> tf_keras.Sequential:
+    """Strided convolutions with leaky ReLU, images [N, 28, 28, 1] -> logits [N, 1].
+
+    Args:
+      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      norm: none, batch (not after the first convolution, as the paper) or spectral.
+    Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434
+    """
+    network = tf_keras.Sequential(name="dcgan_discriminator")
+    _add(network, layers.Conv2D(channels, 4, strides=2, padding="same"), "none" if norm == "batch" else norm)
+    _add(network, layers.Conv2D(2 * channels, 4, strides=2, padding="same", use_bias=norm != "batch"), norm)
+    network.add(layers.Flatten())
+    network.add(_spectral(layers.Dense(1), norm))
+    return network
+
+
+def _add(network: tf_keras.Sequential, layer: layers.Layer, norm: str) -> None:
+    """Appends the layer, its norm, and a leaky ReLU."""
+    network.add(_spectral(layer, norm))
+    if norm == "batch":
+        network.add(layers.BatchNormalization(momentum=0.9))
+    network.add(layers.LeakyReLU(0.2))
+
+
+def _spectral(layer: layers.Layer, norm: str) -> layers.Layer:
+    return SpectralNormalization(layer) if norm == "spectral" else layer
+
+
+class SpectralNormalization(layers.SpectralNormalization):
+    """A layer whose kernel is divided by its largest singular value at each call in training.
+
+    Source: Miyato et al. (2018), algorithm 1, arxiv.org/abs/1802.05957
+    """
+
+    @property
+    def input_spec(self):
+        return None
+
+    @input_spec.setter
+    def input_spec(self, spec):
+        pass  # tf_keras 2.21 sets one of Keras 3 here, and then refuses it

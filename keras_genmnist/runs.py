@@ -2,7 +2,8 @@
 
 config.json       what is trained: {"name", "command", "commit", "config"}; a copy is in checkpoints/
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
-best/             the weights that are scored: those of the best epoch on the validation split
+best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
+progress/         a strip of samples of the same latents at each epoch
 metrics.jsonl     one JSON object an epoch
 tensorboard/      scalars and samples
 metrics.json      what `evaluate` measured
@@ -41,6 +42,10 @@ class Run:
     @property
     def best(self) -> Path:
         return self.workdir / "best"
+
+    @property
+    def progress(self) -> Path:
+        return self.workdir / "progress"
 
     @property
     def metrics_jsonl(self) -> Path:
@@ -150,7 +155,7 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
     for index in indices:
         prefix = str(index.with_suffix(""))
         try:
-            checkpoint.restore(prefix).assert_existing_objects_matched()
+            checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()  # best/ may hold more
             return prefix
         # A truncated file is an IndexError, a flipped bit an OpError, other variables an AssertionError or ValueError.
         except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
@@ -171,14 +176,25 @@ def manager(checkpoint: tf.train.Checkpoint, directory: Path, max_to_keep: int) 
         return tf.train.CheckpointManager(checkpoint, directory, max_to_keep)
 
 
-def load_model(run: Run) -> models.GenerativeModel:
-    """The run's model with the weights that are scored.
+def scored(weights: list[tf.Variable], raw: list[tf.Variable]) -> tf.train.Checkpoint:
+    """What best/ holds.
+
+    Args:
+      weights: those that are scored, in the order of the model's.
+      raw: the model's own; left out where they are the same.
+    """
+    return tf.train.Checkpoint(weights=weights, raw=None if weights is raw else raw)
+
+
+def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
+    """The run's model with the weights that are scored, or with those that their average is of.
 
     Raises:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
     model = models.build(run.config)
-    if restore_latest(tf.train.Checkpoint(weights=model.weights), run.best) is None:
+    state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
+    if restore_latest(state, run.best) is None:
         raise Fault(f"{run.workdir} has no finished epoch yet: train it with `genmnist train --workdir={run.workdir}`")
     return model
 

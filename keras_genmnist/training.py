@@ -25,6 +25,7 @@ from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
 SECONDS_PER_CALL = 0.5  # a signal waits for the compiled loop to return
+STRIP = 10  # digits of each epoch that are kept, of the same latents
 IMAGES_PER_CHUNK = 5_000  # what the compiled loop is given at a time; 16 MB
 
 
@@ -80,21 +81,34 @@ def check_config(config: ConfigDict) -> None:
     require_choice(config, dataset=data.DATASETS, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
     require_positive(config, "batch_size", "epochs")
     # Each is written so that nan is refused too.
-    require(config, "learning_rate", 0 < config.learning_rate < math.inf, "a value above 0")
+    for field in config:
+        if field.endswith("learning_rate"):
+            require(config, field, 0 < config[field] < math.inf, "a value above 0")
+        if field.endswith("beta_1"):
+            require(config, field, 0 <= config[field] < 1, "0 or more, below 1")
     require(config, "ema_decay", 0 <= config.ema_decay < 1, "0 (none) or a value below 1")
     require(config, "clip_norm", 0 <= config.clip_norm < math.inf, "0 (none) or more")
-    require(config, "warmup_epochs", config.warmup_epochs >= 0, "0 (none) or more")
+    if "warmup_epochs" in config:
+        require(config, "warmup_epochs", config.warmup_epochs >= 0, "0 (none) or more")
     require(config, "patience", config.patience >= 0, "0 (none) or more")
     require(config, "seed", 0 <= config.seed < 2**31, "0 to 2147483647")
 
 
-def adam(config: ConfigDict, steps: int) -> tf_keras.optimizers.Optimizer:
-    """Adam (Kingma & Ba 2015, arxiv.org/abs/1412.6980) as the config wants it, for a training of so many steps."""
-    rate = config.learning_rate
+def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.optimizers.Optimizer:
+    """Adam (Kingma & Ba 2015, arxiv.org/abs/1412.6980) as the config wants it.
+
+    Args:
+      config: has learning_rate and, if not 0.9, beta_1; for the optimizer `generator_optimizer` and the like,
+        generator_learning_rate and generator_beta_1.
+      steps: of the whole training.
+      name: of the optimizer.
+    """
+    prefix = name.removesuffix("optimizer")
+    rate = config[f"{prefix}learning_rate"]
     if config.decay == "cosine":
         rate = tf_keras.optimizers.schedules.CosineDecay(rate, steps)
     # The optimizer clips: it sees the gradient of the whole batch also when several workers share it.
-    return tf_keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm or None)
+    return tf_keras.optimizers.Adam(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
 
 
 class Training:
@@ -116,16 +130,18 @@ class Training:
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
-        warmup_steps = config.warmup_epochs * self.steps_per_epoch
-        self.model.compile(adam(config, self.last_step), seed=config.seed, warmup_steps=warmup_steps)
-        self.model.optimizer.build(self.model.trainable_variables)
+        optimizers = {name: adam(config, self.last_step, name) for name in self.model.optimized}
+        warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
+        self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
+        for name, variables in self.model.optimized.items():
+            optimizers[name].build(variables)
         self.average = WeightAverage(self.model.weights, config.ema_decay)
         self.progress = Progress()
 
         state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
         runs.restore_latest(state, run.checkpoints)
         self.latest = runs.manager(state, run.checkpoints, max_to_keep=3)
-        scored = tf.train.Checkpoint(weights=self.average.scored)
+        scored = runs.scored(self.average.scored, self.model.weights)
         self.best = runs.manager(scored, run.best, max_to_keep=2)
 
         self.first_step = self.step
@@ -134,7 +150,6 @@ class Training:
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
         self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
-        self._test_step = tf.function(self.model.test_step, jit_compile=config.jit_compile)
 
     @property
     def step(self) -> int:
@@ -210,12 +225,7 @@ class Training:
         seconds = self.saving_seconds + train_seconds + time.time() - start
         progress.seconds.assign_add(seconds)
         progress.epoch_seconds.assign(0.0)
-        if validation[self.model.monitor] > float(progress.best):
-            progress.best.assign(validation[self.model.monitor])
-            progress.best_epoch.assign(self.epoch)
-            # Numbered by epoch: a manager counts its own saves from 1 again after a resume.
-            self.best.save(checkpoint_number=self.epoch)
-        return {
+        row = {
             "epoch": self.epoch,
             "step": self.step,
             **trained,
@@ -225,16 +235,20 @@ class Training:
             "dataset": config.dataset,
             "binarization": data.binarization_label(config.dataset, config.binarization),
         }
+        if self.model.merit(row) > float(progress.best):
+            progress.best.assign(self.model.merit(row))
+            progress.best_epoch.assign(self.epoch)
+            # Numbered by epoch: a manager counts its own saves from 1 again after a resume.
+            self.best.save(checkpoint_number=self.epoch)
+        return row
 
     def validate(self) -> dict[str, float]:
         """The model's test metrics on the validation split, with the weights that are scored."""
-        self.model.reset_metrics()
+        images = self.dataset.validation.scored(self.run.config.binarization)
         self.average.swap()
-        for batch in data.eval_batches(self.dataset.validation.binary, EVAL_BATCH):
-            logs = self._test_step(batch)
+        metrics = self.model.validate(data.eval_batches(images, EVAL_BATCH))
         self.average.swap()
-        self.model.reset_metrics()  # the next epoch's averages begin here
-        return {name: float(value) for name, value in logs.items()}
+        return metrics
 
     def save(self) -> None:
         """Saves the training state.
@@ -303,9 +317,12 @@ def train(run: Run, started: float) -> None:
                 with open(run.metrics_jsonl, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 training.save()
-                _log_tensorboard(training, row)
+                _log_samples(training, row)
                 training.saving_seconds = time.time() - start
-                tqdm.write(_line(row, run.config.epochs))
+                rows.append(row)
+                tqdm.write(_line(training.model, row, run.config.epochs))
+                for warning in training.model.warnings(rows):
+                    runs.warn(f"epoch {training.epoch}: {warning}")
             elif received:
                 training.save()
             if received:
@@ -318,20 +335,23 @@ def train(run: Run, started: float) -> None:
     print(f"finished {run.workdir}: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}{reason}")
 
 
-def _line(row: dict, epochs: int) -> str:
+def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:
     return (
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
-        + "".join(f"{name} {row[name]:.2f}  " for name in ("elbo", "val_elbo", "kl") if name in row)
+        + "".join(f"{name} {row[name]:.2f}  " for names in model.curves.values() for name in names)
         + f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
     )
 
 
-def _log_tensorboard(training: Training, row: dict) -> None:
+def _log_samples(training: Training, row: dict) -> None:
+    """TensorBoard's scalars and samples, and the first samples as a strip of their own."""
     for name, value in row.items():
         if isinstance(value, float):
             tf.summary.scalar(name, value, step=row["epoch"])
     samples = training.model.sample(64, training.run.config.seed)["probabilities"]
     tf.summary.image("samples", images.tile(samples, columns=8)[None], step=row["epoch"])
+    strip = images.tile(samples[:STRIP], columns=STRIP)
+    files.write(training.run.progress / f"{row['epoch']}.png", images.png(strip).numpy())
 
 
 @contextlib.contextmanager

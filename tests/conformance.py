@@ -1,4 +1,4 @@
-"""The laws that every latent variable model obeys, in one call: a new model's test is `check(config, digits)`."""
+"""The laws that models obey: the test of a new latent variable model is `check(config, digits)`."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,6 +6,7 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import bounds, models
+from keras_genmnist.models.base import DecoderModel, GenerativeModel
 
 SIGNATURES = {"sample_rows", "sample", "decode", "encode", "reconstruct", "interpolate", "elbo"}
 
@@ -21,13 +22,30 @@ def check(config: ConfigDict, digits: np.ndarray, steps: int = 30, rise: float =
         grey image of the mean pixel 206, so that any working gradient gains more than 20.
     """
     model = models.build(config)
-    _same_config_builds_same_weights(model, config)
-    _draws_are_functions_of_their_seeds(model)
+    check_generative(model, config)
+    check_decoder(model, model.encode(digits)["z"])
     _latents_and_images_fit(model, digits)
     _log_terms_are_rows_of_their_own(model, digits)
-    _every_signature_can_be_traced(model)
+    assert model.signatures().keys() >= SIGNATURES
     _every_variable_is_trained(model, digits)
     _training_lifts_the_elbo(models.build(config), digits, steps, rise)
+
+
+def check_generative(model: GenerativeModel, config: ConfigDict) -> None:
+    """Checks what every model has; `model` is that of `config`."""
+    _same_config_builds_same_weights(model, config)
+    _draws_are_functions_of_their_seeds(model)
+    _every_signature_can_be_traced(model)
+
+
+def check_decoder(model: DecoderModel, z: np.ndarray) -> None:
+    """Checks that a model decodes latents [N, D], N at least 3."""
+    z1, z2 = z[:2], z[1:3]
+    path = model.interpolate(z1, z2, tf.constant([0.0, 0.3, 1.0]))
+    assert path.shape == (2, 3, *model.image_shape)
+    # The tolerance is that of a matrix product of other numbers of rows.
+    for i, between in enumerate((z2, 0.3 * z1 + 0.7 * z2, z1)):
+        np.testing.assert_allclose(path[:, i], model.decode(between), atol=1e-6)
 
 
 def _same_config_builds_same_weights(model, config):
@@ -60,12 +78,6 @@ def _latents_and_images_fit(model, digits):
     assert encoding.keys() == {"mean", "log_variance", "z"}
     assert all(value.shape == (len(digits), model.latent_size) for value in encoding.values())
     assert model.reconstruct(digits).shape == digits.shape
-    z1, z2 = encoding["z"][:2], encoding["z"][1:3]
-    path = model.interpolate(z1, z2, tf.constant([0.0, 0.3, 1.0]))
-    assert path.shape == (2, 3, *model.image_shape)
-    # The tolerance as above: other numbers of rows.
-    for i, z in enumerate((z2, 0.3 * z1 + 0.7 * z2, z1)):
-        np.testing.assert_allclose(path[:, i], model.decode(z), atol=1e-6)
 
 
 def _log_terms_are_rows_of_their_own(model, digits):
@@ -89,9 +101,7 @@ def _log_terms_are_rows_of_their_own(model, digits):
 
 
 def _every_signature_can_be_traced(model):
-    signatures = model.signatures()
-    assert signatures.keys() >= SIGNATURES
-    for function in signatures.values():
+    for function in model.signatures().values():
         function.get_concrete_function()
 
 

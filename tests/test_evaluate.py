@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import evaluate, runs
+from keras_genmnist import classifier, evaluate, quality, runs
 from keras_genmnist.bounds import LogTerms
+from keras_genmnist.errors import UsageError
+from tests import tiny
 from tests.oracles import ORACLE, LinearGaussian
 
 
@@ -161,6 +163,8 @@ def test_evaluate_records_what_was_scored(run, evaluated):
         assert -scores["nll"]["mean"] > scores["elbo"]["mean"] - 1  # two draws: above but for noise of 0.1
         assert all(scores[name]["se"] > 0 for name in ("elbo", "kl", "reconstruction", "nll"))
     assert record["validation"]["elbo"] != record["test"]["elbo"]
+    assert record["samples"]["num_samples"] == 500
+    assert record["samples"]["classifier"] == classifier.HASH
 
 
 def test_evaluate_table_shows_every_number(evaluated):
@@ -170,5 +174,43 @@ def test_evaluate_table_shows_every_number(evaluated):
         assert split in table
         for name in ("elbo", "kl", "reconstruction", "nll"):
             assert f"{record[split][name]['mean']:.2f} +- {record[split][name]['se']:.2f}" in table
+    samples = record["samples"]
+    for name in ("frechet", "frechet_floor"):
+        assert f"{samples[name]:.2f}" in table
+    assert f"{samples['parzen']['mean']:.1f} +- {samples['parzen']['se']:.1f} nats" in table
     for part in ("mnist_5k", "dynamic", "reference", "draws for the NLL", "of 2", "raw"):
         assert part in table
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory):
+    """A trained run of a GAN whose weights are averaged."""
+    return tiny.train(tiny.begin(tmp_path_factory.mktemp("gan") / "gan", "gan", epochs=1, ema_decay=0.9))
+
+
+def test_evaluate_of_a_gan_scores_averaged_and_raw_weights(gan, mnist_5k):
+    record = evaluate.evaluate(gan, num_draws=None, results=False)
+    assert "test" not in record and "validation" not in record
+    for name, raw in (("samples", False), ("samples_raw", True)):
+        drawn = evaluate.draw(runs.load_model(gan, raw), 500)
+        expected = quality.score(drawn, mnist_5k)
+        assert record[name].keys() == expected.keys()
+        for metric in ("frechet", "frechet_floor", "precision", "recall", "class_kl"):
+            assert record[name][metric] == pytest.approx(expected[metric])
+    assert record["samples"]["frechet"] != record["samples_raw"]["frechet"]
+    table = evaluate.table(record)
+    assert "ema weights" in table and "raw weights" in table and "NLL" not in table
+
+
+def test_evaluate_of_a_gan_refuses_num_draws(gan):
+    with pytest.raises(UsageError, match=r"gan has no likelihood, so --num_draws=7 .*Frechet distance"):
+        evaluate.evaluate(gan, num_draws=7, results=False)
+
+
+def test_draw_is_of_the_model_whatever_the_calls(gan, monkeypatch):
+    model = runs.load_model(gan)
+    drawn = evaluate.draw(model, 7)
+    assert drawn.shape == (7, 28, 28, 1)
+    monkeypatch.setattr(evaluate, "SAMPLES_PER_CALL", 3)
+    np.testing.assert_allclose(evaluate.draw(model, 7), drawn, atol=1e-6)  # other numbers of rows
+    assert len(np.unique(drawn.reshape(7, -1), axis=0)) == 7

@@ -6,10 +6,12 @@ import pytest
 import tensorflow as tf
 from matplotlib.collections import PathCollection
 
-from keras_genmnist import data, figures, models, runs
+from keras_genmnist import data, figures, files, images, models, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import Subject
 from tests import tiny
+
+eager = tiny.eager
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +103,59 @@ def test_training_curves_show_every_epoch(subject):
     left, right = figure.axes
     for axis, name in ((left, "elbo"), (right, "kl")):
         lines = {line.get_label(): line for line in axis.lines}
-        assert lines.keys() == {"training", "validation"}
-        for label, key in (("training", name), ("validation", f"val_{name}")):
+        assert lines.keys() == {f"training {name}", f"validation {name}"}
+        for label, key in ((f"training {name}", name), (f"validation {name}", f"val_{name}")):
             assert lines[label].get_xdata().tolist() == [row["epoch"] for row in rows]
             assert lines[label].get_ydata().tolist() == [row[key] for row in rows]
         assert axis.get_legend() is not None
         assert "nats" in axis.get_ylabel()
     plt.close(figure)
+
+
+def test_training_curves_leave_out_what_only_the_first_tenth_reaches(subject):
+    rows = [{"epoch": e, "elbo": -100.0, "val_elbo": -101.0, "kl": 10, "val_kl": 11} for e in range(1, 21)]
+    rows[0]["elbo"] = -1e4
+    figure = figures.training_curves(subject._replace(rows=rows))
+    low, high = figure.axes[0].get_ylim()
+    assert -102 < low < -101 and -100 < high < -99
+    plt.close(figure)
+
+
+def test_progress_shows_strips_of_the_first_and_the_last_epoch(subject, tmp_path):
+    run = dataclasses.replace(subject.run, workdir=tmp_path)
+    for epoch in range(1, 31):
+        files.write(run.progress / f"{epoch}.png", images.png(np.full([28, 280, 1], epoch / 255)).numpy())
+    figure = figures.progress(subject._replace(run=run, rows=[{"epoch": epoch} for epoch in range(1, 31)]))
+    shown = [int(axis.get_ylabel()) for axis in figure.axes]
+    assert shown == sorted(set(shown)) and len(shown) <= 10
+    assert (shown[0], shown[-1]) == (1, 30)
+    for axis, epoch in zip(figure.axes, shown, strict=True):
+        np.testing.assert_allclose(picture(axis), epoch / 255, atol=1e-6)
+    plt.close(figure)
+
+
+def test_neighbours_stand_below_the_sample_they_are_nearest_to(draw, subject):
+    (axis,) = draw("neighbours").axes
+    sheet = picture(axis)
+    assert sheet.shape == (6 * 28, 280)
+    digits = subject.model.sample(10, subject.seed)["probabilities"].numpy()[..., 0]
+    training = subject.dataset.train.images[..., 0].astype(np.float32) / 255
+    for column in (0, 7):
+        np.testing.assert_array_equal(cell(sheet, 0, column), digits[column])
+        distances = np.linalg.norm((training - digits[column]).reshape(len(training), -1), axis=1)
+        for row, index in enumerate(np.argsort(distances)[:5], start=1):
+            np.testing.assert_array_equal(cell(sheet, row, column), training[index])
+
+
+def test_figures_of_a_gan_are_those_it_has(tmp_path, eager):
+    run = tiny.train(tiny.begin(tmp_path / "gan", "gan", epochs=1, latent_size=4))
+    figures.figures(run, [], seed=5, out=tmp_path / "out")
+    names = ("samples", "interpolation", "training_curves", "progress", "neighbours")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"gan_{name}.png" for name in names}
+    with pytest.raises(
+        UsageError, match=r"gan has no figure reconstructions: it needs an encoder.*it has samples, inter"
+    ):
+        figures.figures(run, ["reconstructions"], seed=5, out=tmp_path / "out")
 
 
 def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
@@ -160,7 +208,7 @@ def test_figures_of_2d_latents_are_refused_for_40_dimensions(run_40d, tmp_path, 
 
 def test_figures_of_40_dimensions_are_those_it_has(run_40d, tmp_path):
     figures.figures(run_40d, [], seed=5, out=tmp_path)
-    names = ("samples", "interpolation", "reconstructions", "training_curves")
+    names = ("samples", "interpolation", "reconstructions", "training_curves", "progress", "neighbours")
     assert {path.name for path in tmp_path.iterdir()} == {f"vae_{name}.png" for name in names}
 
 

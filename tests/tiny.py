@@ -26,6 +26,7 @@ SIZES = {
     "hidden_size": 8,
     "encoder_channels": 1,
     "decoder_channels": 1,
+    "channels": 1,
     "latent_size": 2,
     "flow_steps": 2,
     "flow_size": 8,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -15,13 +16,10 @@ MAX_SAMPLES = 1024
 
 
 class GenerativeModel(tf_keras.Model):
-    """A model that draws images.
+    """A model that draws images; `image_shape` is their (H, W, C).
 
-    image_shape: (H, W, C) of its images.
-    monitor: the name among its test metrics that tells the best epoch; larger is better.
+    For training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here.
     """
-
-    monitor: str
 
     def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
@@ -41,6 +39,28 @@ class GenerativeModel(tf_keras.Model):
     def build_variables(self) -> None:
         """Makes every variable, by one small call of each network."""
         raise NotImplementedError
+
+    @property
+    def optimized(self) -> dict[str, list[tf.Variable]]:
+        """The variables that each optimizer among the arguments of `compile` trains, by its name there."""
+        return {"optimizer": self.trainable_variables}
+
+    @property
+    def curves(self) -> dict[str, list[str]]:
+        """What tells how training goes: label of an axis -> columns of metrics.jsonl."""
+        raise NotImplementedError
+
+    def merit(self, row: dict[str, float]) -> float:
+        """How good the epoch of a row of metrics.jsonl is; the best one's weights are kept."""
+        raise NotImplementedError
+
+    def validate(self, batches: list[np.ndarray]) -> dict[str, float]:
+        """What the columns val_* of metrics.jsonl say of a split's images, given in batches [B, H, W, C]."""
+        raise NotImplementedError
+
+    def warnings(self, rows: list[dict[str, float]]) -> list[str]:
+        """What looks wrong after the last of the rows of metrics.jsonl, a line each."""
+        return []
 
     def draw(self, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws one image from each seed; a row depends on its own seed alone.
@@ -83,7 +103,54 @@ class GenerativeModel(tf_keras.Model):
         return {"sample_rows": sample_rows, "sample": sample}
 
 
-class LatentVariableModel(GenerativeModel):
+class DecoderModel(GenerativeModel):
+    """A model that decodes latent vectors from a prior.  A subclass defines `decode`."""
+
+    def __init__(self, prior, image_shape: tuple[int, int, int]):
+        """
+        Args:
+          prior: () -> distribution p(z), event [D]; has `latent_size`, D.
+          image_shape: (H, W, C).
+        """
+        super().__init__(image_shape)
+        self.prior, self.latent_size = prior, prior.latent_size
+
+    def decode(self, z: tf.Tensor) -> tf.Tensor:
+        """The mean image given z [..., D] -> [..., H, W, C] in [0, 1]."""
+        raise NotImplementedError
+
+    def interpolate(self, z1: tf.Tensor, z2: tf.Tensor, alphas: tf.Tensor) -> tf.Tensor:
+        """Decodes alpha z1 + (1 - alpha) z2.  z1, z2 [B, D], alphas [A] -> [B, A, H, W, C] in [0, 1]."""
+        weights = alphas[:, None]
+        return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
+
+    def signatures(self):
+        latents = tf.TensorSpec([None, self.latent_size], tf.float32)
+
+        @tf.function(input_signature=[latents])
+        def decode(z):
+            return _with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
+
+        @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
+        def interpolate(z1, z2, alphas):
+            z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
+            return _with_png({"probabilities": self.interpolate(z1, z2, alphas)})
+
+        return super().signatures() | {"decode": decode, "interpolate": interpolate}
+
+    def _checked(self, images: tf.Tensor) -> tf.Tensor:
+        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
+        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
+        message = "images are out of range: give pixels in [0, 1]"
+        checks = (
+            tf.debugging.assert_non_negative(images, message),
+            tf.debugging.assert_less_equal(images, 1.0, message),
+        )
+        with tf.control_dependencies(checks):
+            return tf.identity(images)
+
+
+class LatentVariableModel(DecoderModel):
     """p(x) = integral of p(x | z) p(z) dz, trained on a bound of it.  A subclass defines `log_terms`."""
 
     def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO):
@@ -95,10 +162,8 @@ class LatentVariableModel(GenerativeModel):
           image_shape: (H, W, C).
           objective: what training maximises.
         """
-        super().__init__(image_shape)
-        self.encoder, self.decoder, self.prior = encoder, decoder, prior
-        self.latent_size, self.objective = prior.latent_size, objective
-        self.monitor = objective.bound
+        super().__init__(prior, image_shape)
+        self.encoder, self.decoder, self.objective = encoder, decoder, objective
         names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound))
         self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
 
@@ -126,21 +191,36 @@ class LatentVariableModel(GenerativeModel):
     def build_variables(self):
         self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]))
 
-    def compile(self, optimizer, *, seed: int = 0, warmup_steps: int = 0, **kwargs):
+    def compile(self, optimizer, *, seed: int = 0, warmup_steps: int = 0, jit_compile: bool = False):
         """Readies the model for training.
 
         Args:
           optimizer: of all trainable variables.
           seed: of the draws from the posterior.
           warmup_steps: steps over which the KL's weight rises linearly from 0 to 1; 0 for none.
-          **kwargs: of tf_keras.Model.compile.
+          jit_compile: whether XLA compiles.
         """
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer=optimizer, jit_compile=jit_compile)
         self.seed, self.warmup_steps = seed, warmup_steps
+        self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
 
     @property
     def metrics(self):
         return list(self.averages.values())
+
+    @property
+    def curves(self):
+        return {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
+
+    def merit(self, row):
+        return row[f"val_{self.objective.bound}"]
+
+    def validate(self, batches):
+        self.reset_metrics()
+        for batch in batches:
+            logs = self.compiled_test_step(batch)
+        self.reset_metrics()  # the next epoch's averages begin here
+        return {name: float(value) for name, value in logs.items()}
 
     def train_step(self, x):
         step = tf.cast(self.optimizer.iterations, tf.int32)
@@ -182,8 +262,7 @@ class LatentVariableModel(GenerativeModel):
         probabilities = self.decode(sample_each(self.prior(), z_seeds))
         return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
 
-    def decode(self, z: tf.Tensor) -> tf.Tensor:
-        """The mean image of p(x | z).  z [..., D] -> [..., H, W, C] in [0, 1]."""
+    def decode(self, z):
         return self.decoder(z).mean()
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -201,29 +280,8 @@ class LatentVariableModel(GenerativeModel):
         """The image decoded from the posterior's centre.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
         return self.decode(self.encode(x)["z"])
 
-    def interpolate(self, z1: tf.Tensor, z2: tf.Tensor, alphas: tf.Tensor) -> tf.Tensor:
-        """Decodes alpha z1 + (1 - alpha) z2.  z1, z2 [B, D], alphas [A] -> [B, A, H, W, C] in [0, 1]."""
-        weights = alphas[:, None]
-        return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
-
-    def _checked(self, images: tf.Tensor) -> tf.Tensor:
-        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
-        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
-        message = "images are out of range: give pixels in [0, 1]"
-        checks = (
-            tf.debugging.assert_non_negative(images, message),
-            tf.debugging.assert_less_equal(images, 1.0, message),
-        )
-        with tf.control_dependencies(checks):
-            return tf.identity(images)
-
     def signatures(self):
-        latents = tf.TensorSpec([None, self.latent_size], tf.float32)
         batch = tf.TensorSpec([None, *self.image_shape], tf.float32)
-
-        @tf.function(input_signature=[latents])
-        def decode(z):
-            return _with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
 
         @tf.function(input_signature=[batch])
         def encode(images):
@@ -233,17 +291,12 @@ class LatentVariableModel(GenerativeModel):
         def reconstruct(images):
             return _with_png({"probabilities": self.reconstruct(self._checked(images))})
 
-        @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
-        def interpolate(z1, z2, alphas):
-            z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
-            return _with_png({"probabilities": self.interpolate(z1, z2, alphas)})
-
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
             terms = self.log_terms(self._checked(images), 1, seed=tf.stack([seed, 0]))
             return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
 
-        own = [decode, encode, reconstruct, interpolate, elbo]
+        own = [encode, reconstruct, elbo]
         return super().signatures() | {function.__name__: function for function in own}
 
 

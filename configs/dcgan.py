@@ -1,0 +1,9 @@
+"""Deep convolutional GAN (Radford et al. 2016, arxiv.org/abs/1511.06434)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("gan", network="conv", discriminator_norm="batch", epochs=60, jit_compile=False)

@@ -1,0 +1,40 @@
+"""Generative adversarial network, multi-layer perceptrons (Goodfellow et al. 2014, arxiv.org/abs/1406.2661)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "gan",
+            # Networks: mlp, conv
+            "network": "mlp",
+            "hidden_layers": 2,
+            "hidden_size": 512,
+            "channels": 32,
+            "latent_size": 100,
+            # none, batch, spectral
+            "discriminator_norm": "none",
+            # Loss: minimax, non_saturating, least_squares, hinge, wasserstein_gp
+            "loss": "non_saturating",
+            "critic_steps": 1,
+            "label_smoothing": 0.0,
+            "gradient_penalty": 0.0,
+            "r1_penalty": 0.0,
+            "dataset": "mnist",
+            "binarization": "none",
+            "batch_size": 100,
+            "epochs": 100,
+            # Radford et al. (2016), section 3
+            "generator_learning_rate": 2e-4,
+            "generator_beta_1": 0.5,
+            "discriminator_learning_rate": 2e-4,
+            "discriminator_beta_1": 0.5,
+            "decay": "constant",
+            "clip_norm": 0.0,
+            "ema_decay": 0.999,
+            "patience": 0,
+            "jit_compile": True,
+            "seed": 3435,
+        }
+    )

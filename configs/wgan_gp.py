@@ -1,0 +1,18 @@
+"""Wasserstein GAN with gradient penalty (Gulrajani et al. 2017, arxiv.org/abs/1704.00028)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on(
+        "dcgan",
+        loss="wasserstein_gp",
+        discriminator_norm="none",
+        critic_steps=5,
+        gradient_penalty=10.0,
+        # Gulrajani et al., algorithm 1, has beta_1 = 0; their code for MNIST this.
+        generator_learning_rate=1e-4,
+        discriminator_learning_rate=1e-4,
+    )

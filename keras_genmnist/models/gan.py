@@ -1,0 +1,217 @@
+"""Generative adversarial network.
+
+Source: Goodfellow et al. (2014), "Generative Adversarial Nets", arxiv.org/abs/1406.2661; Radford et al. (2016),
+"Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks", arxiv.org/abs/1511.06434
+"""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from ml_collections import ConfigDict
+
+from keras_genmnist import classifier, losses, networks, quality
+from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.distributions import StandardNormal, sample_each
+from keras_genmnist.losses import LOSSES
+from keras_genmnist.models.base import DecoderModel
+
+# What `warnings` calls a discriminator that has won and a class that is lost, if so for PERSISTENT epochs.
+WON, LOST, PERSISTENT = 0.999, 0.005, 5
+
+
+class GAN(DecoderModel):
+    """A generator of images from latent vectors, trained against a discriminator of real images and samples."""
+
+    def __init__(
+        self,
+        generator: tf_keras.Model,
+        discriminator: tf_keras.Model,
+        prior,
+        image_shape: tuple[int, int, int],
+        loss: str = "non_saturating",
+        *,
+        critic_steps: int = 1,
+        label_smoothing: float = 0.0,
+        gradient_penalty: float = 0.0,
+        r1_penalty: float = 0.0,
+    ):
+        """
+        Args:
+          generator: z [B, D], training -> logits of the pixels [B, H, W, C].
+          discriminator: images [B, H, W, C], training -> logits [B, 1].
+          prior: () -> distribution p(z), event [D]; has `latent_size`, D.
+          image_shape: (H, W, C).
+          loss: one of losses.LOSSES.
+          critic_steps: the generator takes a step after so many of the discriminator.
+          label_smoothing: the discriminator's target for real images is 1 less this.
+          gradient_penalty, r1_penalty: weights of the two in the discriminator's loss; 0 for none.
+        """
+        super().__init__(prior, image_shape)
+        self.generator, self.discriminator, self.loss_pair = generator, discriminator, LOSSES[loss]
+        self.critic_steps, self.target = critic_steps, 1 - label_smoothing
+        self.gradient_penalty, self.r1_penalty = gradient_penalty, r1_penalty
+        # A critic's loss has no 0 to be below: only where there is a verdict can it be too good.
+        self.has_verdict = loss != "wasserstein_gp"
+        names = ("generator_loss", "discriminator_loss", "accuracy")
+        self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
+
+    def build_variables(self):
+        self.discriminate(self.decode(tf.zeros([1, self.latent_size])))
+
+    def compile(self, generator_optimizer, discriminator_optimizer, *, seed: int = 0, jit_compile: bool = False):
+        """Readies the model for training.
+
+        Args:
+          generator_optimizer, discriminator_optimizer: of the variables of the two networks.
+          seed: of the draws from the prior.
+          jit_compile: whether XLA compiles.
+        """
+        super().compile(optimizer=generator_optimizer, jit_compile=jit_compile)
+        self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
+        self.seed = seed
+        self.classifier = classifier.load()  # now: without it no epoch could be judged
+        self.compiled_decode = tf.function(self.decode, jit_compile=jit_compile)
+
+    @property
+    def optimized(self):
+        return {
+            "generator_optimizer": self.generator.trainable_variables,
+            "discriminator_optimizer": self.discriminator.trainable_variables,
+        }
+
+    @property
+    def metrics(self):
+        return list(self.averages.values())
+
+    def train_step(self, x):
+        step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
+        z_seed, mix_seed = tf.unstack(tf.random.split(tf.stack([self.seed, step]), 2))
+        z = self.prior().sample(tf.shape(x)[0], seed=z_seed)
+        self._train_discriminator(x, self.generate(z, training=True), mix_seed)
+        if self.critic_steps == 1 or (step + 1) % self.critic_steps == 0:
+            self._train_generator(z)
+        return {name: average.result() for name, average in self.averages.items()}
+
+    def _train_discriminator(self, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> None:
+        def discriminate(images):
+            return self.discriminate(images, training=True)
+
+        with tf.GradientTape() as tape:
+            real_logits, fake_logits = discriminate(real), discriminate(fake)
+            loss = self.loss_pair.discriminator(real_logits, fake_logits, self.target)
+            total = loss
+            if self.gradient_penalty:
+                total += self.gradient_penalty * losses.gradient_penalty(discriminate, real, fake, seed)
+            if self.r1_penalty:
+                total += self.r1_penalty * losses.r1_penalty(discriminate, real)
+        variables = self.discriminator.trainable_variables
+        self.discriminator_optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        self.averages["discriminator_loss"].update_state(loss)
+        self.averages["accuracy"].update_state(tf.cast(real_logits > fake_logits, tf.float32))
+
+    def _train_generator(self, z: tf.Tensor) -> None:
+        with tf.GradientTape() as tape:
+            loss = self.loss_pair.generator(self.discriminate(self.generate(z, training=True), training=True))
+        variables = self.generator.trainable_variables
+        self.generator_optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        self.averages["generator_loss"].update_state(loss)
+
+    @property
+    def curves(self):
+        return {
+            "loss": ["generator_loss", "discriminator_loss"],
+            "pairs that the discriminator ranks rightly": ["accuracy"],
+            "Frechet distance": ["val_frechet"],
+        }
+
+    def validate(self, batches):
+        """Of as many samples, from the same latents every time: Frechet distance, and the share of the rarest class."""
+        latents = [self.prior().sample(len(x), seed=tf.constant([0, i])) for i, x in enumerate(batches)]
+        drawn = self.classifier.read(np.concatenate([self.compiled_decode(z) for z in latents]))
+        real = self.classifier.features(np.concatenate(batches))
+        return {
+            "frechet": quality.frechet_distance(drawn.features, real),
+            "rarest_class": float(quality.class_shares(drawn.probabilities).min()),
+        }
+
+    def merit(self, row):
+        return -row["val_frechet"]
+
+    def warnings(self, rows):
+        last = rows[-PERSISTENT:]
+        if len(last) < PERSISTENT:
+            return []
+        found = []
+        if self.has_verdict and min(row["accuracy"] for row in last) > WON:
+            found.append(
+                f"the discriminator has ranked more than {WON:.1%} of the pairs rightly for {PERSISTENT} epochs, the "
+                "generator learns little: try config.label_smoothing, config.r1_penalty, or a lower "
+                "config.discriminator_learning_rate"
+            )
+        if (rarest := max(row["val_rarest_class"] for row in last)) < LOST:
+            found.append(
+                f"mode collapse: for {PERSISTENT} epochs at most {rarest:.1%} of the samples were of the rarest class, "
+                "of real images 10 %; try config.loss=wasserstein_gp, or lower learning rates"
+            )
+        return found
+
+    def generate(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The image of latents [B, D] -> [B, H, W, C] in [0, 1]."""
+        logits = self.generator(z, training=training)
+        return tf.sigmoid(tf.reshape(logits, [-1, *self.image_shape]))
+
+    def discriminate(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The discriminator's logits of images [B, H, W, C] -> [B]; the higher, the more real."""
+        return tf.squeeze(self.discriminator(x, training=training), axis=-1)
+
+    def decode(self, z):
+        # Leading axes folded into one for the network, and back.
+        images = self.generate(tf.reshape(z, [-1, self.latent_size]))
+        return tf.reshape(images, tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0))
+
+    def draw(self, seeds):
+        images = self.decode(sample_each(self.prior(), seeds))
+        return {"images": images, "probabilities": images}
+
+    def signatures(self):
+        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
+        def discriminate(images):
+            return {"logits": self.discriminate(self._checked(images))}
+
+        return super().signatures() | {"discriminate": discriminate}
+
+
+def build(config: ConfigDict) -> GAN:
+    """The GAN of `config`; raises UsageError for a value out of range."""
+    require_choice(config, binarization=["none"])  # a generator of grey levels is told from bits at a glance
+    require_choice(config, network=["mlp", "conv"], loss=LOSSES, discriminator_norm=["none", "batch", "spectral"])
+    require_positive(config, "latent_size", "hidden_layers", "hidden_size", "channels", "critic_steps")
+    require(config, "label_smoothing", 0 <= config.label_smoothing < 1, "0 (none) or a value below 1")
+    require(config, "gradient_penalty", config.gradient_penalty >= 0, "0 (none) or more")
+    require(config, "r1_penalty", config.r1_penalty >= 0, "0 (none) or more")
+    if config.label_smoothing:
+        require_choice(config, loss=losses.TARGETS)
+    if config.loss == "wasserstein_gp":
+        require(config, "gradient_penalty", config.gradient_penalty > 0, "more than 0, which loss=wasserstein_gp needs")
+    if config.gradient_penalty:
+        # Gulrajani et al. (2017), section 4: the penalty is of each image's own gradient.
+        require_choice(config, discriminator_norm=["none", "spectral"])
+    if config.network == "mlp":
+        generator = networks.mlp(config.hidden_layers, config.hidden_size, batch_norm=True)
+        generator.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
+        discriminator = networks.mlp_discriminator(config.hidden_layers, config.hidden_size, config.discriminator_norm)
+    else:
+        generator = networks.dcgan_generator(config.channels)
+        discriminator = networks.dcgan_discriminator(config.channels, config.discriminator_norm)
+    return GAN(
+        generator,
+        discriminator,
+        StandardNormal(config.latent_size),
+        IMAGE_SHAPE,
+        config.loss,
+        critic_steps=config.critic_steps,
+        label_smoothing=config.label_smoothing,
+        gradient_penalty=config.gradient_penalty,
+        r1_penalty=config.r1_penalty,
+    )
