@@ -82,7 +82,8 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 
 bench: $(INSTALLED) .venv-bench/.installed ## training speed beside PyTorch's and JAX's, and of the posteriors
 	$(PY) benchmarks/training.py
-	$(PY) benchmarks/training.py --draws=50 --rounds=3
+	$(PY) benchmarks/training.py --work=iwae --rounds=3
+	$(PY) benchmarks/training.py --work=dcgan --rounds=3
 	$(PY) benchmarks/posteriors.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header

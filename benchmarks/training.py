@@ -1,20 +1,20 @@
 """Training speed of the project beside the same work in PyTorch and JAX, on the CPU.
 
-    python benchmarks/training.py [--rounds=5] [--draws=1] [--dataset=mnist] [--peer_python=.venv-bench/bin/python]
+    python benchmarks/training.py [--work=vae] [--rounds=5] [--dataset=mnist] [--peer_python=.venv-bench/bin/python]
 
-The work: a VAE 784-400-20-400-784 (one ReLU layer on each side), batch 100, Adam 1e-3, dynamic Bernoulli binarization
-(new bits every epoch), in three ways:
+The work:
 
-  project  `genmnist train` as a user runs it: data pipeline, metrics, checkpoints, TFP layers
-  torch    peers/torch_vae.py, PyTorch eager
-  jax      peers/jax_vae.py, JAX with a whole epoch under lax.scan
+  vae    784-400-20-400-784 (one ReLU layer on each side), batch 100, Adam 1e-3, dynamic Bernoulli binarization (new
+         bits every epoch); PyTorch eager, and JAX with a whole epoch under lax.scan
+  iwae   the same with the IWAE bound of 50 draws; JAX
+  dcgan  configs/dcgan.py without the average of the weights; PyTorch eager
 
-With --draws=50 the objective is the IWAE bound of 50 draws, in the project and in JAX.
+The project runs as `genmnist train`, as a user runs it: data pipeline, metrics, checkpoints, TFP layers.
 
 Each is a process of its own, and they take turns, so that a machine that slows down slows all of them.  Images/s is the
-median of three epochs, the one that compiles not counted; the table has the median, minimum and maximum of the rounds.
-The mean training bound of the last epoch (nats per image) shows that all three did the same work.  Run it on an idle
-machine: other load slows the contestants unequally, PyTorch by up to ten times, and the ratios then mean nothing.
+median of the epochs, the one that compiles not counted; the table has the median, minimum and maximum of the rounds.
+The mean training objective of the last epoch shows that all did the same work.  Run it on an idle machine: other load
+slows the contestants unequally, PyTorch by up to ten times, and the ratios then mean nothing.
 
 The peers need torch, jax, optax and numpy in an environment of their own; `make bench` makes it.
 """
@@ -26,19 +26,37 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contestant runs.", lower_bound=1)
 _DATASET = flags.DEFINE_string("dataset", "mnist", "The dataset whose training images are used.")
-_DRAWS = flags.DEFINE_integer("draws", 1, "Draws from the posterior an image; above 1, the IWAE bound.", lower_bound=1)
+_WORK = flags.DEFINE_enum("work", "vae", ["vae", "iwae", "dcgan"], "What is trained.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", ".venv-bench/bin/python", "The Python that has torch and jax.")
 
 PEERS = Path(__file__).parent / "peers"
-TARGET_SPEEDUP = {"torch": 2.0, "jax": 1.2}
 TARGET_STARTUP_SECONDS = 15
 TARGET_PEAK_BYTES = 1.5e9
-CONFIG = {
+
+
+class Work(NamedTuple):
+    """A training.
+
+    model: of the project.
+    config: changes to its config.
+    objective: its column of metrics.jsonl.
+    peers: name -> (its script and what that takes after the images' path; images/s asked of the project relative to
+      it, 0 for none).
+    """
+
+    model: str
+    config: dict
+    objective: str
+    peers: dict[str, tuple[list[str], float]]
+
+
+VAE = {
     "hidden_layers": 1,
     "hidden_size": 400,
     "latent_size": 20,
@@ -48,6 +66,13 @@ CONFIG = {
     "decay": "constant",
     "binarization": "dynamic",
     "epochs": 4,
+}
+WORKS = {
+    "vae": Work("vae", VAE, "elbo", {"torch": (["torch_vae.py"], 2.0), "jax": (["jax_vae.py", "1"], 1.2)}),
+    "iwae": Work(
+        "vae", VAE | {"bound": "iwae", "train_draws": 50, "epochs": 2}, "iwae", {"jax": (["jax_vae.py", "50"], 0.0)}
+    ),
+    "dcgan": Work("dcgan", {"ema_decay": 0.0, "epochs": 3}, "discriminator_loss", {"torch": (["torch_dcgan.py"], 1.0)}),
 }
 # A peer or the project would otherwise use a GPU where there is one.
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
@@ -79,44 +104,42 @@ np.save({str(path)!r}, data.load({_DATASET.value!r}).train.images.reshape(-1, 78
     run([sys.executable, "-c", program], log)
 
 
-def run_project(folder: Path, log: Path) -> dict:
+def run_project(work: Work, folder: Path, log: Path) -> dict:
     """One training by the project, in an empty folder."""
-    changes = {**CONFIG, "dataset": _DATASET.value, "train_draws": _DRAWS.value}
-    if _DRAWS.value > 1:
-        changes |= {"bound": "iwae", "epochs": 2}
+    changes = {**work.config, "dataset": _DATASET.value}
     overrides = [f"--config.{field}={value}" for field, value in changes.items()]
-    command = [sys.executable, "-m", "keras_genmnist", "train", "--model=vae", f"--workdir={folder}", *overrides]
-    peak_bytes = run(command, log)
+    command = [sys.executable, "-m", "keras_genmnist", "train", f"--model={work.model}", f"--workdir={folder}"]
+    peak_bytes = run([*command, *overrides], log)
     first, *counted = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "images_per_second": statistics.median(row["images_per_second"] for row in counted),
-        "elbo": counted[-1]["elbo" if _DRAWS.value == 1 else "iwae"],
+        "objective": counted[-1][work.objective],
         "peak_bytes": peak_bytes,
         "startup_seconds": first["startup_seconds"],
     }
 
 
-def run_peer(name: str, images: Path, log: Path) -> dict:
-    """One training by peers/NAME_vae.py."""
-    peak_bytes = run([_PEER_PYTHON.value, str(PEERS / f"{name}_vae.py"), str(images), str(_DRAWS.value)], log)
+def run_peer(arguments: list[str], images: Path, log: Path) -> dict:
+    """One training by a script of peers/."""
+    script, *rest = arguments
+    peak_bytes = run([_PEER_PYTHON.value, str(PEERS / script), str(images), *rest], log)
     return {**json.loads(log.read_text().splitlines()[-1]), "peak_bytes": peak_bytes}
 
 
-def available_peers() -> list[str]:
+def available(peers: dict) -> list[str]:
     """The peers whose libraries are installed; says which are not."""
-    peers = []
-    for name, imports in {"torch": "torch", "jax": "jax, optax"}.items():
-        if name == "torch" and _DRAWS.value > 1:
-            continue
+    found = []
+    for name in peers:
+        imports = {"torch": "torch", "jax": "jax, optax"}[name]
         try:
             subprocess.run([_PEER_PYTHON.value, "-c", f"import numpy, {imports}"], check=True, capture_output=True)
-            peers.append(name)
+            found.append(name)
         except (OSError, subprocess.CalledProcessError):
             print(f"{name} is left out: {_PEER_PYTHON.value} cannot import numpy, {imports}")
-    return peers
+    return found
 
 
-def print_table(results: dict[str, list[dict]]) -> None:
+def print_table(work: Work, results: dict[str, list[dict]]) -> None:
     """Prints each contestant's figures, then the project's beside their targets."""
 
     def values(name, figure):
@@ -125,19 +148,19 @@ def print_table(results: dict[str, list[dict]]) -> None:
     def median(name, figure):
         return statistics.median(values(name, figure))
 
-    print(f"\n{'':8} {'images/s':>9} {'min .. max':>18} {'bound':>9} {'peak memory':>12}")
+    print(f"\n{'':8} {'images/s':>9} {'min .. max':>18} {'objective':>9} {'peak memory':>12}")
     for name in results:
         rates = values(name, "images_per_second")
         span = f"{min(rates):,.0f} .. {max(rates):,.0f}"
         print(
-            f"{name:8} {statistics.median(rates):9,.0f} {span:>18} {median(name, 'elbo'):9.2f} "
+            f"{name:8} {statistics.median(rates):9,.0f} {span:>18} {median(name, 'objective'):9.2f} "
             f"{max(values(name, 'peak_bytes')) / 1e9:9.2f} GB"
         )
     print(f"\n{'project':24} {'measured':>10} {'target':>12}")
-    for name, target in TARGET_SPEEDUP.items():
+    for name, (_, target) in work.peers.items():
         if name in results:
             ratio = median("project", "images_per_second") / median(name, "images_per_second")
-            print(f"{'images/s / ' + name:24} {ratio:9.2f}x {f'>= {target}x' if _DRAWS.value == 1 else '':>12}")
+            print(f"{'images/s / ' + name:24} {ratio:9.2f}x {f'>= {target}x' if target else '':>12}")
     startup = median("project", "startup_seconds")
     print(f"{'start to first step':24} {startup:8.1f} s {f'< {TARGET_STARTUP_SECONDS} s':>12}")
     peak_bytes = max(values("project", "peak_bytes"))
@@ -147,7 +170,8 @@ def print_table(results: dict[str, list[dict]]) -> None:
 def main(argv):
     if argv[1:]:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    results = {name: [] for name in ["project", *available_peers()]}
+    work = WORKS[_WORK.value]
+    results = {name: [] for name in ["project", *available(work.peers)]}
     with tempfile.TemporaryDirectory() as folder:
         images, log = Path(folder, "images.npy"), Path(folder, "log")
         try:
@@ -155,14 +179,14 @@ def main(argv):
             for number in range(1, _ROUNDS.value + 1):
                 for name in results:
                     if name == "project":
-                        result = run_project(Path(folder, f"round{number}"), log)
+                        result = run_project(work, Path(folder, f"round{number}"), log)
                     else:
-                        result = run_peer(name, images, log)
+                        result = run_peer(work.peers[name][0], images, log)
                     results[name].append(result)
                     print(f"round {number}: {name:8} {result['images_per_second']:9,.0f} images/s", flush=True)
         except subprocess.CalledProcessError as error:
             sys.exit(f"{log.read_text()}\n{' '.join(error.cmd)}\nfailed with exit code {error.returncode}")
-    print_table(results)
+    print_table(work, results)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main():
         start = time.perf_counter()
         params, opt_state, elbo = jax.block_until_ready(train_epoch(params, opt_state, images, key))
         rates.append(len(images) / (time.perf_counter() - start))
-    print(json.dumps({"images_per_second": statistics.median(rates[1:]), "elbo": float(elbo)}))
+    print(json.dumps({"images_per_second": statistics.median(rates[1:]), "objective": float(elbo)}))
 
 
 if __name__ == "__main__":

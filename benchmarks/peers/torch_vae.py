@@ -57,7 +57,7 @@ def main():
         start = time.perf_counter()
         elbo = train_epoch(model, optimizer, images)
         rates.append(len(images) / (time.perf_counter() - start))
-    print(json.dumps({"images_per_second": statistics.median(rates), "elbo": elbo}))
+    print(json.dumps({"images_per_second": statistics.median(rates), "objective": elbo}))
 
 
 if __name__ == "__main__":
