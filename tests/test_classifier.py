@@ -31,6 +31,7 @@ def test_classifier_features_are_what_its_last_layer_sees(loaded, mnist_5k):
     with np.load(classifier.PATH) as file:
         *_, kernel, bias = (file[name] for name in file.files)
     features, probabilities = loaded.read(mnist_5k.test.images[:50].astype(np.float32) / 255)
+    assert features.min() == 0  # of ReLUs
     logits = features @ kernel + bias
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     # float32 logits near 20 are 2e-6 apart, which the exponential makes relative.
