@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from keras_genmnist.figures import save
 
 DEPTHS = (0, 10, 40, 80)
-EPOCHS = 100
+EPOCHS = 60
 DRAWS = 200
 
 
