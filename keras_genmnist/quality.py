@@ -135,9 +135,9 @@ def _rows(images: np.ndarray, dtype: type) -> np.ndarray:
 def parzen(samples: np.ndarray, images: np.ndarray, sigma: float) -> np.ndarray:
     """Log-likelihood of images under Gaussian kernels on samples.  log (1/N) sum{ N(x; s[n], sigma^2 I) : n = 1..N }
 
-    A historical metric, to compare with the papers that report it.  Goodfellow et al. warn that its variance is high and
-    that it works badly in many dimensions; it is far from a model's own log-likelihood, and k-means centroids of MNIST
-    score higher than real images (Theis et al. 2016, table 1, arxiv.org/abs/1511.01844).
+    A historical metric, to compare with the papers that report it.  Goodfellow et al. warn that its variance is
+    high and that it works badly in many dimensions; it is far from a model's own log-likelihood, and k-means centroids
+    of MNIST score higher than real images (Theis et al. 2016, table 1, arxiv.org/abs/1511.01844).
 
     Args:
       samples: [N, ...], D values each, in [0, 1].
