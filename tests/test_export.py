@@ -10,6 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_genmnist import export, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import MAX_SAMPLES
+from tests import tiny
 
 # Loads an export in a process without this package, TFP and Keras, as a server would, and calls every signature with
 # the arguments in inputs.npz ("signature/argument"); writes "signature/output" to outputs.npz.  Then asks for 3 million
@@ -311,3 +312,26 @@ def test_export_into_a_file_is_a_usage_error(run, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(UsageError, match=f"cannot write {tmp_path / 'taken' / 'vae'}"):
         export.export(run, tmp_path / "taken")
+
+
+def test_export_of_a_gan_equals_the_run(tmp_path, mnist_5k):
+    run = tiny.train(tiny.begin(tmp_path / "gan", "dcgan", epochs=1))
+    own = runs.load_model(run).signatures()
+    loaded = tf.saved_model.load(str(export.export(run, tmp_path / "exports"))).signatures
+    z1, z2 = np.random.default_rng(0).normal(size=[2, 3, 2]).astype(np.float32)
+    for name, arguments in {
+        "sample_rows": {"seed": np.array([4, 5], np.int32)},
+        "sample": {"num_samples": np.int32(4), "seed": np.int32(7)},
+        "decode": {"z": z1},
+        "interpolate": {"z1": z1, "z2": z2, "alphas": np.array([0, 0.25, 1], np.float32)},
+        "discriminate": {"images": mnist_5k.test.scored("none")[:3]},
+    }.items():
+        arguments = {key: tf.constant(value) for key, value in arguments.items()}
+        outputs, expected = loaded[name](**arguments), own[name](**arguments)
+        assert outputs.keys() == expected.keys()
+        for key in expected:
+            if expected[key].dtype == tf.float32:
+                np.testing.assert_allclose(outputs[key], expected[key], atol=1e-5)  # another order of sums
+    assert loaded.keys() == own.keys() | {"serving_default"}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="out of range"):
+        loaded["discriminate"](images=tf.constant(mnist_5k.test.images[:3], tf.float32))  # grey levels 0..255
