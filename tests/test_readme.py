@@ -6,14 +6,37 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+RESULTS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "results").glob("*.json"))}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
-def test_readme_row_is_the_result(path):
-    result = json.loads(path.read_text())
-    elbo, nll = result["test"]["elbo"], result["test"]["nll"]
+@pytest.fixture(scope="module")
+def readme():
+    return (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in RESULTS if "test" in RESULTS[name]])
+def test_readme_row_is_the_likelihood(name, readme):
+    elbo, nll = (RESULTS[name]["test"][key] for key in ("elbo", "nll"))
     row = (
-        f"| `{path.stem}` | {-elbo['mean']:.2f} ({elbo['se']:.2f}) | {nll['mean']:.2f} ({nll['se']:.2f}) "
-        f"| {nll['num_draws']:,} | {result['epochs']} epochs, {result['train_seconds'] / 60:.1f} minutes |"
+        f"| `{name}` | {-elbo['mean']:.2f} ({elbo['se']:.2f}) | {nll['mean']:.2f} ({nll['se']:.2f}) "
+        f"| {nll['num_draws']:,} | {training(name)} |"
     )
-    assert row in (ROOT / "README.md").read_text()
+    assert row in readme
+
+
+@pytest.mark.parametrize("name", [name for name in RESULTS if "samples" in RESULTS[name]])
+def test_readme_row_is_the_quality_of_samples(name, readme):
+    for key, weights in (("samples", RESULTS[name]["weights"]), ("samples_raw", "raw")):
+        if key in RESULTS[name]:
+            score = RESULTS[name][key]
+            shares, parzen = score["class_shares"], score["parzen"]
+            row = (
+                f"| `{name}` | {weights} | {score['frechet']:.2f} | {score['precision']:.1%} | {score['recall']:.1%} "
+                f"| {min(shares):.1%} .. {max(shares):.1%} | {score['confident_share']:.1%} "
+                f"| {parzen['mean']:.1f} ({parzen['se']:.1f}) | {training(name)} |"
+            )
+            assert row in readme
+
+
+def training(name: str) -> str:
+    return f"{RESULTS[name]['epochs']} epochs, {RESULTS[name]['train_seconds'] / 60:.1f} minutes"
