@@ -211,7 +211,8 @@ def save(figure: Figure, path: Path) -> None:
 def _caption(subject: Subject) -> str:
     config = subject.run.config
     label = data.binarization_label(config.dataset, config.binarization)
-    return f"{subject.run.name} on {config.dataset}, {label} binarization"
+    pixels = "grey levels" if label == "none" else f"{label} binarization"
+    return f"{subject.run.name} on {config.dataset}, {pixels}"
 
 
 def _sheet(sheet: np.ndarray, title: str) -> Figure:
