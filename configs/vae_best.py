@@ -1,4 +1,4 @@
-"""The best found with one layer of latents: convolutional VAE with RealNVP prior, weights averaged"""
+"""The best with one layer of latents: convolutions, RealNVP prior (after Xu et al. 2019, arxiv.org/abs/1905.13452)"""
 
 from ml_collections import ConfigDict
 

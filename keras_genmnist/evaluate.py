@@ -6,6 +6,7 @@ classifier of classifier.py.
 
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from keras_genmnist import bounds, data, files, quality, runs
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
 from keras_genmnist.runs import Run
 
 BATCH = 100
@@ -41,10 +42,11 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
     """
     model = runs.load_model(run)
     if num_draws and not isinstance(model, LatentVariableModel):
-        raise UsageError(
-            f"{run.name} has no likelihood, so --num_draws={num_draws} means nothing: leave it out; "
-            "it is scored by its samples (Frechet distance, precision, recall, classes, Parzen windows)"
-        )
+        if isinstance(model, TractableModel):
+            reason = "its likelihood is known exactly"
+        else:
+            reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"
+        raise UsageError(f"--num_draws={num_draws} means nothing for {run.name}: leave it out, {reason}")
     dataset = data.load(run.config.dataset)
     rows = runs.read_metrics(run)
     if not rows:
@@ -69,6 +71,9 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
         for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
             split = getattr(dataset, name)
             record[name] = likelihood(model, split.binary, number, run.config.jit_compile, name)
+    elif isinstance(model, TractableModel):
+        for name in ("validation", "test"):
+            record[name] = exact_likelihood(model, getattr(dataset, name).binary, run.config.jit_compile)
     scored = {"samples": model}
     if run.config.ema_decay:
         scored["samples_raw"] = runs.load_model(run, raw=True)
@@ -143,6 +148,21 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
     }
 
 
+def exact_likelihood(model: TractableModel, images: np.ndarray, jit_compile: bool) -> dict:
+    """The NLL of a model that knows it.
+
+    Args:
+      model: the model.
+      images: uint8 [N, H, W, C], binary.
+      jit_compile: whether XLA compiles.
+    Returns:
+      Mean and standard error over the images, nats.
+    """
+    log_prob = tf.function(model.log_prob, jit_compile=jit_compile, reduce_retracing=True)
+    nll = -np.concatenate([log_prob(x).numpy().astype(np.float64) for x in data.eval_batches(images, BATCH)])
+    return {"num_images": len(images), "nll": mean_and_error(nll)}
+
+
 def mean_and_error(values: np.ndarray) -> dict[str, float]:
     """The mean over images and its standard error."""
     return {"mean": float(values.mean()), "se": float(values.std(ddof=1) / np.sqrt(len(values)))}
@@ -174,39 +194,48 @@ def table(record: dict) -> str:
 
 
 def _likelihood_table(record: dict) -> str:
-    splits = ("validation", "test")
+    def nats(key):
+        return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
+
+    if "elbo" in record["test"]:
+        rows = {
+            "ELBO": nats("elbo"),
+            "KL": nats("kl"),
+            "reconstruction": nats("reconstruction"),
+            "NLL": nats("nll"),
+            "draws for the NLL": lambda score: f"{score['nll']['num_draws']:,}",
+            "effective sample size": lambda score: f"{score['nll']['ess']:.1f}",
+            "active units": lambda score: f"{score['active_units']} of {score['latent_size']}",
+        }
+    else:
+        rows = {"exact NLL": nats("nll")}
     head = f"{record['binarization']} training, reference binarization scored, {record['weights']} weights"
-    lines = [head, f"{'nats per image':24}" + "".join(f"{split:>20}" for split in splits)]
-    for key, label in (("elbo", "ELBO"), ("kl", "KL"), ("reconstruction", "reconstruction"), ("nll", "NLL")):
-        cells = [record[split][key] for split in splits]
-        lines.append(f"{label:24}" + "".join(f"{c['mean']:>12.2f} +- {c['se']:.2f}" for c in cells))
-    draws = [record[split]["nll"]["num_draws"] for split in splits]
-    lines.append(f"{'draws for the NLL':24}" + "".join(f"{number:>20,}" for number in draws))
-    sizes = [record[split]["nll"]["ess"] for split in splits]
-    lines.append(f"{'effective sample size':24}" + "".join(f"{size:>20.1f}" for size in sizes))
-    units = [f"{record[split]['active_units']} of {record[split]['latent_size']}" for split in splits]
-    lines.append(f"{'active units':24}" + "".join(f"{unit:>20}" for unit in units))
-    return "\n".join(lines)
+    return f"{head}\n{_table('nats per image', rows, {split: record[split] for split in ('validation', 'test')})}"
 
 
 def _samples_table(record: dict) -> str:
-    columns = [name for name in ("samples", "samples_raw") if name in record]
-    weights = {"samples": record["weights"], "samples_raw": "raw"}
-    scores = [record[name] for name in columns]
-    lines = [
-        f"{scores[0]['num_samples']:,} samples{'':11}" + "".join(f"{weights[n] + ' weights':>20}" for n in columns)
+    rows = {
+        "Frechet distance": lambda score: f"{score['frechet']:.2f}",
+        "  of training images": lambda score: f"{score['frechet_floor']:.2f}",
+        "  ratio of the two": lambda score: f"{score['frechet_ratio']:.1f}",
+        "precision": lambda score: f"{score['precision']:.1%}",
+        "recall": lambda score: f"{score['recall']:.1%}",
+        "rarest class": lambda score: f"{min(score['class_shares']):.1%}",
+        "commonest class": lambda score: f"{max(score['class_shares']):.1%}",
+        "KL of classes": lambda score: f"{score['class_kl']:.4f} nats",
+        "confident": lambda score: f"{score['confident_share']:.1%}",
+        "Parzen windows": lambda score: f"{score['parzen']['mean']:.1f} +- {score['parzen']['se']:.1f} nats",
+    }
+    columns = {f"{record['weights']} weights": record["samples"]}
+    if "samples_raw" in record:
+        columns["raw weights"] = record["samples_raw"]
+    return _table(f"{record['samples']['num_samples']:,} samples", rows, columns)
+
+
+def _table(corner: str, rows: dict[str, Callable[[dict], str]], columns: dict[str, dict]) -> str:
+    """A line for each label of rows, a column for each score."""
+    lines = [f"{corner:24}" + "".join(f"{head:>20}" for head in columns)]
+    lines += [
+        f"{label:24}" + "".join(f"{cell(score):>20}" for score in columns.values()) for label, cell in rows.items()
     ]
-    for label, cell in (
-        ("Frechet distance", lambda s: f"{s['frechet']:.2f}"),
-        ("  of training images", lambda s: f"{s['frechet_floor']:.2f}"),
-        ("  ratio of the two", lambda s: f"{s['frechet_ratio']:.1f}"),
-        ("precision", lambda s: f"{s['precision']:.1%}"),
-        ("recall", lambda s: f"{s['recall']:.1%}"),
-        ("rarest class", lambda s: f"{min(s['class_shares']):.1%}"),
-        ("commonest class", lambda s: f"{max(s['class_shares']):.1%}"),
-        ("KL of classes", lambda s: f"{s['class_kl']:.4f} nats"),
-        ("confident", lambda s: f"{s['confident_share']:.1%}"),
-        ("Parzen windows", lambda s: f"{s['parzen']['mean']:.1f} +- {s['parzen']['se']:.1f} nats"),
-    ):
-        lines.append(f"{label:24}" + "".join(f"{cell(score):>20}" for score in scores))
     return "\n".join(lines)

@@ -203,7 +203,7 @@ def test_evaluate_of_a_gan_scores_averaged_and_raw_weights(gan, mnist_5k):
 
 
 def test_evaluate_of_a_gan_refuses_num_draws(gan):
-    with pytest.raises(UsageError, match=r"gan has no likelihood, so --num_draws=7 .*Frechet distance"):
+    with pytest.raises(UsageError, match=r"--num_draws=7 means nothing for gan: .* no likelihood .*Frechet distance"):
         evaluate.evaluate(gan, num_draws=7, results=False)
 
 

@@ -27,6 +27,8 @@ SIZES = {
     "encoder_channels": 1,
     "decoder_channels": 1,
     "channels": 1,
+    "num_layers": 2,
+    "features": 2,
     "latent_size": 2,
     "flow_steps": 2,
     "flow_size": 8,

@@ -84,8 +84,20 @@ class GenerativeModel(tf_keras.Model):
         Raises:
           tf.errors.InvalidArgumentError: if num_samples is out of range.
         """
-        num_samples = _capped(num_samples, num_samples)
+        num_samples = capped(num_samples, num_samples)
         return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
+
+    def checked(self, images: tf.Tensor) -> tf.Tensor:
+        """The images [B, H, W, C] given to a signature, refused unless they are pixels in [0, 1]."""
+        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
+        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
+        message = "images are out of range: give pixels in [0, 1]"
+        checks = (
+            tf.debugging.assert_non_negative(images, message),
+            tf.debugging.assert_less_equal(images, 1.0, message),
+        )
+        with tf.control_dependencies(checks):
+            return tf.identity(images)
 
     def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
         """What the exported model can do: tf.functions with input signatures, by name."""
@@ -93,12 +105,12 @@ class GenerativeModel(tf_keras.Model):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
         def sample_rows(seed):
-            seed = _capped(tf.size(seed), seed)
-            return _with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
+            seed = capped(tf.size(seed), seed)
+            return with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
 
         @tf.function(input_signature=[integer, integer])
         def sample(num_samples, seed):
-            return _with_png(self.sample(num_samples, seed))
+            return with_png(self.sample(num_samples, seed))
 
         return {"sample_rows": sample_rows, "sample": sample}
 
@@ -129,25 +141,80 @@ class DecoderModel(GenerativeModel):
 
         @tf.function(input_signature=[latents])
         def decode(z):
-            return _with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
+            return with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
 
         @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
         def interpolate(z1, z2, alphas):
             z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
-            return _with_png({"probabilities": self.interpolate(z1, z2, alphas)})
+            return with_png({"probabilities": self.interpolate(z1, z2, alphas)})
 
         return super().signatures() | {"decode": decode, "interpolate": interpolate}
 
-    def _checked(self, images: tf.Tensor) -> tf.Tensor:
-        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
-        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
-        message = "images are out of range: give pixels in [0, 1]"
-        checks = (
-            tf.debugging.assert_non_negative(images, message),
-            tf.debugging.assert_less_equal(images, 1.0, message),
-        )
-        with tf.control_dependencies(checks):
-            return tf.identity(images)
+
+class TractableModel(GenerativeModel):
+    """A model whose log p(x) is known exactly, trained to maximise it.  A subclass defines `log_prob`."""
+
+    def __init__(self, image_shape: tuple[int, int, int]):
+        """
+        Args:
+          image_shape: (H, W, C).
+        """
+        super().__init__(image_shape)
+        self.average = tf_keras.metrics.Mean("nll")
+
+    def log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        """log p(x) of binary images [B, H, W, C] -> [B], nats."""
+        raise NotImplementedError
+
+    def build_variables(self):
+        self.log_prob(tf.zeros([1, *self.image_shape]))
+
+    def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
+        """Readies the model for training.
+
+        Args:
+          optimizer: of all trainable variables.
+          seed: of nothing here; all models take it.
+          jit_compile: whether XLA compiles.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile)
+        self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
+
+    @property
+    def metrics(self):
+        return [self.average]
+
+    @property
+    def curves(self):
+        return {"NLL (nats per image)": ["nll", "val_nll"]}
+
+    def merit(self, row):
+        return -row["val_nll"]
+
+    def validate(self, batches):
+        return _averaged(self, batches)
+
+    def train_step(self, x):
+        with tf.GradientTape() as tape:
+            log_prob = self.log_prob(x)
+            loss = -tf.reduce_mean(log_prob)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return self._record(log_prob)
+
+    def test_step(self, x):
+        return self._record(self.log_prob(x))
+
+    def _record(self, log_prob: tf.Tensor) -> dict[str, tf.Tensor]:
+        self.average.update_state(-log_prob)
+        return {"nll": self.average.result()}
+
+    def signatures(self):
+        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
+        def log_prob(images):
+            return {"log_prob": self.log_prob(self.checked(images))}
+
+        return super().signatures() | {"log_prob": log_prob}
 
 
 class LatentVariableModel(DecoderModel):
@@ -216,11 +283,7 @@ class LatentVariableModel(DecoderModel):
         return row[f"val_{self.objective.bound}"]
 
     def validate(self, batches):
-        self.reset_metrics()
-        for batch in batches:
-            logs = self.compiled_test_step(batch)
-        self.reset_metrics()  # the next epoch's averages begin here
-        return {name: float(value) for name, value in logs.items()}
+        return _averaged(self, batches)
 
     def train_step(self, x):
         step = tf.cast(self.optimizer.iterations, tf.int32)
@@ -285,22 +348,31 @@ class LatentVariableModel(DecoderModel):
 
         @tf.function(input_signature=[batch])
         def encode(images):
-            return self.encode(self._checked(images))
+            return self.encode(self.checked(images))
 
         @tf.function(input_signature=[batch])
         def reconstruct(images):
-            return _with_png({"probabilities": self.reconstruct(self._checked(images))})
+            return with_png({"probabilities": self.reconstruct(self.checked(images))})
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
-            terms = self.log_terms(self._checked(images), 1, seed=tf.stack([seed, 0]))
+            terms = self.log_terms(self.checked(images), 1, seed=tf.stack([seed, 0]))
             return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
 
         own = [encode, reconstruct, elbo]
         return super().signatures() | {function.__name__: function for function in own}
 
 
-def _capped(num_samples: tf.Tensor | int, values: tf.Tensor | int) -> tf.Tensor:
+def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndarray]) -> dict[str, float]:
+    """The test metrics over all batches."""
+    model.reset_metrics()
+    for batch in batches:
+        logs = model.compiled_test_step(batch)
+    model.reset_metrics()  # the next epoch's averages begin here
+    return {name: float(value) for name, value in logs.items()}
+
+
+def capped(num_samples: tf.Tensor | int, values: tf.Tensor | int) -> tf.Tensor:
     """`values`, once num_samples has been checked: whatever is made of them cannot run, and allocate, before."""
     message = f"num_samples is out of range: give 1 to {MAX_SAMPLES}"
     checks = (
@@ -315,6 +387,7 @@ def _finite(values: tf.Tensor, name: str) -> tf.Tensor:
     return tf.debugging.check_numerics(values, f"{name} must be finite")
 
 
-def _with_png(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def with_png(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """A signature's outputs and, as `png_bytes` [N], its `probabilities` as PNG files."""
     # A digit as PNG is 180 bytes, as JSON numbers 4 to 15 KB.
     return outputs | {"png_bytes": png(outputs["probabilities"])}

@@ -177,7 +177,7 @@ class GAN(DecoderModel):
     def signatures(self):
         @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
         def discriminate(images):
-            return {"logits": self.discriminate(self._checked(images))}
+            return {"logits": self.discriminate(self.checked(images))}
 
         return super().signatures() | {"discriminate": discriminate}
 

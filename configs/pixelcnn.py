@@ -1,0 +1,26 @@
+"""Gated PixelCNN (van den Oord et al. 2016, arxiv.org/abs/1606.05328)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "pixelcnn",
+            "num_layers": 8,
+            "features": 16,
+            "first_kernel_size": 7,
+            "kernel_size": 3,
+            "dataset": "binarized_mnist",
+            "binarization": "dynamic",
+            "batch_size": 50,
+            "epochs": 30,
+            "learning_rate": 1e-3,
+            "decay": "cosine",
+            "clip_norm": 1.0,
+            "ema_decay": 0.999,
+            "patience": 0,
+            "jit_compile": False,
+            "seed": 3435,
+        }
+    )

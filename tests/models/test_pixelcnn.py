@@ -1,0 +1,126 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from keras_genmnist import config as configs
+from keras_genmnist import models
+from keras_genmnist.autoregressive import GatedPixelCNN
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.pixelcnn import PixelCNN
+from tests import conformance, tiny
+
+
+@pytest.fixture
+def model():
+    """Of 3 x 3 images, its weights drawn at random."""
+    model = PixelCNN(GatedPixelCNN(2, features=8, size=3, first_size=3), (3, 3, 1))
+    model.build_variables()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(0, 0.5, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def every():
+    """All 512 binary images of 3 x 3 pixels."""
+    return np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 3, 3, 1)
+
+
+def test_pixelcnn_config_is_that_of_the_literature():
+    config = configs.load("pixelcnn")
+    assert config.dataset == "binarized_mnist"
+    assert config.first_kernel_size == 7
+
+
+def test_pixelcnn_conforms():
+    config = tiny.config("pixelcnn")
+    model = models.build(config)
+    conformance.check_generative(model, config)
+    assert model.signatures().keys() == {"sample_rows", "sample", "log_prob", "complete"}
+
+
+def test_pixelcnn_probabilities_of_all_images_sum_to_one(model, every):
+    log_prob = model.log_prob(every)
+    assert log_prob.shape == 512
+    np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_prob)), 1, atol=1e-5)
+    assert np.ptp(log_prob) > 3  # far from uniform, where any masks would do
+
+
+def test_pixelcnn_draws_images_as_often_as_it_says(model, every):
+    images = model.sample(1000, 1)["images"].numpy()
+    expected = np.exp(model.log_prob(every).numpy().astype(np.float64))
+    index = (images.reshape(-1, 9) @ 2 ** np.arange(8, -1, -1)).astype(int)
+    likely = expected > 0.005
+    assert likely.sum() > 5
+    frequency = np.bincount(index, minlength=512)[likely] / 1000
+    # 4 standard errors of a binomial share.
+    np.testing.assert_array_less(np.abs(frequency - expected[likely]), 4 * np.sqrt(expected[likely] / 1000))
+
+
+def test_pixelcnn_probabilities_are_those_the_pixels_were_drawn_with(model):
+    drawn = model.sample(500, 1)
+    probabilities, images = (drawn[name].numpy().astype(np.float64) for name in ("probabilities", "images"))
+    log_prob = np.log(np.where(images == 1, probabilities, 1 - probabilities)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(model.log_prob(images.astype(np.float32)), log_prob, rtol=1e-4)
+    # Of 4,500 pixels drawn with probabilities p, the share of ones is within 4 standard errors (0.03) of the mean of p.
+    assert abs(probabilities.mean() - images.mean()) < 0.03
+
+
+def test_pixelcnn_completion_keeps_what_is_known_and_draws_the_rest(model):
+    seeds = tf.stack([tf.fill([50], 7), tf.range(50)], axis=1)
+    images = model.sample(50, 3)["images"].numpy()
+    upper = np.zeros_like(images)
+    upper[:, :2] = 1
+    completed = model.complete(images, upper, seeds)["images"].numpy()
+    np.testing.assert_array_equal(completed[:, :2], images[:, :2])
+    assert len(np.unique(completed[:, 2].reshape(50, 3), axis=0)) > 2
+    np.testing.assert_array_equal(model.complete(images, np.ones_like(images), seeds)["images"], images)
+    nothing = model.complete(images, np.zeros_like(images), seeds)
+    np.testing.assert_array_equal(nothing["images"], model.draw(seeds)["images"])
+
+
+def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
+    complete = models.build(tiny.config("pixelcnn")).signatures()["complete"]
+    mask = np.zeros_like(digits)
+    mask[:, :14] = 1
+    ours, again, other = (complete(digits, mask, tf.constant(seed))["images"].numpy() for seed in (7, 7, 8))
+    np.testing.assert_array_equal(ours, again)
+    assert (ours != other).any()
+    np.testing.assert_array_equal(ours[:, :14], digits[:, :14])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="agree in shape"):
+        complete(digits, mask[:1], tf.constant(7))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="out of range"):
+        complete(255 * digits, mask, tf.constant(7))
+
+
+def test_pixelcnn_training_raises_log_prob(digits):
+    model = models.build(tiny.config("pixelcnn"))
+    model.compile(tf_keras.optimizers.Adam(1e-2))
+    before = float(model.validate([digits])["nll"])
+    np.testing.assert_allclose(before, -tf.reduce_mean(model.log_prob(digits)), rtol=1e-5)
+    step = tf.function(model.train_step)
+    for _ in range(30):
+        step(digits)
+    # 543 nats untrained (a bit a pixel), and a grey image of the mean pixel 206.
+    assert model.validate([digits])["nll"] < before - 200
+    assert model.merit({"val_nll": 80.0}) > model.merit({"val_nll": 90.0})
+
+
+@pytest.mark.parametrize(
+    "field, value, accepted",
+    [
+        ("binarization", "none", "dynamic, static"),
+        ("num_layers", 0, "1 or more"),
+        ("features", 0, "1 or more"),
+        ("kernel_size", 4, "an odd number"),
+        ("first_kernel_size", 1, "3 or more"),
+    ],
+)
+def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
+    with pytest.raises(UsageError) as refused:
+        models.build(tiny.config("pixelcnn", **{field: value}))
+    assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)

@@ -1,0 +1,137 @@
+"""The gated PixelCNN: what each pixel sees, and drawing from it with and without caches."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from keras_genmnist.autoregressive import GatedPixelCNN
+
+SHAPE = (6, 5)
+
+
+def randomised(network: GatedPixelCNN, context=None) -> GatedPixelCNN:
+    """The network with weights large enough that every path through it counts."""
+    network(tf.zeros([1, *SHAPE, 1]), context)
+    generator = np.random.default_rng(0)
+    for weight in network.weights:
+        weight.assign(generator.normal(0, 0.3, weight.shape))
+    return network
+
+
+@pytest.fixture(params=[(1, 3), (3, 3), (2, 5)], ids=lambda sizes: f"{sizes[0]} layers of {sizes[1]}")
+def network(request):
+    layers, size = request.param
+    return randomised(GatedPixelCNN(layers, features=16, size=size, first_size=7))
+
+
+def jacobian(network, x, context=None) -> np.ndarray:
+    """d logits / d x as a matrix, pixels in raster order."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = network(x, context)
+    return tf.reshape(tape.jacobian(logits, x), [SHAPE[0] * SHAPE[1]] * 2).numpy()
+
+
+def test_pixel_sees_exactly_the_pixels_before_it():
+    # Reach 3 + 2 + 2 + 2: more than the image has rows and columns.
+    network = randomised(GatedPixelCNN(4, features=16, size=5, first_size=7))
+    slopes = jacobian(network, tf.random.stateless_uniform([1, *SHAPE, 1], seed=[1, 2])) != 0
+    np.testing.assert_array_equal(slopes, np.tri(len(slopes), k=-1, dtype=bool))
+
+
+def test_pixel_never_sees_itself_or_a_later_one(network):
+    slopes = jacobian(network, tf.random.stateless_uniform([1, *SHAPE, 1], seed=[1, 2]))
+    np.testing.assert_array_equal(np.triu(slopes), np.zeros_like(slopes))
+    assert (slopes != 0).sum() > SHAPE[0] * SHAPE[1]
+
+
+def naive_sample(network, uniform, context=None) -> np.ndarray:
+    """One full pass a pixel."""
+    x = np.zeros([*uniform.shape, 1], np.float32)
+    for i, j in np.ndindex(*SHAPE):
+        x[:, i, j] = uniform[:, i, j, None] < tf.sigmoid(network(x, context))[:, i, j]
+    return x
+
+
+CONTEXTS = {"none": None, "vector": [20, 1, 1, 4], "map": [20, *SHAPE, 4]}
+
+
+@pytest.mark.parametrize("kind", CONTEXTS)
+@pytest.mark.parametrize("call", [lambda f: f, tf.function], ids=["eager", "graph"])
+def test_cached_sampling_draws_the_bits_of_naive_sampling(kind, call):
+    context = CONTEXTS[kind] and tf.random.stateless_normal(CONTEXTS[kind], seed=[5, 6])
+    network = randomised(GatedPixelCNN(3, features=16, size=3, first_size=5), None if context is None else context[:1])
+    uniform = np.random.default_rng(1).random([20, *SHAPE]).astype(np.float32)
+    drawn = call(network.sample)(tf.constant(uniform), context)
+    np.testing.assert_array_equal(drawn, naive_sample(network, uniform, context))
+    assert 0.1 < drawn.numpy().mean() < 0.9
+    assert len(np.unique(drawn.numpy().reshape(20, -1), axis=0)) == 20
+
+
+def test_context_reaches_every_pixel():
+    context = tf.random.stateless_normal([1, 1, 1, 4], seed=[5, 6])
+    network = randomised(GatedPixelCNN(2, features=16, size=3, first_size=5), context)
+    x = tf.zeros([1, *SHAPE, 1])
+    assert (network(x, context) != network(x, -context)).numpy().all()
+    assert (network(x, context) != network(x)).numpy().all()
+
+
+def test_map_of_context_is_used_at_its_place():
+    context = np.zeros([1, *SHAPE, 4], np.float32)
+    context[0, 4, 2] = 1
+    network = randomised(GatedPixelCNN(1, features=16, size=3, first_size=3), tf.constant(context))
+    x = tf.zeros([1, *SHAPE, 1])
+    changed = (network(x, tf.constant(context)) != network(x, tf.zeros_like(context))).numpy()[0, ..., 0]
+    assert changed[4, 2]  # across
+    assert changed[5, 2]  # through the row above
+    assert changed.sum() == 2
+
+
+def test_sampling_arithmetic_is_that_of_a_pass_or_two():
+    """Multiplications of the compiled graphs, from the kernels' shapes and how often each runs."""
+    network = GatedPixelCNN(6, features=8, size=3, first_size=7)
+    uniform = tf.random.stateless_uniform([2, 28, 28], seed=[1, 2])
+    network(uniform[..., None])
+    calls = {"seen": 0, "left": 0}
+    see_rows, step = type(network.gated[1]).see_rows, type(network.gated[1]).step
+
+    class Counted(type(network.gated[1])):
+        def see_rows(self, rows):
+            calls["seen"] += (rows.shape[1] - self.reach) * rows.shape[2]
+            return see_rows(self, rows)
+
+        def step(self, left, above):
+            calls["left"] += above.shape[1] * above.shape[2]
+            return step(self, left, above)
+
+    for layer in network.gated:
+        layer.__class__ = Counted
+    tf.config.run_functions_eagerly(True)
+    network.sample(uniform)
+    tf.config.run_functions_eagerly(False)
+    # As many places as one pass has: 784 in each of six layers.
+    assert calls == {"seen": 6 * 784, "left": 6 * 784}
+
+
+def test_network_overfits_one_image():
+    network = GatedPixelCNN(3, features=8, size=3, first_size=5)
+    x = tf.cast(tf.random.stateless_uniform([1, *SHAPE, 1], seed=[1, 2]) < 0.5, tf.float32)
+    optimizer = tf_keras.optimizers.Adam(1e-2)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, network(x)))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, network.trainable_variables), network.trainable_variables, strict=True)
+        )
+        return loss
+
+    network(x)
+    variables = [w for layer in (*network.gated, network.head) for w in layer.trainable_variables]
+    assert len(network.trainable_variables) == len(variables)  # no context was ever seen: no weights for it
+    optimizer.build(network.trainable_variables)
+    for _ in range(300):
+        loss = step()
+    assert loss < 0.1 * SHAPE[0] * SHAPE[1] * np.log(2)
