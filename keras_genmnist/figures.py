@@ -17,7 +17,7 @@ from keras_genmnist import data, files, images, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.data import Dataset
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel
+from keras_genmnist.models.base import DecoderModel, GenerativeModel, LatentVariableModel
 from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -35,9 +35,8 @@ class Subject(NamedTuple):
 
 
 def samples(subject: Subject) -> Figure:
-    """Decoded draws from the prior."""
-    digits = subject.model.sample(100, subject.seed)["probabilities"]
-    return _sheet(images.tile(digits, columns=10), f"Samples from the prior, {_caption(subject)}")
+    """A hundred draws."""
+    return _sheet(images.tile(_sampled(subject, 100), columns=10), f"Samples, {_caption(subject)}")
 
 
 def interpolation(subject: Subject) -> Figure:
@@ -66,7 +65,7 @@ def training_curves(subject: Subject) -> Figure:
     curves, rows = subject.model.curves, subject.rows
     figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
-    for axis, (label, names) in zip(axes, curves.items(), strict=True):
+    for axis, (label, names) in zip(np.atleast_1d(axes), curves.items(), strict=True):
         for name in names:
             marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
             axis.plot(epochs, [row[name] for row in rows], marker=marker, label=_legend(name))
@@ -101,12 +100,25 @@ def progress(subject: Subject) -> Figure:
 
 def neighbours(subject: Subject) -> Figure:
     """Samples, each above the five training images nearest to it by the distance of pixels."""
-    digits = subject.model.sample(10, subject.seed)["probabilities"].numpy()
+    digits = _sampled(subject, 10)
     training = subject.dataset.train.images.astype(np.float32) / 255
     nearest = training[quality.nearest(digits, training, 5)]  # [10, 5, 28, 28, 1]
     rows = np.concatenate([digits[None], nearest.swapaxes(0, 1)])
     sheet = images.tile(rows.reshape(-1, *digits.shape[1:]), columns=len(digits))
     return _sheet(sheet, f"Samples (first row) and nearest training images, {_caption(subject)}")
+
+
+def completion(subject: Subject) -> Figure:
+    """Test images, their lower half hidden, and five completions by the model."""
+    originals = subject.dataset.test.binary[:10].astype(np.float32)
+    mask = np.zeros_like(originals)
+    mask[:, : originals.shape[1] // 2] = 1
+    seeds = tf.constant([[subject.seed, number] for number in range(5 * len(originals))])
+    tiled = [np.tile(part, (5, 1, 1, 1)) for part in (originals, mask)]
+    completed = tf.function(subject.model.complete)(*tiled, seeds)["images"]
+    hidden = np.where(mask == 1, originals, 0.5)  # grey: unknown
+    sheet = images.tile(np.concatenate([originals, hidden, completed]), columns=10)
+    return _sheet(sheet, f"Test images, what is shown of them, five completions, {_caption(subject)}")
 
 
 def latent_means(subject: Subject) -> Figure:
@@ -147,6 +159,7 @@ FIGURES = {
         training_curves,
         progress,
         neighbours,
+        completion,
         latent_means,
         latent_grid,
     )
@@ -155,8 +168,12 @@ FIGURES = {
 
 def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
+    if name in ("interpolation", "latent_means", "latent_grid") and not isinstance(model, DecoderModel):
+        return "it needs latents, the model has none"
     if name in ("reconstructions", "latent_means") and not isinstance(model, LatentVariableModel):
         return "it needs an encoder, the model has none"
+    if name == "completion" and not hasattr(model, "complete"):
+        return "it needs a model that draws pixels one after the other"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
     if name == "latent_means" and dataset.test.labels is None:
@@ -213,6 +230,12 @@ def _caption(subject: Subject) -> str:
     label = data.binarization_label(config.dataset, config.binarization)
     pixels = "grey levels" if label == "none" else f"{label} binarization"
     return f"{subject.run.name} on {config.dataset}, {pixels}"
+
+
+def _sampled(subject: Subject, count: int) -> np.ndarray:
+    """Mean images of draws, [count, H, W, C]."""
+    # In a graph: pixel by pixel in Python, an autoregressive model would take a minute.
+    return tf.function(subject.model.sample)(count, subject.seed)["probabilities"].numpy()
 
 
 def _sheet(sheet: np.ndarray, title: str) -> Figure:

@@ -150,6 +150,7 @@ class Training:
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
         self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
+        self.sample = tf.function(lambda: self.model.sample(64, config.seed)["probabilities"])
 
     @property
     def step(self) -> int:
@@ -348,7 +349,7 @@ def _log_samples(training: Training, row: dict) -> None:
     for name, value in row.items():
         if isinstance(value, float):
             tf.summary.scalar(name, value, step=row["epoch"])
-    samples = training.model.sample(64, training.run.config.seed)["probabilities"]
+    samples = training.sample()
     tf.summary.image("samples", images.tile(samples, columns=8)[None], step=row["epoch"])
     strip = images.tile(samples[:STRIP], columns=STRIP)
     files.write(training.run.progress / f"{row['epoch']}.png", images.png(strip).numpy())

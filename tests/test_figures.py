@@ -12,6 +12,7 @@ from keras_genmnist.figures import Subject
 from tests import tiny
 
 eager = tiny.eager
+OF_A_2D_VAE = [name for name in figures.FIGURES if name != "completion"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def cell(sheet, row, column):
 def test_figures_of_a_2d_latent_are_all_written(run, tmp_path):
     figures.figures(run, [], seed=5, out=tmp_path / "new")
     written = {path.name for path in (tmp_path / "new").iterdir()}
-    assert written == {f"vae_{name}.png" for name in figures.FIGURES}
+    assert written == {f"vae_{name}.png" for name in OF_A_2D_VAE}
     for path in (tmp_path / "new").iterdir():
         pixels = tf.io.decode_png(path.read_bytes()).numpy()
         assert min(pixels.shape[:2]) > 200
@@ -59,7 +60,7 @@ def test_figures_asked_for_are_those_written(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"vae_samples.png", "vae_latent_grid.png"}
 
 
-@pytest.mark.parametrize("name", figures.FIGURES)
+@pytest.mark.parametrize("name", OF_A_2D_VAE)
 def test_figures_say_dataset_and_binarization(draw, name):
     title = draw(name).get_suptitle()
     assert "vae on mnist_5k" in title and "dynamic binarization" in title
@@ -156,6 +157,30 @@ def test_figures_of_a_gan_are_those_it_has(tmp_path, eager):
         UsageError, match=r"gan has no figure reconstructions: it needs an encoder.*it has samples, inter"
     ):
         figures.figures(run, ["reconstructions"], seed=5, out=tmp_path / "out")
+
+
+def test_figures_of_a_pixelcnn_are_those_it_has(tmp_path):
+    run = tiny.train(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
+    figures.figures(run, [], seed=5, out=tmp_path / "out")
+    names = ("samples", "training_curves", "progress", "neighbours", "completion")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"pixelcnn_{name}.png" for name in names}
+    with pytest.raises(UsageError, match="pixelcnn has no figure interpolation: it needs latents"):
+        figures.figures(run, ["interpolation"], seed=5, out=tmp_path / "out")
+
+
+def test_completion_keeps_the_upper_half_and_draws_the_lower(mnist_5k, tmp_path):
+    run = tiny.begin(tmp_path / "pixelcnn", "pixelcnn")
+    figure = figures.completion(Subject(run, models.build(run.config), mnist_5k, [], seed=5))
+    sheet = picture(figure.axes[0])
+    assert sheet.shape == (7 * 28, 280)
+    for column in (0, 7):
+        digit = mnist_5k.test.binary[column, ..., 0]
+        np.testing.assert_array_equal(cell(sheet, 0, column), digit)
+        for row in range(1, 7):
+            np.testing.assert_array_equal(cell(sheet, row, column)[:14], digit[:14])
+        assert (cell(sheet, 1, column)[14:] == 0.5).all()
+        assert len({cell(sheet, row, column).tobytes() for row in range(2, 7)}) == 5
+    plt.close(figure)
 
 
 def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
