@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
             "features": 16,
             "first_kernel_size": 7,
             "kernel_size": 3,
+            "class_conditional": False,  # of the digit; needs a dataset with labels
             "dataset": "binarized_mnist",
             "binarization": "dynamic",
             "batch_size": 50,

@@ -157,7 +157,14 @@ def reference_binarization(images: np.ndarray) -> np.ndarray:
 
 
 def train_batches(
-    split: Split, *, binarization: str, batch_size: int, seed: int, first_step: int, last_step: int
+    split: Split,
+    *,
+    binarization: str,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    labelled: bool = False,
 ) -> tf.data.Dataset:
     """Training batches number first_step .. last_step - 1, each a pure function of (seed, step).
 
@@ -171,8 +178,9 @@ def train_batches(
       batch_size: B, at most the number of images.
       seed: of the order and the bits.
       first_step, last_step: counted from the start of training.
+      labelled: whether to give the labels too.
     Returns:
-      tf.data.Dataset of float32 [B, 28, 28, 1] in [0, 1].
+      tf.data.Dataset of float32 [B, 28, 28, 1] in [0, 1]; labelled, of pairs of them and int64 [B].
     """
     steps_per_epoch = len(split.images) // batch_size
     source = tf.constant(split.binary if binarization == "static" else split.images)
@@ -186,9 +194,10 @@ def train_batches(
         images = tf.gather(source, index)
         if binarization == "dynamic":
             images = _bernoulli(images, seed=tf.stack([tf.cast(seed, tf.int64), step]))
-        elif binarization == "none":
-            return tf.cast(images, tf.float32) / 255
-        return tf.cast(images, tf.float32)
+        images = tf.cast(images, tf.float32)
+        if binarization == "none":
+            images /= 255
+        return (images, tf.gather(split.labels, index)) if labelled else images
 
     steps = tf.data.Dataset.range(first_step, last_step)
     return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
@@ -211,6 +220,8 @@ def _bernoulli(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return 255 * tf.cast(bits, tf.int32) < 65536 * tf.cast(images, tf.int32)
 
 
-def eval_batches(images: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Every image once, in order, as float32 [B, 28, 28, 1]; the last batch may be smaller."""
-    return [images[i : i + batch_size].astype(np.float32) for i in range(0, len(images), batch_size)]
+def eval_batches(images: np.ndarray, batch_size: int, labels: np.ndarray | None = None) -> list:
+    """Every image once, in order, as float32 [B, 28, 28, 1], or with labels as pairs; the last batch may be smaller."""
+    cuts = [slice(i, i + batch_size) for i in range(0, len(images), batch_size)]
+    batches = [images[cut].astype(np.float32) for cut in cuts]
+    return batches if labels is None else list(zip(batches, (labels[cut] for cut in cuts), strict=True))

@@ -7,6 +7,7 @@ other state, and because TensorFlow runs with one inter-op thread (its default t
 import contextlib
 import json
 import math
+import operator
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from keras_genmnist import data, files, images, models, runs
 from keras_genmnist.config import require, require_choice, require_positive
-from keras_genmnist.errors import Fault
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
@@ -127,6 +128,8 @@ class Training:
         num_images = len(self.dataset.train.images)
         accepted = f"1 to {num_images}, the number of training images"
         require(config, "batch_size", config.batch_size <= num_images, accepted)
+        if self.model.labelled and self.dataset.train.labels is None:
+            raise UsageError(f"{run.name} learns from labels, {config.dataset} has none: give another config.dataset")
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
@@ -168,7 +171,7 @@ class Training:
         return self.step >= self.last_step or 0 < self.run.config.patience <= waited
 
     def chunks(self) -> Iterator[tf.Tensor]:
-        """The batches from the present step to the last, [steps_per_chunk, B, 28, 28, 1]; the last chunk has more."""
+        """The batches from the present step to the last, [steps_per_chunk, B, ...]; the last chunk has more."""
         config = self.run.config
         num_chunks = -(-(self.last_step - self.step) // self.steps_per_chunk)
         batches = data.train_batches(
@@ -178,6 +181,7 @@ class Training:
             seed=config.seed,
             first_step=self.step,
             last_step=self.step + num_chunks * self.steps_per_chunk,
+            labelled=self.model.labelled,
         )
         return iter(batches.batch(self.steps_per_chunk, drop_remainder=True).prefetch(1))
 
@@ -188,7 +192,7 @@ class Training:
         """
         finite = True
         while finite and first < end:
-            logs = self.model.train_step(batches[first])
+            logs = self.model.train_step(tf.nest.map_structure(operator.itemgetter(first), batches))
             self.progress.step.assign_add(1)
             self.average.update(self.progress.step)
             finite = tf.reduce_all(tf.math.is_finite(list(logs.values())))
@@ -245,9 +249,10 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """The model's test metrics on the validation split, with the weights that are scored."""
-        images = self.dataset.validation.scored(self.run.config.binarization)
+        split = self.dataset.validation
+        images, labels = split.scored(self.run.config.binarization), split.labels if self.model.labelled else None
         self.average.swap()
-        metrics = self.model.validate(data.eval_batches(images, EVAL_BATCH))
+        metrics = self.model.validate(data.eval_batches(images, EVAL_BATCH, labels))
         self.average.swap()
         return metrics
 

@@ -18,8 +18,11 @@ MAX_SAMPLES = 1024
 class GenerativeModel(tf_keras.Model):
     """A model that draws images; `image_shape` is their (H, W, C).
 
-    For training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here.
+    For training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here; `labelled` says
+    whether a batch is then a pair of images and labels, int64 [B].
     """
+
+    labelled = False
 
     def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
@@ -55,7 +58,7 @@ class GenerativeModel(tf_keras.Model):
         raise NotImplementedError
 
     def validate(self, batches: list[np.ndarray]) -> dict[str, float]:
-        """What the columns val_* of metrics.jsonl say of a split's images, given in batches [B, H, W, C]."""
+        """What the columns val_* of metrics.jsonl say of a split's images, in batches like those of training."""
         raise NotImplementedError
 
     def warnings(self, rows: list[dict[str, float]]) -> list[str]:
@@ -194,19 +197,23 @@ class TractableModel(GenerativeModel):
     def validate(self, batches):
         return _averaged(self, batches)
 
-    def train_step(self, x):
+    def learned(self, batch: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """What training maximises for each image of a batch, [B], nats: log p(x)."""
+        return self.log_prob(batch)
+
+    def train_step(self, batch):
         with tf.GradientTape() as tape:
-            log_prob = self.log_prob(x)
-            loss = -tf.reduce_mean(log_prob)
+            learned = self.learned(batch)
+            loss = -tf.reduce_mean(learned)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return self._record(log_prob)
+        return self._record(learned)
 
-    def test_step(self, x):
-        return self._record(self.log_prob(x))
+    def test_step(self, batch):
+        return self._record(self.learned(batch))
 
-    def _record(self, log_prob: tf.Tensor) -> dict[str, tf.Tensor]:
-        self.average.update_state(-log_prob)
+    def _record(self, learned: tf.Tensor) -> dict[str, tf.Tensor]:
+        self.average.update_state(-learned)
         return {"nll": self.average.result()}
 
     def signatures(self):

@@ -12,29 +12,65 @@ from keras_genmnist.config import require, require_choice, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.models.base import TractableModel, capped, with_png
 
+NUM_DIGITS = 10
+
 
 class PixelCNN(TractableModel):
-    """p(x) = prod{ p(x[i] | x[0], ..., x[i-1]) : pixels i, row by row }, known exactly."""
+    """p(x) = prod{ p(x[i] | x[0], ..., x[i-1]) : pixels i, row by row }, known exactly.
 
-    def __init__(self, network: GatedPixelCNN, image_shape: tuple[int, int, int]):
+    With classes y, p(x) = (1/C) sum{ p(x | y) : y }, and training maximises log p(x | y) of the labels.
+    """
+
+    def __init__(self, network: GatedPixelCNN, image_shape: tuple[int, int, int], num_classes: int = 0):
         """
         Args:
-          network: images [B, H, W, 1] -> logits [B, H, W, 1], each of the pixels before it.
+          network: images [B, H, W, 1], context -> logits [B, H, W, 1], each of the pixels before it.
           image_shape: (H, W, 1).
+          num_classes: C; 0 for none.
         """
         super().__init__(image_shape)
-        self.network = network
+        self.network, self.num_classes, self.labelled = network, num_classes, num_classes > 0
+
+    def _context(self, labels: tf.Tensor | None) -> tf.Tensor | None:
+        return None if labels is None else tf.one_hot(labels, self.num_classes)[:, None, None]
+
+    def _log_probs(self, x: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, 1], nats."""
+        return -tf.nn.sigmoid_cross_entropy_with_logits(x, self.network(x, self._context(labels)))
+
+    def _log_prob_by_class(self, x: tf.Tensor, mask: tf.Tensor | float = 1.0) -> tf.Tensor:
+        """log p(x | y) of the pixels where mask is 1, for each class, [C, B], nats."""
+
+        def of_class(label):
+            log_probs = self._log_probs(x, tf.fill(tf.shape(x)[:1], label))
+            return tf.reduce_sum(mask * log_probs, axis=[1, 2, 3])
+
+        return tf.map_fn(of_class, tf.range(self.num_classes), fn_output_signature=tf.float32)
 
     def log_prob(self, x):
-        cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(x, self.network(x))
-        return -tf.reduce_sum(cross_entropy, axis=[1, 2, 3])
+        if self.labelled:
+            return tf.reduce_logsumexp(self._log_prob_by_class(x), axis=0) - tf.math.log(float(self.num_classes))
+        return tf.reduce_sum(self._log_probs(x), axis=[1, 2, 3])
+
+    def learned(self, batch):
+        """log p(x), or log p(x | y) of images and labels."""
+        x, labels = batch if self.labelled else (batch, None)
+        return tf.reduce_sum(self._log_probs(x, labels), axis=[1, 2, 3])
 
     def draw(self, seeds):
-        images = self.network.sample(self._uniform(seeds))
-        return {"images": images, "probabilities": tf.sigmoid(self.network(images))}
+        labels = None
+        if self.labelled:
+            labels = tf.map_fn(lambda seed: tf.random.stateless_uniform([], seed, 0, self.num_classes, tf.int32), seeds)
+        return self.draw_given(seeds, labels)
+
+    def draw_given(self, seeds: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Draws one image of each label, int32 [N]; otherwise as `draw`."""
+        return self._drawn(self._uniform(seeds), labels)
 
     def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the pixels that are not known, each given those before it: pixels known further down do not count.
+
+        With classes, one is drawn first, given the known pixels: exactly where these are the first ones.
 
         Args:
           images: [N, H, W, 1], binary.
@@ -43,30 +79,54 @@ class PixelCNN(TractableModel):
         Returns:
           As `draw`.
         """
+        labels = None
+        if self.labelled:
+            labels = tf.map_fn(
+                lambda row: tf.random.stateless_categorical(row[0][None], 1, row[1], tf.int32)[0, 0],
+                (tf.transpose(self._log_prob_by_class(images, mask)), seeds),
+                fn_output_signature=tf.int32,
+            )
         # A known pixel's uniform number is below every probability, or above.
         known = tf.where(images > 0.5, -1.0, 2.0)
         uniform = tf.where(mask > 0.5, known, self._uniform(seeds)[..., None])
-        drawn = self.network.sample(tf.squeeze(uniform, axis=-1))
-        return {"images": drawn, "probabilities": tf.sigmoid(self.network(drawn))}
+        return self._drawn(tf.squeeze(uniform, axis=-1), labels)
+
+    def _drawn(self, uniform: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        context = self._context(labels)
+        images = self.network.sample(uniform, context)
+        return {"images": images, "probabilities": tf.sigmoid(self.network(images, context))}
 
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:
         """Of each seed, int32 [N, 2], uniform numbers [N, H, W]."""
         shape = self.image_shape[:2]
         return tf.map_fn(
-            lambda seed: tf.random.stateless_uniform(shape, seed), seeds, fn_output_signature=tf.TensorSpec(shape)
+            lambda seed: tf.random.stateless_uniform(shape, tf.random.split(seed, 2)[1]),
+            seeds,
+            fn_output_signature=tf.TensorSpec(shape),
         )
 
     def signatures(self):
-        batch = tf.TensorSpec([None, *self.image_shape], tf.float32)
+        batch, integer = tf.TensorSpec([None, *self.image_shape], tf.float32), tf.TensorSpec([], tf.int32)
 
-        @tf.function(input_signature=[batch, batch, tf.TensorSpec([], tf.int32)])
+        def seeds_of(count, seed):
+            return tf.stack([tf.fill([count], seed), tf.range(count)], axis=1)
+
+        @tf.function(input_signature=[batch, batch, integer])
         def complete(images, mask, seed):
             tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
             count = capped(tf.shape(images)[0], tf.shape(images)[0])
-            seeds = tf.stack([tf.fill([count], seed), tf.range(count)], axis=1)
-            return with_png(self.complete(self.checked(images), self.checked(mask), seeds))
+            return with_png(self.complete(self.checked(images), self.checked(mask), seeds_of(count, seed)))
 
-        return super().signatures() | {"complete": complete}
+        @tf.function(input_signature=[integer, integer, integer])
+        def sample_class(label, num_samples, seed):
+            message = f"label is out of range: give 0 to {self.num_classes - 1}"
+            tf.debugging.assert_non_negative(label, message)
+            tf.debugging.assert_less(label, self.num_classes, message)
+            count = capped(num_samples, num_samples)
+            return with_png(self.draw_given(seeds_of(count, seed), tf.fill([count], label)))
+
+        own = {"complete": complete} | ({"sample_class": sample_class} if self.labelled else {})
+        return super().signatures() | own
 
 
 def build(config: ConfigDict) -> PixelCNN:
@@ -76,4 +136,4 @@ def build(config: ConfigDict) -> PixelCNN:
     for field in ("kernel_size", "first_kernel_size"):
         require(config, field, config[field] >= 3 and config[field] % 2 == 1, "an odd number, 3 or more")
     network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)
-    return PixelCNN(network, IMAGE_SHAPE)
+    return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0)

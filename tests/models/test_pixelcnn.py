@@ -6,11 +6,13 @@ import tensorflow as tf
 import tf_keras
 
 from keras_genmnist import config as configs
-from keras_genmnist import models
+from keras_genmnist import data, models
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.pixelcnn import PixelCNN
 from tests import conformance, tiny
+
+eager = tiny.eager
 
 
 @pytest.fixture
@@ -124,3 +126,68 @@ def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
     with pytest.raises(UsageError) as refused:
         models.build(tiny.config("pixelcnn", **{field: value}))
     assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
+
+
+@pytest.fixture
+def conditional():
+    """Of 3 x 3 images of three classes."""
+    model = PixelCNN(GatedPixelCNN(2, features=8, size=3, first_size=3), (3, 3, 1), num_classes=3)
+    model.build_variables()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(0, 0.5, weight.shape))
+    return model
+
+
+def log_prob_given(model, x, label):
+    return model.learned((x, np.full(len(x), label)))
+
+
+def test_pixelcnn_of_classes_is_a_mixture_of_distributions(conditional, every):
+    given = np.array([log_prob_given(conditional, every, label) for label in range(3)], np.float64)
+    np.testing.assert_allclose(np.exp(given).sum(axis=1), 1, atol=1e-5)
+    assert (np.ptp(given, axis=0) > 0.01).all()  # the class matters
+    np.testing.assert_allclose(conditional.log_prob(every), np.log(np.exp(given).mean(axis=0)), rtol=1e-4)
+
+
+def test_pixelcnn_of_classes_draws_from_the_chosen_one(conditional, every):
+    seeds = tf.stack([tf.fill([500], 7), tf.range(500)], axis=1)
+    for label in range(3):
+        images = conditional.draw_given(seeds, tf.fill([500], label))["images"].numpy()
+        fits = [log_prob_given(conditional, images, other).numpy().mean() for other in range(3)]
+        assert np.argmax(fits) == label
+    shares = np.unique(conditional.draw(seeds)["images"].numpy().reshape(500, -1), axis=0)
+    assert len(shares) > 50
+
+
+def test_pixelcnn_of_classes_completes_by_the_class_that_fits():
+    model = models.build(tiny.config("pixelcnn", class_conditional=True))
+    # Class 3 is sure that the first row is white, all others that it is black.
+    model._log_prob_by_class = lambda x, mask: tf.tile(tf.where(tf.range(10) == 3, 0.0, -1e3)[:, None], [1, len(x)])
+    seen = []
+    model._drawn = lambda uniform, labels: seen.append(labels.numpy())
+    model.complete(
+        np.zeros([4, 28, 28, 1], np.float32), np.zeros([4, 28, 28, 1], np.float32), tf.ones([4, 2], tf.int32)
+    )
+    np.testing.assert_array_equal(seen[0], [3, 3, 3, 3])
+
+
+def test_pixelcnn_of_classes_conforms_and_samples_a_class():
+    config = tiny.config("pixelcnn", class_conditional=True)
+    model = models.build(config)
+    conformance.check_generative(model, config)
+    sample_class = model.signatures()["sample_class"]
+    assert sample_class(tf.constant(3), tf.constant(5), tf.constant(7))["images"].shape == (5, 28, 28, 1)
+    for label in (-1, 10):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="label is out of range: give 0 to 9"):
+            sample_class(tf.constant(label), tf.constant(5), tf.constant(7))
+
+
+def test_pixelcnn_of_classes_trains_on_labels(tmp_path, eager, mnist_5k, monkeypatch):
+    run = tiny.train(tiny.begin(tmp_path / "run", "pixelcnn", class_conditional=True, epochs=1))
+    (row,) = tiny.rows(run)
+    assert 0 < row["val_nll"] < 600
+    unlabelled = mnist_5k._replace(train=mnist_5k.train._replace(labels=None))
+    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    with pytest.raises(UsageError, match="pixelcnn learns from labels, mnist_5k has none"):
+        tiny.train(tiny.begin(tmp_path / "other", "pixelcnn", class_conditional=True))
