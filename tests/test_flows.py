@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 
 from keras_genmnist import flows
 
@@ -155,3 +156,19 @@ def test_planar_flow_keeps_wu_above_minus_one():
     wu = tf.reduce_sum(planar.u * w, axis=-1).numpy()
     assert (tf.reduce_sum(u * w, axis=-1) < -1).numpy().any()
     assert (wu > -1).all()
+
+
+def test_planar_maps_together_move_as_far_at_a_step_however_many_they_are():
+    features = tf.nn.relu(tf.random.stateless_normal([50, 500], seed=[1, 2]))
+    z = tf.random.stateless_normal([50, 40], seed=[3, 4])
+
+    def distance(steps: int) -> float:
+        tf_keras.utils.set_random_seed(1)
+        flow = flows.PlanarFlow(steps, 40)
+        flow(features)
+        signs = np.sign(np.random.default_rng(0).normal(size=flow.directions.kernel.shape))
+        flow.directions.kernel.assign_add(2e-3 * signs)  # a step of Adam
+        return float(tf.reduce_mean(tf.norm(flow(features).forward(z) - z, axis=-1)))
+
+    # Undivided by the root of the number of maps, the ratio would be above 2.
+    assert distance(80) < 1.4 * distance(10)
