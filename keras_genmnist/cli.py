@@ -102,11 +102,13 @@ def sample(argv: list[str]) -> None:
     """Draw digits from a run or an export.
 
     genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
+    [--digit=7, of a class-conditional model]
     """
     values = _run_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
     flags.DEFINE_integer("num_samples", 64, "How many.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 1, "The same seed gives the same digits.", *SEEDS, flag_values=values)
+    flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, 9, flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
     if values.export and (values.model or values.workdir):
@@ -114,7 +116,7 @@ def sample(argv: list[str]) -> None:
     with _quiet():
         from keras_genmnist import sampling
     source = sampling.of_export(Path(values.export)) if values.export else sampling.of_run(_trained(values))
-    sampling.sample(source, values.num_samples, values.seed, Path(values.out))
+    sampling.sample(source, values.num_samples, values.seed, Path(values.out), values.digit)
 
 
 def list_models(argv: list[str]) -> None:

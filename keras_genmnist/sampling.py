@@ -19,9 +19,9 @@ ENLARGED = 3  # a digit of 28 pixels is too small to look at
 
 
 class Source(NamedTuple):
-    """What digits are drawn from: a signature `sample`, what to call it, and the object that keeps it alive."""
+    """What digits are drawn from: signatures by name, what to call it, and the object that keeps them alive."""
 
-    sample: Callable[..., dict[str, tf.Tensor]]
+    signatures: dict[str, Callable[..., dict[str, tf.Tensor]]]
     label: str
     owner: object
 
@@ -29,7 +29,7 @@ class Source(NamedTuple):
 def of_run(run: Run) -> Source:
     """A trained run."""
     model = runs.load_model(run)
-    return Source(model.signatures()["sample"], f"{run.name} on {run.config.dataset}", model)
+    return Source(model.signatures(), f"{run.name} on {run.config.dataset}", model)
 
 
 def of_export(path: Path) -> Source:
@@ -48,12 +48,12 @@ def of_export(path: Path) -> Source:
     try:
         loaded = tf.saved_model.load(str(newest))
         record = json.loads((newest / "assets.extra" / "genmnist.json").read_text())
-        return Source(loaded.signatures["sample"], f"{record['model']} on {record['dataset']}", loaded)
+        return Source(dict(loaded.signatures), f"{record['model']} on {record['dataset']}", loaded)
     except (OSError, tf.errors.OpError, KeyError, IndexError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 
 
-def sample(source: Source, num_samples: int, seed: int, out: Path) -> None:
+def sample(source: Source, num_samples: int, seed: int, out: Path, digit: int | None = None) -> None:
     """Writes a sheet of digits to `out` and their probabilities to the .npy beside it.
 
     Args:
@@ -61,14 +61,22 @@ def sample(source: Source, num_samples: int, seed: int, out: Path) -> None:
       num_samples: how many.
       seed: the same seed gives the same digits.
       out: a .png path.
+      digit: the one to draw, of a model that was trained to draw a chosen one.
     Raises:
-      UsageError: if num_samples is out of range or `out` cannot be written.
+      UsageError: if num_samples is out of range, the model draws no chosen digit, or `out` cannot be written.
     """
     if out.suffix != ".png":
         raise UsageError(f"--out={out} is not a PNG file: give a name ending in .png")
     if not 1 <= num_samples <= MAX_SAMPLES:
         raise UsageError(f"--num_samples={num_samples} is out of range: give 1 to {MAX_SAMPLES}")
-    digits = source.sample(num_samples=tf.constant(num_samples), seed=tf.constant(seed))["probabilities"].numpy()
+    name, chosen = ("sample", {}) if digit is None else ("sample_class", {"label": tf.constant(digit)})
+    if name not in source.signatures:
+        raise UsageError(
+            f"--digit={digit} cannot be chosen, {source.label} draws all digits: leave it out, or train a model with "
+            "--config.class_conditional=true"
+        )
+    draw = source.signatures[name]
+    digits = draw(num_samples=tf.constant(num_samples), seed=tf.constant(seed), **chosen)["probabilities"].numpy()
     array = io.BytesIO()
     np.save(array, digits)
     sheet = images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))

@@ -7,6 +7,9 @@ import tensorflow as tf
 from keras_genmnist import images, runs, sampling
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import MAX_SAMPLES
+from tests import tiny
+
+eager = tiny.eager
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,17 @@ def test_of_export_says_that_an_export_is_damaged(exported, tmp_path, file):
     (folder / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(Fault, match=f"the export {folder} is damaged"):
         sampling.of_export(tmp_path)
+
+
+def test_sample_draws_a_chosen_digit_of_a_conditional_model(tmp_path, eager):
+    run = tiny.train(tiny.begin(tmp_path / "run", "pixelcnn", class_conditional=True, epochs=1))
+    source = sampling.of_run(run)
+    sampling.sample(source, 5, 3, tmp_path / "digits.png", digit=7)
+    expected = source.signatures["sample_class"](label=tf.constant(7), num_samples=tf.constant(5), seed=tf.constant(3))
+    np.testing.assert_array_equal(np.load(tmp_path / "digits.npy"), expected["probabilities"])
+
+
+def test_sample_refuses_to_choose_a_digit_of_other_models(source, tmp_path):
+    with pytest.raises(UsageError, match="--digit=7 cannot be chosen, vae on mnist_5k draws all digits"):
+        sampling.sample(source, 5, 3, tmp_path / "digits.png", digit=7)
+    assert list(tmp_path.iterdir()) == []
