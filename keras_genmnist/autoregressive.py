@@ -54,6 +54,7 @@ class GatedLayer(layers.Layer):
 
     @staticmethod
     def add(values: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
+        """values [B, R, W, 2 features] with the context [B, R or 1, W or 1, 2 features] added, if there is one."""
         return values if context is None else values + context
 
     def call(self, vertical, horizontal, own=None, across=None):

@@ -48,7 +48,8 @@ def of_export(path: Path) -> Source:
     try:
         loaded = tf.saved_model.load(str(newest))
         record = json.loads((newest / "assets.extra" / "genmnist.json").read_text())
-        return Source(dict(loaded.signatures), f"{record['model']} on {record['dataset']}", loaded)
+        signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
+        return Source(signatures, f"{record['model']} on {record['dataset']}", loaded)
     except (OSError, tf.errors.OpError, KeyError, IndexError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 

@@ -130,6 +130,9 @@ class Training:
         require(config, "batch_size", config.batch_size <= num_images, accepted)
         if self.model.labelled and self.dataset.train.labels is None:
             raise UsageError(f"{run.name} learns from labels, {config.dataset} has none: give another config.dataset")
+        split = self.dataset.validation
+        images, labels = split.scored(config.binarization), split.labels if self.model.labelled else None
+        self.validation = data.eval_batches(images, EVAL_BATCH, labels)
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
@@ -249,10 +252,8 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """The model's test metrics on the validation split, with the weights that are scored."""
-        split = self.dataset.validation
-        images, labels = split.scored(self.run.config.binarization), split.labels if self.model.labelled else None
         self.average.swap()
-        metrics = self.model.validate(data.eval_batches(images, EVAL_BATCH, labels))
+        metrics = self.model.validate(self.validation)
         self.average.swap()
         return metrics
 

@@ -72,7 +72,8 @@ class GenerativeModel(tf_keras.Model):
           seeds: int32 [N, 2].
         Returns:
           images: [N, H, W, C] in [0, 1], drawn from p(x).
-          probabilities: [N, H, W, C] in [0, 1], the mean image given the same latent variables.
+          probabilities: [N, H, W, C] in [0, 1], the mean image given the same latent variables; of a model that draws
+            pixel by pixel, the probability that each pixel was drawn with.
         """
         raise NotImplementedError
 

@@ -71,6 +71,7 @@ class GAN(DecoderModel):
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.seed = seed
         self.classifier = classifier.load()  # now: without it no epoch could be judged
+        self.real_features = None
         self.compiled_decode = tf.function(self.decode, jit_compile=jit_compile)
 
     @property
@@ -126,12 +127,16 @@ class GAN(DecoderModel):
         }
 
     def validate(self, batches):
-        """Of as many samples, from the same latents every time: Frechet distance, and the share of the rarest class."""
+        """Of as many samples, from the same latents every time: Frechet distance, and the share of the rarest class.
+
+        The features of the images are computed at the first call: a training validates on one split.
+        """
+        if self.real_features is None:
+            self.real_features = self.classifier.features(np.concatenate(batches))
         latents = [self.prior().sample(len(x), seed=tf.constant([0, i])) for i, x in enumerate(batches)]
         drawn = self.classifier.read(np.concatenate([self.compiled_decode(z) for z in latents]))
-        real = self.classifier.features(np.concatenate(batches))
         return {
-            "frechet": quality.frechet_distance(drawn.features, real),
+            "frechet": quality.frechet_distance(drawn.features, self.real_features),
             "rarest_class": float(quality.class_shares(drawn.probabilities).min()),
         }
 

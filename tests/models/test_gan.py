@@ -49,13 +49,18 @@ def test_gan_conforms(name):
     assert model.signatures().keys() == {"sample_rows", "sample", "decode", "interpolate", "discriminate"}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss, norm",
+    [
+        (loss, norm)
+        for loss in LOSSES
+        for norm in ("none", "batch", "spectral")
+        if (loss, norm) != ("wasserstein_gp", "batch")  # refused
+    ],
+)
 @pytest.mark.parametrize("network", ["mlp", "conv"])
-@pytest.mark.parametrize("norm", ["none", "batch", "spectral"])
 def test_gan_step_trains_every_variable_of_both_networks(loss, network, norm, images):
     options = {"gradient_penalty": 10.0} if loss == "wasserstein_gp" else {"r1_penalty": 0.1}
-    if loss == "wasserstein_gp" and norm == "batch":
-        return  # refused
     model = compiled(tiny.config("gan", network=network, loss=loss, discriminator_norm=norm, **options))
     networks_before = values(model.generator), values(model.discriminator)
     logs = model.train_step(images)
