@@ -11,13 +11,14 @@ class LogTerms(NamedTuple):
     log_likelihood: log p(x | z), [S, B].
     log_prior: log p(z), [S, B].
     log_posterior: log q(z | x), [S, B].
-    exact_kl: KL(q(z | x) || p(z)) in closed form, [B], or None where there is none.
+    layer_kl: of L layers of latents, the KL of each from its prior given the draws of the layers that it depends on,
+      [L, B], in closed form where there is one; None for the mean of the draws.
     """
 
     log_likelihood: tf.Tensor
     log_prior: tf.Tensor
     log_posterior: tf.Tensor
-    exact_kl: tf.Tensor | None = None
+    layer_kl: tf.Tensor | None = None
 
 
 def log_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
@@ -34,8 +35,8 @@ def log_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tenso
     shapes = [term.shape for term in terms[:3]]
     if any(shape.rank != 2 or not shape.is_compatible_with(shapes[0]) for shape in shapes):
         raise ValueError(f"log terms must all be [S, B]; got {', '.join(map(str, shapes))}")
-    if terms.exact_kl is not None and not terms.exact_kl.shape.is_compatible_with(shapes[0][1:]):
-        raise ValueError(f"exact_kl must be [B], {shapes[0][1:]}; got {terms.exact_kl.shape}")
+    if terms.layer_kl is not None and not terms.layer_kl.shape[1:].is_compatible_with(shapes[0][1:]):
+        raise ValueError(f"layer_kl must be [L, B], B = {shapes[0][1]}; got {terms.layer_kl.shape}")
     return terms.log_likelihood + kl_weight * (terms.log_prior - terms.log_posterior)
 
 
@@ -45,7 +46,7 @@ class Objective(NamedTuple):
     bound: "elbo" or "iwae".
     num_draws: S, draws from the posterior a step and image.
     gradient: "standard", "stl" or "dreg"; see `PathGradient`.
-    free_bits: nats of KL that cost nothing; see `elbo`.
+    free_bits: nats of each layer's KL that cost nothing; see `elbo`.
     """
 
     bound: str = "elbo"
@@ -106,17 +107,22 @@ def normalised_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> t
     return tf.stop_gradient(tf.nn.softmax(log_weights(terms, kl_weight), axis=0))
 
 
-def kl(terms: LogTerms) -> tf.Tensor:
-    """KL(q(z | x) || p(z)): in closed form where known, else (1/S) sum{ log q(z[s] | x) - log p(z[s]) : s = 1..S }.
+def layer_kl(terms: LogTerms) -> tf.Tensor:
+    """KL(q || p) of each layer of latents: in closed form where known, else the mean of log q - log p over the draws.
 
     Args:
       terms: log densities of S draws.
     Returns:
-      [B], nats.
+      [L, B], nats.
     """
-    if terms.exact_kl is not None:
-        return terms.exact_kl
-    return tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)
+    if terms.layer_kl is not None:
+        return terms.layer_kl
+    return tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)[None]
+
+
+def kl(terms: LogTerms) -> tf.Tensor:
+    """KL(q(z | x) || p(z)), the sum of `layer_kl`: [B], nats."""
+    return tf.reduce_sum(layer_kl(terms), axis=0)
 
 
 def reconstruction(terms: LogTerms) -> tf.Tensor:
@@ -137,8 +143,8 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float =
       terms: log densities of S draws.
       kl_weight: factor on the KL, in [0, 1]; below 1 while warming up (Sonderby et al. 2016, section 2.3,
         arxiv.org/abs/1602.02282), when the result is not a bound.
-      free_bits: where the mean KL over the images is below this, it costs this and has no gradient (Kingma et al. 2016,
-        equation 15, with all latents in one group, arxiv.org/abs/1606.04934).
+      free_bits: where a layer's mean KL over the images is below this, it costs this and has no gradient (Kingma et al.
+        2016, equation 15, with a layer as group, arxiv.org/abs/1606.04934).
     Returns:
       [B], nats.
     Raises:
@@ -146,10 +152,10 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float =
     Source: Kingma & Welling (2014), equations 3 and 7, arxiv.org/abs/1312.6114
     """
     log_weights(terms)  # for its check of the shapes
-    cost = kl(terms)
+    costs = layer_kl(terms)
     if free_bits:
-        cost = tf.where(tf.reduce_mean(cost) > free_bits, cost, free_bits)
-    return reconstruction(terms) - kl_weight * cost
+        costs = tf.where(tf.reduce_mean(costs, axis=1, keepdims=True) > free_bits, costs, free_bits)
+    return reconstruction(terms) - kl_weight * tf.reduce_sum(costs, axis=0)
 
 
 def iwae_bound(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:

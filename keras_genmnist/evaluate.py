@@ -112,7 +112,7 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
       jit_compile: whether XLA compiles the decoder's pass.
       label: of the progress bar.
     Returns:
-      Means and standard errors over the images, nats.
+      Means and standard errors over the images, nats; `layers`, where there are several, from the lowest up.
     Source: Burda et al. (2016), section 3 and appendix C, arxiv.org/abs/1509.00519
     """
 
@@ -121,31 +121,42 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
         terms = model.log_terms(x, num_samples, seed)
         log_w = bounds.log_weights(terms)
         log_sums = tf.reduce_logsumexp(log_w, axis=0), tf.reduce_logsumexp(2 * log_w, axis=0)
-        return *log_sums, num_samples * bounds.reconstruction(terms), num_samples * bounds.kl(terms)
+        sums = num_samples * bounds.reconstruction(terms), num_samples * bounds.layer_kl(terms)
+        return tf.concat([*(part[None] for part in (*log_sums, sums[0])), sums[1]], axis=0)
 
     encode = tf.function(model.encode, jit_compile=jit_compile)
     columns, means = [], []
     batches = data.eval_batches(images, BATCH)
     for b, x in enumerate(tqdm(batches, desc=label, unit="batch", disable=None, leave=False)):
-        totals = np.array([[-np.inf], [-np.inf], [0.0], [0.0]]) + np.zeros(len(x))
+        totals = np.zeros([3 + len(model.layer_sizes), len(x)])
+        totals[:2] = -np.inf
         for start in range(0, num_draws, DRAWS_PER_CALL):
             parts = score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]))
-            parts = np.array([part.numpy() for part in parts], np.float64)
+            parts = parts.numpy().astype(np.float64)
             totals = np.concatenate([np.logaddexp(totals[:2], parts[:2]), totals[2:] + parts[2:]])
         columns.append(totals)
         means.append(encode(x)["z"].numpy())
-    log_sum, log_sum_squares, reconstruction, kl = np.concatenate(columns, axis=1)
-    reconstruction, kl = reconstruction / num_draws, kl / num_draws
+    log_sum, log_sum_squares, reconstruction, *layer_kl = np.concatenate(columns, axis=1)
+    reconstruction, layer_kl = reconstruction / num_draws, np.array(layer_kl) / num_draws
+    kl = layer_kl.sum(axis=0)
     nll = mean_and_error(np.log(num_draws) - log_sum)
-    return {
+    active = np.concatenate(means).var(axis=0) > ACTIVE_VARIANCE
+    scores = {
         "num_images": len(images),
         "elbo": mean_and_error(reconstruction - kl),
         "kl": mean_and_error(kl),
         "reconstruction": mean_and_error(reconstruction),
         "nll": nll | {"num_draws": num_draws, "ess": float(np.exp(2 * log_sum - log_sum_squares).mean())},
-        "active_units": int((np.concatenate(means).var(axis=0) > ACTIVE_VARIANCE).sum()),
+        "active_units": int(active.sum()),
         "latent_size": model.latent_size,
     }
+    if len(model.layer_sizes) > 1:
+        split = np.split(active, np.cumsum(model.layer_sizes)[:-1])
+        scores["layers"] = [
+            {"kl": mean_and_error(own), "active_units": int(units.sum()), "latent_size": len(units)}
+            for own, units in zip(layer_kl, split, strict=True)
+        ]
+    return scores
 
 
 def exact_likelihood(model: TractableModel, images: np.ndarray, jit_compile: bool) -> dict:
@@ -197,6 +208,12 @@ def _likelihood_table(record: dict) -> str:
     def nats(key):
         return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
 
+    def units(score):
+        return f"{score['active_units']} of {score['latent_size']}"
+
+    def layer(number):
+        return lambda score: f"{score['layers'][number]['kl']['mean']:.2f}, {units(score['layers'][number])}"
+
     if "elbo" in record["test"]:
         rows = {
             "ELBO": nats("elbo"),
@@ -205,8 +222,10 @@ def _likelihood_table(record: dict) -> str:
             "NLL": nats("nll"),
             "draws for the NLL": lambda score: f"{score['nll']['num_draws']:,}",
             "effective sample size": lambda score: f"{score['nll']['ess']:.1f}",
-            "active units": lambda score: f"{score['active_units']} of {score['latent_size']}",
+            "active units": units,
         }
+        for number in range(len(record["test"].get("layers", []))):
+            rows[f"layer {number + 1}: KL, active"] = layer(number)
     else:
         rows = {"exact NLL": nats("nll")}
     head = f"{record['binarization']} training, reference binarization scored, {record['weights']} weights"

@@ -51,6 +51,24 @@ def interpolation(subject: Subject) -> Figure:
     return figure
 
 
+def layers(subject: Subject) -> Figure:
+    """Of a model with several layers of latents: samples between which one layer alone varies, a row each."""
+    sizes, seed = subject.model.layer_sizes, subject.seed
+    varied = tf.split(subject.model.prior().sample([10], seed=tf.constant([seed, 0])), sizes, axis=-1)
+    kept = tf.split(tf.tile(subject.model.prior().sample([1], seed=tf.constant([seed, 1])), [10, 1]), sizes, axis=-1)
+    rows = [
+        subject.model.decode(tf.concat([*kept[:number], varied[number], *kept[number + 1 :]], axis=-1))
+        for number in range(len(sizes))
+    ]
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 0.8 * len(rows) + 1), layout="constrained")
+    for axis, row, number in zip(axes[::-1], rows, range(len(rows)), strict=True):  # the topmost layer first
+        axis.imshow(images.tile(row, columns=10), cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(f"layer {number + 1}", rotation=0, ha="right", va="center")
+    figure.suptitle(f"Samples between which one layer varies, {_caption(subject)}", fontsize=11)
+    return figure
+
+
 def reconstructions(subject: Subject) -> Figure:
     """Test images, each above its reconstruction from the posterior's mean."""
     originals = subject.dataset.test.binary[:40].astype(np.float32)
@@ -155,6 +173,7 @@ FIGURES = {
     for f in (
         samples,
         interpolation,
+        layers,
         reconstructions,
         training_curves,
         progress,
@@ -172,6 +191,8 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
         return "it needs latents, the model has none"
     if name in ("reconstructions", "latent_means") and not isinstance(model, LatentVariableModel):
         return "it needs an encoder, the model has none"
+    if name == "layers" and len(getattr(model, "layer_sizes", [])) < 2:
+        return "it needs several layers of latents"
     if name == "completion" and not hasattr(model, "complete"):
         return "it needs a model that draws pixels one after the other"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:

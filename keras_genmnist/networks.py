@@ -12,13 +12,18 @@ def mlp(hidden_layers: int, hidden_size: int, batch_norm: bool = False) -> tf_ke
       hidden_size: units of each.
       batch_norm: normalise before each ReLU (Ioffe & Szegedy 2015, arxiv.org/abs/1502.03167).
     """
-    network = tf_keras.Sequential([layers.Flatten()], name="mlp")
+    network = [layers.Flatten()]
     for _ in range(hidden_layers):
-        network.add(layers.Dense(hidden_size, use_bias=not batch_norm))
-        if batch_norm:
-            network.add(layers.BatchNormalization(momentum=0.9, scale=False))  # the next layer's weights scale as well
-        network.add(layers.ReLU())
-    return network
+        network += [*_dense(hidden_size, batch_norm), layers.ReLU()]
+    return tf_keras.Sequential(network, name="mlp")
+
+
+def _dense(units: int, batch_norm: bool) -> list[layers.Layer]:
+    """A fully connected layer, and its batch norm."""
+    if not batch_norm:
+        return [layers.Dense(units)]
+    # No scale: the next layer's weights scale as well.
+    return [layers.Dense(units, use_bias=False), layers.BatchNormalization(momentum=0.9, scale=False)]
 
 
 class ResidualBlock(layers.Layer):
@@ -37,7 +42,7 @@ class ResidualBlock(layers.Layer):
         return x + self.second(tf_keras.activations.elu(self.first(tf_keras.activations.elu(x))))
 
 
-def conv_encoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
+def conv_encoder(channels: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
     """Residual convolutional encoder, [N, 28, 28, 1] -> [N, hidden_size].
 
     Halves the image twice by strided convolutions, with a residual block at each size.
@@ -45,14 +50,15 @@ def conv_encoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
       hidden_size: units of the fully connected layer at the end.
+      batch_norm: normalise these.
     """
     network = [layers.Conv2D(channels, 5, strides=2, padding="same"), ResidualBlock(channels)]
     network += [layers.ELU(), layers.Conv2D(2 * channels, 3, strides=2, padding="same"), ResidualBlock(2 * channels)]
-    network += [layers.ELU(), layers.Flatten(), layers.Dense(hidden_size, activation="elu")]
+    network += [layers.ELU(), layers.Flatten(), *_dense(hidden_size, batch_norm), layers.ELU()]
     return tf_keras.Sequential(network, name="conv_encoder")
 
 
-def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
+def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
     """Deconvolutional decoder, [N, D] -> logits [N, 28, 28, 1].
 
     Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
@@ -60,8 +66,9 @@ def conv_decoder(channels: int, hidden_size: int) -> tf_keras.Sequential:
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
       hidden_size: units of the fully connected layer at the start.
+      batch_norm: normalise these.
     """
-    network = [layers.Dense(hidden_size, activation="elu"), layers.Dense(7 * 7 * 2 * channels)]
+    network = [*_dense(hidden_size, batch_norm), layers.ELU(), layers.Dense(7 * 7 * 2 * channels)]
     network += [layers.Reshape((7, 7, 2 * channels)), layers.ELU()]
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
     network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]

@@ -95,8 +95,8 @@ def _log_terms_are_rows_of_their_own(model, digits):
         assert len(np.unique(values[:, 0])) == 5, f"{name} does not depend on the draw"
         np.testing.assert_array_equal(values[:, 1:], getattr(changed, name)[:, 1:])
     assert (terms.log_likelihood != changed.log_likelihood)[:, 0].numpy().all()
-    if terms.exact_kl is not None:
-        assert terms.exact_kl.shape == (len(digits),)
+    if terms.layer_kl is not None:
+        assert terms.layer_kl.shape == (len(model.layer_sizes), len(digits))
     assert bounds.kl(terms).shape == bounds.elbo(terms).shape == bounds.iwae_bound(terms).shape == (len(digits),)
 
 

@@ -6,10 +6,10 @@ from keras_genmnist import bounds
 from keras_genmnist.bounds import LogTerms
 
 
-def random_terms(num_samples, exact_kl=False):
+def random_terms(num_samples, layers=0):
     generator = np.random.default_rng(0)
     likelihood, prior, posterior = (generator.normal(mean, 3, [num_samples, 5]) for mean in (-90, -40, -20))
-    kl = generator.normal(25, 3, [5]) if exact_kl else None
+    kl = generator.normal(25, 3, [layers, 5]) if layers else None
     return LogTerms(*(None if t is None else tf.constant(t, tf.float32) for t in (likelihood, prior, posterior, kl)))
 
 
@@ -22,41 +22,54 @@ def test_elbo_is_reconstruction_less_kl_in_numbers():
 
 
 def test_kl_in_closed_form_comes_before_the_draws():
-    terms = random_terms(4, exact_kl=True)
-    np.testing.assert_array_equal(bounds.kl(terms), terms.exact_kl)
-    expected = terms.log_likelihood.numpy().mean(axis=0) - terms.exact_kl
+    terms = random_terms(4, layers=1)
+    np.testing.assert_array_equal(bounds.kl(terms), terms.layer_kl[0])
+    expected = terms.log_likelihood.numpy().mean(axis=0) - terms.layer_kl[0]
     np.testing.assert_allclose(bounds.elbo(terms), expected, rtol=1e-6)  # float32
 
 
-@pytest.mark.parametrize("exact_kl", [False, True])
-def test_elbo_weighs_the_kl(exact_kl):
-    terms = random_terms(4, exact_kl)
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_elbo_weighs_the_kl(layers):
+    terms = random_terms(4, layers)
     np.testing.assert_array_equal(bounds.elbo(terms, kl_weight=0.0), bounds.reconstruction(terms))
     half = bounds.reconstruction(terms) - 0.5 * bounds.kl(terms)
     np.testing.assert_allclose(bounds.elbo(terms, kl_weight=0.5), half, rtol=1e-6)  # float32
     np.testing.assert_array_equal(bounds.elbo(terms, kl_weight=1.0), bounds.elbo(terms))
 
 
-def test_elbo_without_exact_kl_is_the_mean_log_weight():
+def test_elbo_without_kl_in_closed_form_is_the_mean_log_weight():
     terms = random_terms(6)
     np.testing.assert_allclose(bounds.elbo(terms), bounds.log_weights(terms).numpy().mean(axis=0), rtol=1e-6)  # float32
 
 
 def test_free_bits_are_the_least_the_kl_costs():
-    terms = random_terms(4, exact_kl=True)
-    mean_kl = float(tf.reduce_mean(terms.exact_kl))
+    terms = random_terms(4, layers=1)
+    mean_kl = float(tf.reduce_mean(terms.layer_kl))
     np.testing.assert_array_equal(bounds.elbo(terms, free_bits=mean_kl - 1), bounds.elbo(terms))
     floor = bounds.elbo(terms, kl_weight=0.5, free_bits=mean_kl + 1)
     np.testing.assert_allclose(floor, bounds.reconstruction(terms) - 0.5 * (mean_kl + 1), rtol=1e-6)  # float32
 
 
+def test_kl_is_the_sum_of_the_layers():
+    terms = random_terms(4, layers=3)
+    assert bounds.layer_kl(terms).shape == (3, 5)
+    np.testing.assert_allclose(bounds.kl(terms), terms.layer_kl.numpy().sum(axis=0), rtol=1e-6)  # float32
+    assert bounds.layer_kl(random_terms(4)).shape == (1, 5)
+
+
+def test_free_bits_are_of_each_layer():
+    terms = random_terms(4)._replace(layer_kl=tf.constant([5 * [1.0], 5 * [4.0], 5 * [9.0]]))
+    floor = bounds.elbo(terms, free_bits=5.0)
+    np.testing.assert_allclose(floor, bounds.reconstruction(terms) - (5 + 5 + 9), rtol=1e-6)  # float32
+
+
 def test_free_bits_stop_the_gradient_of_the_kl():
-    terms = random_terms(4, exact_kl=True)
+    terms = random_terms(4, layers=1)
     for free_bits, slope in ((0.0, -1.0), (1.0, -1.0), (1000.0, 0.0)):
         with tf.GradientTape() as tape:
-            tape.watch(terms.exact_kl)
+            tape.watch(terms.layer_kl)
             bound = tf.reduce_sum(bounds.elbo(terms, free_bits=free_bits))
-        gradient = tape.gradient(bound, terms.exact_kl)
+        gradient = tape.gradient(bound, terms.layer_kl)
         np.testing.assert_array_equal(0.0 if gradient is None else gradient, slope)
 
 
@@ -138,7 +151,7 @@ def test_bounds_refuse_terms_that_are_not_draws_by_images(bound, shape):
         bound(LogTerms(*[tf.zeros(shape)] * 3))
 
 
-@pytest.mark.parametrize("shape", [(5, 1), (4, 5), ()])
-def test_elbo_refuses_an_exact_kl_of_another_shape(shape):
+@pytest.mark.parametrize("shape", [(5, 1), (5,), (1, 5, 1), ()])
+def test_elbo_refuses_a_kl_of_another_shape(shape):
     with pytest.raises(ValueError, match="kl"):
-        bounds.elbo(random_terms(4)._replace(exact_kl=tf.zeros(shape)))
+        bounds.elbo(random_terms(4)._replace(layer_kl=tf.zeros(shape)))

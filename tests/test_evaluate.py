@@ -19,7 +19,8 @@ def likelihood(model, x, num_draws):
 class Tabulated:
     """A model whose log densities are a table [S, N]: image n, of value n, and draw s have the entry [s, n]."""
 
-    latent_size = 1
+    latent_size = 3
+    layer_sizes = (2, 1)
 
     def __init__(self, num_draws, num_images):
         generator = np.random.default_rng(0)
@@ -28,17 +29,17 @@ class Tabulated:
         self.log_likelihood, self.log_prior, self.log_posterior = (
             generator.normal(mean, 4, shape).astype(np.float32) for mean in (-900, -130, -30)
         )
-        self.exact_kl = generator.normal(25, 5, num_images).astype(np.float32)
+        self.layer_kl = generator.normal(25, 5, [2, num_images]).astype(np.float32)
 
     def log_terms(self, x, num_samples, seed):
         rows = seed[1] + tf.range(num_samples)  # draws are numbered through all calls
         images = tf.cast(x[:, 0, 0, 0], tf.int32)
         tables = (self.log_likelihood, self.log_prior, self.log_posterior)
         terms = [tf.gather(tf.gather(table, rows), images, axis=1) for table in tables]
-        return LogTerms(*terms, tf.gather(self.exact_kl, images))
+        return LogTerms(*terms, tf.gather(self.layer_kl, images, axis=1))
 
     def encode(self, x):
-        return {"z": x[:, 0, 0]}
+        return {"z": x[:, 0, 0] * [1.0, 0.0, 1.0]}
 
 
 @pytest.mark.parametrize("num_draws", [1, 9, 10, 23])  # below, at and beside a multiple of the draws of a call
@@ -52,14 +53,17 @@ def test_likelihood_streamed_equals_one_shot(monkeypatch, num_draws):
     reconstruction = model.log_likelihood.mean(axis=0, dtype=np.float64)
     ess = np.exp(2 * np.logaddexp.reduce(log_w, axis=0) - np.logaddexp.reduce(2 * log_w, axis=0))
     # float32 numbers near 1,000 are 6e-5 apart, near 2,000 (the squares) 1.2e-4, which the exponential makes relative.
-    for name, values in (("nll", nll), ("reconstruction", reconstruction), ("kl", model.exact_kl)):
+    for name, values in (("nll", nll), ("reconstruction", reconstruction), ("kl", model.layer_kl.sum(axis=0))):
         np.testing.assert_allclose(scores[name]["mean"], values.mean(), atol=2e-4)
         np.testing.assert_allclose(scores[name]["se"], values.std(ddof=1) / np.sqrt(11), atol=2e-4)
-    elbo = reconstruction - model.exact_kl
+    elbo = reconstruction - model.layer_kl.sum(axis=0)
     np.testing.assert_allclose(scores["elbo"]["mean"], elbo.mean(), atol=2e-4)
     np.testing.assert_allclose(scores["elbo"]["se"], elbo.std(ddof=1) / np.sqrt(11), atol=2e-4)
     np.testing.assert_allclose(scores["nll"]["ess"], ess.mean(), rtol=1e-3)
     assert scores["nll"]["num_draws"] == num_draws
+    for layer, kl in zip(scores["layers"], model.layer_kl, strict=True):
+        np.testing.assert_allclose(layer["kl"]["mean"], kl.mean(), atol=2e-4)
+    assert [(layer["active_units"], layer["latent_size"]) for layer in scores["layers"]] == [(1, 2), (1, 1)]
     assert scores["num_images"] == 11
 
 

@@ -12,7 +12,7 @@ from keras_genmnist.figures import Subject
 from tests import tiny
 
 eager = tiny.eager
-OF_A_2D_VAE = [name for name in figures.FIGURES if name != "completion"]
+OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "layers")]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,20 @@ def test_interpolation_goes_from_z2_to_z1(draw, subject):
         expected = subject.model.decode(alpha * z1 + (1 - alpha) * z2)[0, ..., 0]
         np.testing.assert_allclose(picture(axis), expected, atol=1e-6)  # six rows or one: rounding
     assert "z_2" in axes[0].get_title() and "z_1" in axes[-1].get_title()
+
+
+def test_layers_vary_one_at_a_time(subject):
+    model = models.build(tiny.config("ladder", latent_size=4, num_layers=3))
+    figure = figures.layers(subject._replace(model=model))
+    top, middle, low = figure.axes
+    assert [axis.get_ylabel() for axis in figure.axes] == ["layer 3", "layer 2", "layer 1"]
+    varied, kept = (model.prior().sample([n], seed=tf.constant([subject.seed, i])) for n, i in ((10, 0), (1, 1)))
+    kept = tf.tile(kept, [10, 1])
+    for axis, first, last in ((low, 0, 4), (middle, 4, 6), (top, 6, 7)):  # 4, 2 and 1 latents
+        z = tf.concat([kept[:, :first], varied[:, first:last], kept[:, last:]], axis=1)
+        decoded = model.decode(z).numpy()[..., 0]
+        for column in (0, 6):
+            np.testing.assert_allclose(cell(picture(axis), 0, column), decoded[column], atol=1e-6)
 
 
 def test_reconstructions_stand_below_their_originals(draw, subject):

@@ -228,7 +228,7 @@ class TractableModel(GenerativeModel):
 class LatentVariableModel(DecoderModel):
     """p(x) = integral of p(x | z) p(z) dz, trained on a bound of it.  A subclass defines `log_terms`."""
 
-    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO):
+    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO, layer_sizes=None):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
@@ -236,11 +236,18 @@ class LatentVariableModel(DecoderModel):
           prior: () -> distribution p(z), event [D]; has `latent_size`, D.
           image_shape: (H, W, C).
           objective: what training maximises.
+          layer_sizes: the number of latents of each layer, the lowest first, with sum D; one layer by default.
         """
         super().__init__(prior, image_shape)
         self.encoder, self.decoder, self.objective = encoder, decoder, objective
-        names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound))
+        self.layer_sizes = layer_sizes or [self.latent_size]
+        names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound, *self.layer_names))
         self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The metrics that are the KL of each layer; none where there is one layer, whose KL is `kl`."""
+        return [f"kl_{number + 1}" for number in range(len(self.layer_sizes))] if len(self.layer_sizes) > 1 else []
 
     def log_terms(
         self,
@@ -285,7 +292,10 @@ class LatentVariableModel(DecoderModel):
 
     @property
     def curves(self):
-        return {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
+        curves = {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
+        if self.layer_names:
+            curves["KL of each layer (nats per image)"] = [f"val_{name}" for name in self.layer_names]
+        return curves
 
     def merit(self, row):
         return row[f"val_{self.objective.bound}"]
@@ -323,6 +333,10 @@ class LatentVariableModel(DecoderModel):
         self.averages["reconstruction"].update_state(bounds.reconstruction(terms))
         if self.objective.bound == "iwae":
             self.averages["iwae"].update_state(bounds.iwae_bound(terms))
+        if self.layer_names:
+            layers = tf.unstack(bounds.layer_kl(terms), num=len(self.layer_names))
+            for name, layer_kl in zip(self.layer_names, layers, strict=True):
+                self.averages[name].update_state(layer_kl)
         return {name: average.result() for name, average in self.averages.items()}
 
     def draw(self, seeds):

@@ -45,12 +45,12 @@ class VAE(LatentVariableModel):
             z = hold(posterior.sample(num_samples, seed=seed))
             mean, scale = tf.stop_gradient(posterior.mean()), tf.stop_gradient(posterior.stddev())
             log_posterior = tfd.Independent(tfd.Normal(mean, scale), 1).log_prob(z)
-            exact_kl = None  # its gradient has the score
+            kl = None  # its gradient has the score
         else:
             z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
-            exact_kl = distributions.exact_kl(posterior, prior)
+            kl = distributions.exact_kl(posterior, prior)
         log_likelihood = self.decoder(z, training=training).log_prob(x)
-        return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, exact_kl)
+        return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, None if kl is None else kl[None])
 
 
 def build(config: ConfigDict) -> VAE:
@@ -76,8 +76,8 @@ def build(config: ConfigDict) -> VAE:
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
         decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
     else:
-        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size)
-        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size)
+        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
+        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
     return VAE(
         posterior,

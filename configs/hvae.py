@@ -1,0 +1,9 @@
+"""Hierarchical VAE inferred bottom-up, the baseline of the ladder (Sonderby et al. 2016, arxiv.org/abs/1602.02282)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("ladder", inference="bottom_up")

@@ -1,0 +1,39 @@
+"""Ladder VAE, five layers of latents (Sonderby et al. 2016, arxiv.org/abs/1602.02282)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "ladder",
+            # Inference: ladder, bottom_up
+            "inference": "ladder",
+            "num_layers": 5,
+            # Latents and hidden units of the lowest layer; each layer above has half as many: 64, 32, 16, 8, 4.
+            "latent_size": 64,
+            "hidden_size": 512,
+            "hidden_layers": 2,
+            # Networks: mlp, conv
+            "network": "mlp",
+            "encoder_channels": 16,
+            "decoder_channels": 32,
+            "batch_norm": True,
+            # Objective: elbo, iwae
+            "bound": "elbo",
+            "train_draws": 1,
+            "free_bits": 0.0,
+            "dataset": "mnist",
+            "binarization": "dynamic",
+            "batch_size": 250,
+            "epochs": 400,
+            "learning_rate": 2e-3,
+            "decay": "cosine",
+            "warmup_epochs": 40,
+            "clip_norm": 0.0,
+            "ema_decay": 0.0,
+            "patience": 0,
+            "jit_compile": True,
+            "seed": 3435,
+        }
+    )

@@ -1,0 +1,9 @@
+"""Ladder VAE with convolutions next to the image (Sonderby et al. 2016, arxiv.org/abs/1602.02282)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("ladder", network="conv", hidden_size=256, batch_size=100, epochs=100, jit_compile=False)

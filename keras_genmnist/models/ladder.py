@@ -1,0 +1,243 @@
+"""Variational autoencoders with several layers of latents.
+
+Layer 1 is next to the image; p(z) = p(z[L]) prod{ p(z[l] | z[l+1]) : l < L }, all Gaussian.  What the package sees as
+the latents is e, of all layers side by side, with z[l] = mean(z[l+1]) + scale(z[l+1]) e[l]: under the prior a standard
+normal, so that any model can be sampled, decoded and interpolated alike.  Log densities are those of e: the factors of
+the change from z are the same in p and q, and leave the bounds as they are.
+
+Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+from ml_collections import ConfigDict
+
+from keras_genmnist import networks
+from keras_genmnist.bounds import LogTerms, Objective
+from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.distributions import BernoulliDecoder, StandardNormal
+from keras_genmnist.models.base import LatentVariableModel
+
+tfd, tfpl = tfp.distributions, tfp.layers
+STANDARD = tfd.Normal(0.0, 1.0)
+
+
+class Gaussian(tf_keras.Model):
+    """A diagonal Gaussian given vectors, [..., F] -> distribution, batch [...], event [D]."""
+
+    def __init__(self, network: tf_keras.Model, latent_size: int):
+        """
+        Args:
+          network: [N, F], training -> features [N, F'].
+          latent_size: D.
+        """
+        super().__init__()
+        self.network = network
+        self.parameters = tf_keras.layers.Dense(tfpl.IndependentNormal.params_size(latent_size))
+        self.distribution = tfpl.IndependentNormal(latent_size, convert_to_tensor_fn=tfd.Distribution.mean)
+
+    def call(self, values, training=False):
+        # Draws and images folded into one axis for the network, and back.
+        parameters = self.parameters(self.network(tf.reshape(values, [-1, values.shape[-1]]), training=training))
+        return self.distribution(tf.reshape(parameters, tf.concat([tf.shape(values)[:-1], [-1]], axis=0)))
+
+
+class TopDown(tf_keras.Model):
+    """p(x | e), e [..., D] -> distribution over images: from the topmost layer down to the image."""
+
+    def __init__(self, conditionals: list[Gaussian], decoder: BernoulliDecoder, layer_sizes: list[int]):
+        """
+        Args:
+          conditionals: p(z[l] | z[l+1]) for l = 1 .. L-1.
+          decoder: p(x | z[1]).
+          layer_sizes: the number of latents of each layer, the lowest first; D is their sum.
+        """
+        super().__init__()
+        self.conditionals, self.decoder, self.layer_sizes = conditionals, decoder, layer_sizes
+
+    def call(self, e, training=False):
+        *below, z = tf.split(e, self.layer_sizes, axis=-1)
+        for conditional, noise in zip(reversed(self.conditionals), reversed(below), strict=True):
+            prior = conditional(z, training=training)
+            z = prior.mean() + prior.stddev() * noise
+        return self.decoder(z, training=training)
+
+
+class Layer(NamedTuple):
+    """A layer of latents, inferred: q(e | x and the layers that it was inferred from), a draw, and its z.
+
+    posterior: tfd.Normal, [S, B, D].
+    e, z: [S, B, D].
+    """
+
+    posterior: tfd.Normal
+    e: tf.Tensor
+    z: tf.Tensor
+
+
+class BottomUp(tf_keras.Model):
+    """q(z | x) = q(z[1] | x) prod{ q(z[l] | z[l-1]) : l > 1 }: the generative model's way back.
+
+    Source: section 2.1 and equation 4
+    """
+
+    kl_is_exact = False  # of a layer whose draw the layer above was inferred from
+
+    def __init__(self, network: tf_keras.Model, posteriors: list[Gaussian]):
+        """
+        Args:
+          network: images [B, H, W, C], training -> features [B, F].
+          posteriors: of the features, then of the layer below.
+        """
+        super().__init__()
+        self.network, self.posteriors = network, posteriors
+
+    def infer(self, x: tf.Tensor, conditionals: list[Gaussian], noise: list[tf.Tensor], training: bool) -> list[Layer]:
+        """
+        Args:
+          x: images [B, H, W, C].
+          conditionals: p(z[l] | z[l+1]) for l = 1 .. L-1.
+          noise: of each layer, [S, B, D], standard normal to draw and zero for the means.
+          training: whether batch norm uses the batch's statistics.
+        Returns:
+          The layers, the lowest first.
+        """
+        below, inferred = self.network(x, training=training), []
+        for posterior, own in zip(self.posteriors, noise, strict=True):
+            q = posterior(below, training=training)
+            below = q.mean() + q.stddev() * own
+            inferred.append((q, below))
+        priors = [
+            conditional(z, training=training) for conditional, (_, z) in zip(conditionals, inferred[1:], strict=True)
+        ]
+        layers = []
+        for (q, z), prior in zip(inferred, [*priors, STANDARD], strict=True):
+            mean, scale = prior.mean(), prior.stddev()
+            own = tfd.Normal((q.mean() - mean) / scale, q.stddev() / scale * tf.ones_like(z))
+            layers.append(Layer(own, (z - mean) / scale, z))
+        return layers
+
+
+class Ladder(tf_keras.Model):
+    """q(z | x) = q(z[L] | x) prod{ q(z[l] | z[l+1], x) : l < L }: from the top down, as the generative model.
+
+    Each factor is the product of p(z[l] | z[l+1]) and of a Gaussian that the image gives on the way up.
+
+    Source: section 2.2, equations 15 to 19
+    """
+
+    kl_is_exact = True
+
+    def __init__(self, networks: list[tf_keras.Model], latent_sizes: list[int]):
+        """
+        Args:
+          networks: images [B, H, W, C], training -> features [B, F], then each of the features before it.
+          latent_sizes: D of each layer.
+        """
+        super().__init__()
+        self.networks = networks
+        self.votes = [Gaussian(tf_keras.Sequential(), size) for size in latent_sizes]
+
+    def infer(self, x: tf.Tensor, conditionals: list[Gaussian], noise: list[tf.Tensor], training: bool) -> list[Layer]:
+        """As BottomUp.infer."""
+        features, votes = x, []
+        for network, vote in zip(self.networks, self.votes, strict=True):
+            features = network(features, training=training)
+            votes.append(vote(features))
+        shape = tf.shape(noise[-1])
+        top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (votes[-1].mean(), votes[-1].stddev())))
+        z = top.loc + top.scale * noise[-1]
+        layers = [Layer(top, z, z)]
+        for conditional, vote, own in zip(conditionals[::-1], votes[-2::-1], noise[-2::-1], strict=True):
+            prior = conditional(z, training=training)
+            mean, scale = prior.mean(), prior.stddev()
+            # The product's precision is the sum of the two, in units of which the prior's scale is 1.
+            share = scale**2 / (scale**2 + vote.stddev() ** 2)
+            q = tfd.Normal(share * (vote.mean() - mean) / scale, tf.sqrt(1 - share))
+            e = q.loc + q.scale * own
+            z = mean + scale * e
+            layers.append(Layer(q, e, z))
+        return layers[::-1]
+
+
+class HierarchicalVAE(LatentVariableModel):
+    """Several layers of latents, inferred as the encoder does."""
+
+    def __init__(
+        self,
+        encoder: BottomUp | Ladder,
+        decoder: TopDown,
+        image_shape: tuple[int, int, int],
+        objective: Objective,
+    ):
+        sizes = decoder.layer_sizes
+        super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, layer_sizes=sizes)
+
+    def _infer(self, x: tf.Tensor, noise: tf.Tensor, training: bool = False) -> list[Layer]:
+        split = tf.split(noise, self.layer_sizes, axis=-1)
+        return self.encoder.infer(x, self.decoder.conditionals, split, training)
+
+    def log_terms(self, x, num_samples, seed, training=False, hold=None):
+        layers = self._infer(
+            x, tf.random.stateless_normal([num_samples, tf.shape(x)[0], self.latent_size], seed), training
+        )
+        log_priors = tf.stack([tf.reduce_sum(STANDARD.log_prob(layer.e), axis=-1) for layer in layers])
+        log_posteriors = tf.stack([tf.reduce_sum(layer.posterior.log_prob(layer.e), axis=-1) for layer in layers])
+        if self.encoder.kl_is_exact:
+            kls = tf.stack([tf.reduce_sum(layer.posterior.kl_divergence(STANDARD), axis=-1) for layer in layers])
+        else:
+            kls = log_posteriors - log_priors
+        return LogTerms(
+            self.decoder.decoder(layers[0].z, training=training).log_prob(x),
+            tf.reduce_sum(log_priors, axis=0),
+            tf.reduce_sum(log_posteriors, axis=0),
+            tf.reduce_mean(kls, axis=1),
+        )
+
+    def encode(self, x):
+        layers = self._infer(x, tf.zeros([1, tf.shape(x)[0], self.latent_size]))
+        mean = tf.concat([layer.e for layer in layers], axis=-1)[0]
+        scale = tf.concat([layer.posterior.stddev() for layer in layers], axis=-1)[0]
+        return {"mean": mean, "log_variance": 2 * tf.math.log(scale), "z": mean}
+
+
+def build(config: ConfigDict) -> HierarchicalVAE:
+    """The model of `config`; raises UsageError for a value out of range."""
+    require_choice(config, binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
+    require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
+    require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
+    require_positive(config, "encoder_channels", "decoder_channels")
+    require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
+    if config.free_bits:
+        require_choice(config, bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+    latent_sizes, hidden_sizes = (
+        [max(1, size >> layer) for layer in range(config.num_layers)]
+        for size in (config.latent_size, config.hidden_size)
+    )
+
+    def mlp(layer):
+        return networks.mlp(config.hidden_layers, hidden_sizes[layer], config.batch_norm)
+
+    if config.network == "mlp":
+        bottom, image = mlp(0), mlp(0)
+        image.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
+    else:
+        bottom = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
+        image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm)
+    up = [mlp(layer) for layer in range(1, config.num_layers)]
+    if config.inference == "ladder":
+        encoder = Ladder([bottom, *up], latent_sizes)
+    else:
+        below = [tf_keras.Sequential(), *up]  # the features of the image, then the layer below
+        encoder = BottomUp(bottom, [Gaussian(*pair) for pair in zip(below, latent_sizes, strict=True)])
+    conditionals = [Gaussian(mlp(layer + 1), latent_sizes[layer]) for layer in range(config.num_layers - 1)]
+    return HierarchicalVAE(
+        encoder,
+        TopDown(conditionals, BernoulliDecoder(image, IMAGE_SHAPE), latent_sizes),
+        IMAGE_SHAPE,
+        Objective(config.bound, config.train_draws, free_bits=config.free_bits),
+    )

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+
+from keras_genmnist import bounds, models
+from keras_genmnist import config as configs
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.ladder import Gaussian, Ladder
+from tests import conformance, tiny
+
+tfd = tfp.distributions
+NAMES = [name for name in configs.names() if configs.load(name).model == "ladder"]
+
+
+def random_model(**changes):
+    """Three layers of 4, 2 and 1 latents with random weights."""
+    sizes = {"num_layers": 3, "latent_size": 4, "batch_norm": False}
+    model = models.build(tiny.config("ladder", **sizes | changes))
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(0, 0.3, weight.shape))
+    return model
+
+
+def test_ladder_configs_are_those_of_the_literature():
+    assert set(NAMES) == {"ladder", "hvae", "ladder_conv"}
+    model = models.build(configs.load("ladder"))
+    assert model.layer_sizes == [64, 32, 16, 8, 4]
+    assert model.latent_size == 124
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ladder_conforms(name, digits):
+    conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)
+
+
+@pytest.mark.parametrize("inference", ["ladder", "bottom_up"])
+def test_ladder_log_weights_are_those_of_z(inference, digits):
+    # log p(x | z[1]) + log p(z) - log q(z | x) computed in z: the coordinates e must leave it as it is.
+    model = random_model(inference=inference)
+    noise = tf.random.stateless_normal([5, len(digits), 7], [1, 2])
+    layers = model._infer(digits, noise)
+    terms = model.log_terms(digits, 5, tf.constant([1, 2]))
+    log_p = log_q = 0
+    for number, layer in enumerate(layers):
+        above = layers[number + 1 :]
+        prior = model.decoder.conditionals[number](above[0].z) if above else tfd.MultivariateNormalDiag(tf.zeros([1]))
+        log_p += prior.log_prob(layer.z)
+        # Of e = (z - m) / s it is N(a, b), so of z it is N(m + s a, s b).
+        q = layer.posterior
+        log_q += tf.reduce_sum(
+            tfd.Normal(prior.mean() + prior.stddev() * q.loc, prior.stddev() * q.scale).log_prob(layer.z), axis=-1
+        )
+    log_w = model.decoder.decoder(layers[0].z).log_prob(digits) + log_p - log_q
+    np.testing.assert_allclose(bounds.log_weights(terms), log_w, rtol=1e-4)
+
+
+def test_hvae_posteriors_are_those_of_the_layer_below(digits):
+    model = random_model(inference="bottom_up")
+    noise = tf.random.stateless_normal([5, len(digits), 7], [1, 2])
+    below = model.encoder.network(digits)
+    for posterior, layer, own in zip(
+        model.encoder.posteriors, model._infer(digits, noise), tf.split(noise, [4, 2, 1], axis=-1), strict=True
+    ):
+        q = posterior(below)
+        np.testing.assert_allclose(layer.z, q.mean() + q.stddev() * own, rtol=1e-5)
+        below = layer.z
+
+
+def test_ladder_merges_by_precision(digits):
+    # Two layers of one latent: what the image says is N(2, 0.5^2), p(z[1] | z[2]) is N(1, 2^2).
+    def gaussian(mean, scale):
+        piece = Gaussian(tf_keras.Sequential(), 1)
+        piece.parameters = tf_keras.layers.Dense(
+            2, kernel_initializer="zeros", bias_initializer=tf.constant_initializer([mean, np.log(np.expm1(scale))])
+        )
+        return piece
+
+    ladder = Ladder([tf_keras.layers.Flatten(), tf_keras.layers.Flatten()], [1, 1])
+    ladder.votes = [gaussian(2.0, 0.5), gaussian(0.3, 0.7)]
+    low, top = ladder.infer(digits[:1], [gaussian(1.0, 2.0)], 2 * [tf.zeros([1, 1, 1])], training=False)
+    for ours, expected in ((top.posterior.loc, 0.3), (top.posterior.scale, 0.7), (top.z, 0.3)):
+        np.testing.assert_allclose(ours, [[[expected]]], rtol=1e-5)
+    precision = 1 / 0.5**2 + 1 / 2**2
+    mean = (2 / 0.5**2 + 1 / 2**2) / precision
+    np.testing.assert_allclose(low.z, [[[mean]]], rtol=1e-5)
+    np.testing.assert_allclose(1 + 2 * low.posterior.loc, [[[mean]]], rtol=1e-5)
+    np.testing.assert_allclose(2 * low.posterior.scale, [[[precision**-0.5]]], rtol=1e-5)
+
+
+def test_ladder_kl_agrees_with_monte_carlo(digits):
+    model = random_model()
+    terms = model.log_terms(digits, 3_000, tf.constant([1, 2]))
+    estimates = (terms.log_posterior - terms.log_prior).numpy().astype(np.float64)
+    # The closed form of a layer is averaged over the draws above it, and varies less than its own estimate.
+    standard_error = estimates.std(axis=0, ddof=1) / np.sqrt(len(estimates))
+    assert terms.layer_kl.shape == (3, len(digits))
+    assert (bounds.kl(terms).numpy() > 10 * standard_error).all()  # else agreement would mean nothing
+    np.testing.assert_array_less(np.abs(bounds.kl(terms) - estimates.mean(axis=0)), 4 * standard_error)
+
+
+def test_hvae_kl_of_layers_is_that_of_the_draws(digits):
+    terms = random_model(inference="bottom_up").log_terms(digits, 4, tf.constant([1, 2]))
+    mean = tf.reduce_mean(terms.log_posterior - terms.log_prior, axis=0)
+    np.testing.assert_allclose(bounds.kl(terms), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inference", ["ladder", "bottom_up"])
+def test_ladder_decodes_what_it_encodes_from_z(inference, digits):
+    model = random_model(inference=inference)
+    layers = model._infer(digits, tf.zeros([1, len(digits), 7]))
+    np.testing.assert_allclose(
+        model.reconstruct(digits), model.decoder.decoder(layers[0].z).mean()[0], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_ladder_decoding_depends_on_every_layer():
+    model = random_model()
+    e = tf.random.stateless_normal([20, 7], [1, 2])
+    for number in range(7):
+        moved = model.decode(e + tf.one_hot(number, 7))
+        assert np.abs(moved - model.decode(e)).max() > 1e-5  # not of each image: a ReLU may be off
+
+
+def test_ladder_reports_the_kl_of_each_layer(digits):
+    model = random_model()
+    model.compile("adam")
+    logs = model.validate([digits])
+    layers = [logs[f"kl_{number}"] for number in (1, 2, 3)]
+    np.testing.assert_allclose(sum(layers), logs["kl"], rtol=1e-5)
+    assert model.curves["KL of each layer (nats per image)"] == ["val_kl_1", "val_kl_2", "val_kl_3"]
+
+
+@pytest.mark.parametrize(
+    "field, value, accepted",
+    [
+        ("binarization", "none", "dynamic, static"),
+        ("inference", "top_down", "ladder, bottom_up"),
+        ("network", "resnet", "mlp, conv"),
+        ("num_layers", 0, "1 or more"),
+        ("latent_size", 0, "1 or more"),
+        ("free_bits", -1.0, "0 (none) or more"),
+    ],
+)
+def test_ladder_refuses_a_value_out_of_range(field, value, accepted):
+    with pytest.raises(UsageError) as refused:
+        models.build(tiny.config("ladder", **{field: value}))
+    assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
