@@ -28,6 +28,12 @@ def get_config() -> ConfigDict:
             "prior_components": 500,  # of mixture and vamp
             "prior_steps": 4,  # of maf and realnvp
             "prior_size": 256,  # hidden units of a step's network
+            # Decoder: bernoulli, pixelcnn
+            "decoder": "bernoulli",
+            "pixelcnn_layers": 3,
+            "pixelcnn_features": 16,  # of its maps, and of what the latents tell each pixel
+            "pixelcnn_kernel": 3,
+            "pixelcnn_first_kernel": 5,
             # Objective: elbo, iwae; gradient standard, stl, dreg
             "bound": "elbo",
             "train_draws": 1,

@@ -79,6 +79,12 @@ def require_positive(config: ConfigDict, *fields: str) -> None:
         require(config, field, config[field] >= 1, "1 or more")
 
 
+def require_kernel(config: ConfigDict, *fields: str) -> None:
+    """Checks that kernel sizes have a centre and something around it; see `require`."""
+    for field in fields:
+        require(config, field, config[field] >= 3 and config[field] % 2 == 1, "an odd number, 3 or more")
+
+
 def require_choice(config: ConfigDict, **choices) -> None:
     """Checks that `config.field` is one of the values given for it.
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
+from keras_genmnist.autoregressive import GatedPixelCNN
+
 tfd, tfpl = tfp.distributions, tfp.layers
 LOG_2_PI = np.log(2 * np.pi).astype(np.float32)
 
@@ -87,6 +89,76 @@ class BernoulliDecoder(tf_keras.Model):
         # Draws and images folded into one axis for the network, and back.
         logits = self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
         return self.distribution(tf.reshape(logits, tf.concat([tf.shape(z)[:-1], [self.pixels]], axis=0)))
+
+    def draw(self, z: tf.Tensor, uniform: tf.Tensor | float) -> dict[str, tf.Tensor]:
+        """Draws images: a pixel is 1 where its uniform number is below its probability.
+
+        Args:
+          z: [..., D].
+          uniform: [..., H, W, C] in [0, 1), or a number for all pixels.
+        Returns:
+          images, and the probabilities that their pixels were drawn with, [..., H, W, C].
+        """
+        probabilities = self(z).mean()
+        return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
+
+
+class PixelCNNDecoder(tf_keras.Model):
+    """p(x | z) = prod{ p(x[i] | x[0], ..., x[i-1], z) : pixels i }, z [..., D] -> distribution over images.
+
+    Source: Gulrajani et al. (2017), "PixelVAE", section 3.1, arxiv.org/abs/1611.05013; Chen et al. (2017), section 2,
+    arxiv.org/abs/1611.02731
+    """
+
+    def __init__(self, network: tf_keras.Model, pixelcnn: GatedPixelCNN, image_shape: tuple[int, int, int]):
+        """
+        Args:
+          network: [N, D], training -> context of the pixels [N, H, W, F].
+          pixelcnn: its small receptive field leaves to z what is further away.
+          image_shape: (H, W, 1).
+        """
+        super().__init__()
+        self.network, self.pixelcnn, self.image_shape = network, pixelcnn, image_shape
+
+    def call(self, z, training=False):
+        return AutoregressiveBernoulli(self.pixelcnn, self._context(z, training), tf.shape(z)[:-1], self.image_shape)
+
+    def _context(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
+
+    def draw(self, z, uniform):
+        """As BernoulliDecoder.draw."""
+        context = self._context(z)
+        shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
+        uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape[:2]])
+        images = self.pixelcnn.sample(uniform, context)
+        drawn = {"images": images, "probabilities": tf.sigmoid(self.pixelcnn(images, context))}
+        return {name: tf.reshape(values, shape) for name, values in drawn.items()}
+
+
+class AutoregressiveBernoulli:
+    """Pixels each given those before it and a context: what the models need of a TFP distribution."""
+
+    def __init__(
+        self, pixelcnn: GatedPixelCNN, context: tf.Tensor, batch_shape: tf.Tensor, image_shape: tuple[int, int, int]
+    ):
+        """
+        Args:
+          pixelcnn: images, context -> logits.
+          context: [N, H, W, F].
+          batch_shape: int32, of product N.
+          image_shape: (H, W, 1).
+        """
+        self.pixelcnn, self.context, self.batch_shape, self.image_shape = pixelcnn, context, batch_shape, image_shape
+
+    def log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        """Of images, whose leading axes broadcast to the batch shape: of the batch shape, nats."""
+        # tfd.Autoregressive would have it too, but draw by 784 passes, as its log_prob knows no others.
+        x = tf.reshape(
+            tf.broadcast_to(x, tf.concat([self.batch_shape, self.image_shape], axis=0)), [-1, *self.image_shape]
+        )
+        log_probs = -tf.nn.sigmoid_cross_entropy_with_logits(x, self.pixelcnn(x, self.context))
+        return tf.reshape(tf.reduce_sum(log_probs, axis=[1, 2, 3]), self.batch_shape)
 
 
 class StandardNormal(tf.Module):

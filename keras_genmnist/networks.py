@@ -58,8 +58,8 @@ def conv_encoder(channels: int, hidden_size: int, batch_norm: bool = False) -> t
     return tf_keras.Sequential(network, name="conv_encoder")
 
 
-def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
-    """Deconvolutional decoder, [N, D] -> logits [N, 28, 28, 1].
+def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False, outputs: int = 1) -> tf_keras.Sequential:
+    """Deconvolutional decoder, [N, D] -> [N, 28, 28, outputs].
 
     Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
 
@@ -67,11 +67,12 @@ def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False) -> t
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
       hidden_size: units of the fully connected layer at the start.
       batch_norm: normalise these.
+      outputs: 1 for logits of the pixels.
     """
     network = [*_dense(hidden_size, batch_norm), layers.ELU(), layers.Dense(7 * 7 * 2 * channels)]
     network += [layers.Reshape((7, 7, 2 * channels)), layers.ELU()]
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
-    network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
+    network += [layers.Conv2DTranspose(outputs, 4, strides=2, padding="same")]
     return tf_keras.Sequential(network, name="conv_decoder")
 
 

@@ -106,12 +106,12 @@ def _every_signature_can_be_traced(model):
 
 
 def _every_variable_is_trained(model, digits):
-    # Plain gradient descent: a variable changes where its gradient is not zero.  Two steps, because a residual branch
-    # that starts at zero passes nothing back in the first; a small rate, because one step must not break the second.
+    # Plain gradient descent: a variable changes where its gradient is not zero.  Ten steps, because a residual branch
+    # that starts at zero passes nothing back in the first; a small rate, because one step must not break the next.
     model.compile(tf_keras.optimizers.SGD(1e-3))
     before = [variable.numpy() for variable in model.trainable_variables]
     assert before
-    for _ in range(2):
+    for _ in range(10):
         model.train_step(digits)
     for variable, old in zip(model.trainable_variables, before, strict=True):
         assert np.isfinite(variable).all(), f"the gradient of {variable.name} is not finite"

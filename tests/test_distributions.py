@@ -6,7 +6,14 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist.distributions import BernoulliDecoder, DiagonalMixture, Posterior, StandardNormal
+from keras_genmnist.autoregressive import GatedPixelCNN
+from keras_genmnist.distributions import (
+    BernoulliDecoder,
+    DiagonalMixture,
+    PixelCNNDecoder,
+    Posterior,
+    StandardNormal,
+)
 
 tfd = tfp.distributions
 
@@ -53,6 +60,52 @@ def test_bernoulli_decoder_folds_draws_and_images_and_back(decoder, z):
     for s, b in itertools.product(range(4), range(5)):
         # One row or twenty: a matrix product may round differently.
         np.testing.assert_allclose(whole[s, b], decoder(z[s, b]).log_prob(x[b]), rtol=1e-5)
+
+
+def test_bernoulli_decoder_draws_where_uniform_numbers_are_below(decoder, z):
+    uniform = tf.random.stateless_uniform([4, 5, 3, 3, 1], [3, 4])
+    drawn = decoder.draw(z, uniform)
+    np.testing.assert_array_equal(drawn["probabilities"], decoder(z).mean())
+    np.testing.assert_array_equal(drawn["images"], uniform < decoder(z).mean())
+
+
+@pytest.fixture
+def pixelcnn_decoder():
+    """Of 3 x 3 images from two latent dimensions, its weights drawn at random."""
+    network = tf_keras.Sequential([tf_keras.layers.Dense(18), tf_keras.layers.Reshape((3, 3, 2))])
+    decoder = PixelCNNDecoder(network, GatedPixelCNN(2, features=4, size=3, first_size=3), (3, 3, 1))
+    decoder(tf.zeros([1, 2])).log_prob(tf.zeros([1, 3, 3, 1]))
+    generator = np.random.default_rng(0)
+    for weight in decoder.weights:
+        weight.assign(generator.normal(0, 0.7, weight.shape))
+    return decoder
+
+
+def test_pixelcnn_decoder_probabilities_sum_to_one_for_any_latents(pixelcnn_decoder, z):
+    every = np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 1, 3, 3, 1)
+    log_prob = pixelcnn_decoder(tf.tile(z[:1, :3], [512, 1, 1])).log_prob(every)
+    assert log_prob.shape == (512, 3)
+    np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_prob), axis=0), 1, atol=1e-5)
+    assert np.ptp(log_prob, axis=1).max() > 1  # the latents matter
+
+
+def test_pixelcnn_decoder_folds_draws_and_images_and_back(pixelcnn_decoder, z):
+    x = np.random.default_rng(0).integers(0, 2, [5, 3, 3, 1]).astype(np.float32)
+    whole = pixelcnn_decoder(z).log_prob(x)
+    assert whole.shape == (4, 5)
+    for s, b in itertools.product(range(4), range(5)):
+        np.testing.assert_allclose(whole[s, b], pixelcnn_decoder(z[s, b : b + 1]).log_prob(x[b]), rtol=1e-5)
+
+
+def test_pixelcnn_decoder_draws_with_the_probabilities_it_says(pixelcnn_decoder, z):
+    uniform = tf.random.stateless_uniform([4, 5, 3, 3, 1], [3, 4])
+    drawn = pixelcnn_decoder.draw(z, uniform)
+    images, probabilities = drawn["images"].numpy(), drawn["probabilities"].numpy().astype(np.float64)
+    np.testing.assert_array_equal(images, uniform < drawn["probabilities"])
+    log_prob = np.log(np.where(images == 1, probabilities, 1 - probabilities)).sum(axis=(2, 3, 4))
+    np.testing.assert_allclose(pixelcnn_decoder(z).log_prob(images), log_prob, rtol=1e-4)
+    likelier = pixelcnn_decoder.draw(z, 0.5)
+    np.testing.assert_array_equal(likelier["images"], likelier["probabilities"] > 0.5)
 
 
 def test_bernoulli_decoder_is_finite_for_extreme_logits(z):

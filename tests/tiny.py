@@ -29,6 +29,8 @@ SIZES = {
     "channels": 1,
     "num_layers": 2,
     "features": 2,
+    "pixelcnn_layers": 2,
+    "pixelcnn_features": 2,
     "latent_size": 2,
     "flow_steps": 2,
     "flow_size": 8,

@@ -232,7 +232,8 @@ class LatentVariableModel(DecoderModel):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
-          decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C].
+          decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C]; `draw` as that of
+            distributions.BernoulliDecoder.
           prior: () -> distribution p(z), event [D]; has `latent_size`, D.
           image_shape: (H, W, C).
           objective: what training maximises.
@@ -344,11 +345,11 @@ class LatentVariableModel(DecoderModel):
         uniform = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(self.image_shape, seed), x_seeds, fn_output_signature=tf.float32
         )
-        probabilities = self.decode(sample_each(self.prior(), z_seeds))
-        return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
+        return self.decoder.draw(sample_each(self.prior(), z_seeds), uniform)
 
     def decode(self, z):
-        return self.decoder(z).mean()
+        # Of a decoder that draws pixel by pixel, the image whose pixels are the likelier of the two values, in turn.
+        return self.decoder.draw(z, 0.5)["probabilities"]
 
     def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """The posterior of images [B, H, W, C].

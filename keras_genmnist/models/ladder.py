@@ -60,11 +60,19 @@ class TopDown(tf_keras.Model):
         self.conditionals, self.decoder, self.layer_sizes = conditionals, decoder, layer_sizes
 
     def call(self, e, training=False):
+        return self.decoder(self._lowest(e, training), training=training)
+
+    def draw(self, e, uniform):
+        """As BernoulliDecoder.draw."""
+        return self.decoder.draw(self._lowest(e), uniform)
+
+    def _lowest(self, e: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """z[1]"""
         *below, z = tf.split(e, self.layer_sizes, axis=-1)
         for conditional, noise in zip(reversed(self.conditionals), reversed(below), strict=True):
             prior = conditional(z, training=training)
             z = prior.mean() + prior.stddev() * noise
-        return self.decoder(z, training=training)
+        return z
 
 
 class Layer(NamedTuple):

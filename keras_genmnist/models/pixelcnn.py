@@ -8,7 +8,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.config import require_choice, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.models.base import TractableModel, capped, with_png
 
@@ -133,7 +133,6 @@ def build(config: ConfigDict) -> PixelCNN:
     """The PixelCNN of `config`; raises UsageError for a value out of range."""
     require_choice(config, binarization=["dynamic", "static"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
-    for field in ("kernel_size", "first_kernel_size"):
-        require(config, field, config[field] >= 3 and config[field] % 2 == 1, "an odd number, 3 or more")
+    require_kernel(config, "kernel_size", "first_kernel_size")
     network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)
     return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0)

@@ -9,8 +9,9 @@ import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
 from keras_genmnist import distributions, flows, networks
+from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.config import require, require_choice, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.models.base import LatentVariableModel
 
@@ -32,6 +33,14 @@ PRIORS = {
     ),
     "realnvp": lambda c, encoder: distributions.FlowPrior(
         flows.RealNVP(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
+    ),
+}
+DECODERS = {
+    "bernoulli": lambda c, network: distributions.BernoulliDecoder(network, IMAGE_SHAPE),
+    "pixelcnn": lambda c, network: distributions.PixelCNNDecoder(
+        network,
+        GatedPixelCNN(c.pixelcnn_layers, c.pixelcnn_features, c.pixelcnn_kernel, c.pixelcnn_first_kernel),
+        IMAGE_SHAPE,
     ),
 }
 
@@ -57,10 +66,13 @@ def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
     require_choice(config, binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
+    require_choice(config, decoder=DECODERS)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
     require_positive(config, "prior_steps", "prior_size", "prior_components", "train_draws")
+    require_positive(config, "pixelcnn_layers", "pixelcnn_features")
+    require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
     if config.free_bits:
         require_choice(config, bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
@@ -72,16 +84,18 @@ def build(config: ConfigDict) -> VAE:
         require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
     if config.prior == "realnvp":
         require(config, "latent_size", config.latent_size >= 2, "2 or more, which prior=realnvp needs")
+    outputs = config.pixelcnn_features if config.decoder == "pixelcnn" else 1
     if config.network == "mlp":
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
-        decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
+        decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1] * outputs))
+        decoder.add(networks.layers.Reshape((*IMAGE_SHAPE[:2], outputs)))
     else:
         encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
-        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm)
+        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm, outputs)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
     return VAE(
         posterior,
-        distributions.BernoulliDecoder(decoder, IMAGE_SHAPE),
+        DECODERS[config.decoder](config, decoder),
         PRIORS[config.prior](config, posterior),
         IMAGE_SHAPE,
         Objective(config.bound, config.train_draws, config.gradient, config.free_bits),

@@ -1,0 +1,18 @@
+"""VAE whose decoder is a small PixelCNN of its features (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    # Two layers see 3 rows up and 3 columns to each side: strokes, while digits are left to the latents.
+    return based_on(
+        "vae_best",
+        decoder="pixelcnn",
+        pixelcnn_layers=2,
+        pixelcnn_features=8,
+        free_bits=8.0,
+        epochs=50,
+        jit_compile=False,  # by oneDNN 790 images/s of a core; XLA compiles for more than 10 minutes
+    )
