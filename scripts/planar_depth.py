@@ -5,11 +5,10 @@ already in runs/ and results/ is used as it is.  Writes results/planar_kK-binari
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from study import genmnist
 
 from keras_genmnist.figures import save
 
@@ -28,10 +27,6 @@ def measured(depth: int) -> dict:
         genmnist("train", "--model=planar", f"--workdir={workdir}", *config)
         genmnist("evaluate", f"--workdir={workdir}", f"--num_draws={DRAWS}", "--results")
     return json.loads(path.read_text())
-
-
-def genmnist(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "keras_genmnist", *arguments], check=True)
 
 
 def main() -> None:
