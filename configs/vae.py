@@ -23,6 +23,12 @@ def get_config() -> ConfigDict:
             "flow_size": 320,  # hidden units of an IAF step's network
             "flow_columns": 16,  # M of a Sylvester step
             "flow_reflections": 8,  # H of a Sylvester step
+            # Inference: amortized, semi_amortized, svi; the last two climb the ELBO of each image for refine_steps
+            "inference": "amortized",
+            "refine_steps": 20,
+            "refine_optimizer": "adam",  # adam, momentum
+            "refine_learning_rate": 0.1,
+            "refine_gradient": "first_order",  # first_order, full
             # Prior: normal, mixture, vamp, maf, realnvp
             "prior": "normal",
             "prior_components": 500,  # of mixture and vamp

@@ -20,6 +20,7 @@ LAYERS = [
     {"", "errors"},
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"},
     {"distributions", "flows", "quality"},
+    {"inference"},
     {"models.base"},
     {"models.*"},
     {"models"},

@@ -36,6 +36,7 @@ SIZES = {
     "flow_size": 8,
     "flow_columns": 2,
     "flow_reflections": 2,
+    "refine_steps": 2,
     "prior_components": 3,
     "prior_steps": 2,
     "prior_size": 8,

@@ -10,9 +10,12 @@ from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
 from keras_genmnist.distributions import base_of, centre_of, sample_each
 from keras_genmnist.images import png
+from keras_genmnist.inference import RefinedPosterior
 
 # More in one request could exhaust a server's memory; the check is inside the exported graph.
 MAX_SAMPLES = 1024
+# A refinement that raises the ELBO of no more of the images than this is one that diverges.
+LEAST_IMPROVED = 0.5
 
 
 class GenerativeModel(tf_keras.Model):
@@ -286,6 +289,8 @@ class LatentVariableModel(DecoderModel):
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
         self.seed, self.warmup_steps = seed, warmup_steps
         self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
+        if isinstance(self.encoder, RefinedPosterior):
+            self.compiled_improves = tf.function(self.encoder.improves, jit_compile=jit_compile)
 
     @property
     def metrics(self):
@@ -302,7 +307,19 @@ class LatentVariableModel(DecoderModel):
         return row[f"val_{self.objective.bound}"]
 
     def validate(self, batches):
-        return _averaged(self, batches)
+        found = _averaged(self, batches)
+        if isinstance(self.encoder, RefinedPosterior):
+            found["improved"] = float(np.mean(self.compiled_improves(batches[0])))
+        return found
+
+    def warnings(self, rows):
+        improved = rows[-1].get("val_improved", 1.0)
+        if improved > LEAST_IMPROVED:
+            return []
+        return [
+            f"the refinement of the posteriors diverges: {1 - improved:.0%} of the images have a higher ELBO where it "
+            "starts, and stay there; lower config.refine_learning_rate"
+        ]
 
     def train_step(self, x):
         step = tf.cast(self.optimizer.iterations, tf.int32)

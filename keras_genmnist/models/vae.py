@@ -13,6 +13,7 @@ from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import require, require_choice, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.inference import OPTIMIZERS, Ascent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
 
 tfd = tfp.distributions
@@ -71,6 +72,15 @@ def build(config: ConfigDict) -> VAE:
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
     require_positive(config, "prior_steps", "prior_size", "prior_components", "train_draws")
+    require_choice(config, inference=["amortized", "semi_amortized", "svi"], refine_optimizer=OPTIMIZERS)
+    require_choice(config, refine_gradient=["first_order", "full"])
+    require(config, "refine_steps", config.refine_steps >= 0, "0 or more")
+    require(config, "refine_learning_rate", config.refine_learning_rate > 0, "a value above 0")
+    if config.inference != "amortized":
+        require_choice(config, posterior=["gaussian"])
+    if config.inference == "svi":
+        require_positive(config, "refine_steps")  # its start knows nothing of the image
+        require_choice(config, prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
@@ -93,10 +103,15 @@ def build(config: ConfigDict) -> VAE:
         encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
         decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm, outputs)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
+    piece, prior = DECODERS[config.decoder](config, decoder), PRIORS[config.prior](config, posterior)
+    if config.inference != "amortized":
+        ascent = Ascent(config.refine_steps, config.refine_optimizer, config.refine_learning_rate)
+        start = posterior if config.inference == "semi_amortized" else None
+        posterior = RefinedPosterior(start, piece, prior, config.latent_size, ascent, config.refine_gradient == "full")
     return VAE(
         posterior,
-        DECODERS[config.decoder](config, decoder),
-        PRIORS[config.prior](config, posterior),
+        piece,
+        prior,
         IMAGE_SHAPE,
         Objective(config.bound, config.train_draws, config.gradient, config.free_bits),
     )
