@@ -6,4 +6,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("vae", bound="iwae", train_draws=5, gradient="dreg", epochs=120)  # 4 times the step of vae
+    return based_on("vae", bound="iwae", train_draws=5, gradient="dreg", ema_decay=0.999, epochs=190)

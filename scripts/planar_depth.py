@@ -13,7 +13,7 @@ from study import genmnist
 from keras_genmnist.figures import save
 
 DEPTHS = (0, 10, 40, 80)
-EPOCHS = 60
+EPOCHS = 40
 DRAWS = 200
 
 
