@@ -119,6 +119,21 @@ def sample(argv: list[str]) -> None:
     sampling.sample(source, values.num_samples, values.seed, Path(values.out), values.digit)
 
 
+def gap(argv: list[str]) -> None:
+    """Split the gap between log p(x) and a run's ELBO into approximation and amortization gap.
+
+    genmnist gap --model=NAME | --workdir=DIR [--num_images=100] [--results] [--out=figures]
+    """
+    values = _run_flags()
+    flags.DEFINE_integer("num_images", 100, "Of the training and of the test split.", 1, flag_values=values)
+    flags.DEFINE_boolean("results", False, "Also write results/NAME_gap.json.", flag_values=values)
+    flags.DEFINE_string("out", "figures", "Folder of the picture.", flag_values=values)
+    _parse(values, argv)
+    with _quiet():
+        from keras_genmnist import gap
+    gap.gap(_trained(values), values.num_images, values.results, Path(values.out))
+
+
 def list_models(argv: list[str]) -> None:
     """List the models.
 
@@ -137,6 +152,7 @@ VERBS = {
     "figures": figures,
     "export": export,
     "sample": sample,
+    "gap": gap,
     "list": list_models,
 }
 

@@ -88,6 +88,7 @@ VERB_FLAGS = {
     "figures": ["--model", "--workdir", "--which", "--seed", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
+    "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
     "list": [],
 }
 
@@ -149,6 +150,7 @@ BAD_USAGE = {
     "num_draws=0": (["evaluate", "--model=vae", "--num_draws=0"], ["num_draws=0", "positive"]),
     "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many", "whole number"]),
     "num_samples=0": (["sample", "--model=vae", "--num_samples=0"], ["num_samples=0", "positive"]),
+    "num_images=0": (["gap", "--model=vae", "--num_images=0"], ["num_images=0", "positive"]),
     "seed=-1": (["sample", "--model=vae", "--seed=-1"], ["seed", "-1", "0", "2147483647"]),
     "export and run": (["sample", "--model=vae", "--export=exports/vae"], ["--export", "--model", "not both"]),
     "no such export": (["sample", "--export=nowhere"], ["nowhere", "genmnist export"]),
@@ -164,14 +166,14 @@ def test_bad_usage_is_one_line_and_exit_2(arguments, parts, genmnist, tmp_path):
     assert list(tmp_path.rglob("config.json")) == []
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "figures", "export", "sample"])
+@pytest.mark.parametrize("verb", ["evaluate", "figures", "export", "sample", "gap"])
 def test_verb_on_a_run_that_does_not_exist_is_one_line_and_exit_2(verb, genmnist):
     assert_one_line(genmnist(verb, "--workdir=nowhere"), 2, "no run in nowhere", "genmnist train")
     assert_one_line(genmnist(verb, "--model=vae"), 2, "no run in runs/vae", "genmnist train")
     assert_one_line(genmnist(verb), 2, "--model=NAME", MODELS, "--workdir=DIR")
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "figures", "export", "sample"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "figures", "export", "sample", "gap"])
 def test_verb_on_a_run_of_another_model_is_one_line_and_exit_2(verb, genmnist, run):
     before = set(run.workdir.rglob("*"))
     outcome = genmnist(verb, f"--workdir={run.workdir}", "--model=vae_conv")

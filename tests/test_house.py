@@ -22,10 +22,11 @@ LAYERS = [
     {"distributions", "flows", "quality"},
     {"inference"},
     {"models.base"},
-    {"models.*"},
+    {"annealing", "models.*"},
     {"models"},
     {"runs"},
     {"training", "evaluate", "figures", "export", "sampling", "densities"},
+    {"gap"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,247 @@
+"""`genmnist gap`: how far below log p(x) a trained model's ELBO is, and why.
+
+log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]), the approximation gap of a family and the amortization gap of the
+encoder: L is the ELBO, q the encoder's posterior, q* the best of the family for the image, found by gradient ascent.
+
+Source: Cremer et al. (2018), "Inference Suboptimality in Variational Autoencoders", section 3, arxiv.org/abs/1801.03558
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from keras_genmnist import annealing, bounds, data, files, runs
+from keras_genmnist.bounds import LogTerms
+from keras_genmnist.distributions import base_of
+from keras_genmnist.errors import UsageError
+from keras_genmnist.evaluate import machine, mean_and_error
+from keras_genmnist.figures import save
+from keras_genmnist.flows import Planar
+from keras_genmnist.inference import Ascent
+from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.runs import Run
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+BATCH = 100
+DRAWS, DRAWS_PER_CALL = 5_000, 50  # of every ELBO in the table and of log p(x), as section 5.1
+PLANES = 10  # planar maps
+RATES = (0.02, 0.005)  # of Adam: the first until the ascent has converged, then the second
+ROUND, ROUNDS = 200, 25  # steps between two looks; looks at most
+ASCENT_DRAWS, LOOKING_DRAWS = 4, 200
+CONVERGED = 0.01  # nats: an ascent ends once a round gains less on average
+SEED = 3435
+LEVELS = {  # the highest first
+    "log_px": "log p(x)",
+    "planar": "ELBO, best with planar maps",
+    "best": "ELBO, best of the family",
+    "amortized": "ELBO, the encoder's",
+}
+GAPS = {  # between which levels
+    "approximation": ("log_px", "best"),
+    "of it left by planar maps": ("log_px", "planar"),
+    "amortization": ("best", "amortized"),
+}
+
+
+def posterior(model: LatentVariableModel, x: tf.Tensor, parameters: list[tf.Tensor]) -> tfd.Distribution:
+    """A posterior with parameters of its own for each image.
+
+    Args:
+      model: with one layer of latents.
+      x: images [B, H, W, C], binary.
+      parameters: mean, log scale [B, D] of a Gaussian and, if more, u, w [B, K, D], b [B, K] of planar maps of it; the
+        flow of the encoder's posterior, where it has one, comes last.
+    Returns:
+      Distribution, batch [B], event [D].
+    """
+    mean, log_scale, *planes = parameters
+    base = tfd.Independent(tfd.Normal(mean, tf.exp(log_scale)), reinterpreted_batch_ndims=1)
+    steps = [Planar(*step) for step in zip(*(tf.unstack(values, axis=1) for values in planes), strict=True)]
+    own = model.encoder(x)
+    if base_of(own) is not own:
+        steps.append(own.bijector)
+    return tfd.TransformedDistribution(base, tfb.Chain(steps[::-1])) if steps else base
+
+
+def amortized(model: LatentVariableModel, x: tf.Tensor) -> list[tf.Tensor]:
+    """The parameters with which `posterior` is the encoder's."""
+    base = base_of(model.encoder(x))
+    return [base.mean(), tf.math.log(base.stddev())]
+
+
+def with_planes(parameters: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The same posterior with PLANES planar maps that are the identity so far."""
+    batch, latent_size = parameters[0].shape
+    w = 0.1 * tf.random.stateless_normal([batch, PLANES, latent_size], [SEED, 0])
+    return [*parameters, tf.zeros_like(w), w, tf.zeros([batch, PLANES])]
+
+
+class Search:
+    """Looks for the posterior of the highest ELBO, image by image."""
+
+    def __init__(self, model: LatentVariableModel):
+        self.model = model
+        self.terms = tf.function(self._terms, reduce_retracing=True)
+        self.climbs = [tf.function(self._climber(rate)) for rate in RATES]
+
+    def _terms(self, x: tf.Tensor, parameters: list[tf.Tensor], num_draws: int, seed: tf.Tensor) -> LogTerms:
+        q = posterior(self.model, x, parameters)
+        z, log_posterior = q.experimental_sample_and_log_prob(num_draws, seed=seed)
+        return LogTerms(self.model.decoder(z).log_prob(x), self.model.prior().log_prob(z), log_posterior)
+
+    def _climber(self, rate: float):
+        def climb(x, parameters, seed):
+            def gradient(values, t):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(values)
+                    elbo = bounds.elbo(self._terms(x, values, ASCENT_DRAWS, tf.stack([seed, t])))
+                return tape.gradient(elbo, values)
+
+            return Ascent(ROUND, "adam", rate).climb(gradient, parameters)
+
+        return climb
+
+    def best(self, x: tf.Tensor, start: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The parameters where each image's ascent was highest, by draws that are always the same."""
+
+        def look(parameters):
+            return bounds.elbo(self.terms(x, parameters, LOOKING_DRAWS, tf.constant([SEED, 1])))
+
+        kept, elbo = start, look(start)
+        for number, climb in enumerate(self.climbs):
+            for looks in range(ROUNDS):
+                end = climb(x, kept, tf.constant(ROUNDS * number + looks))
+                reached = look(end)
+                better = reached > elbo
+                kept = [
+                    tf.where(tf.reshape(better, [-1] + [1] * (a.shape.rank - 1)), b, a)
+                    for a, b in zip(kept, end, strict=True)
+                ]
+                gained = tf.reduce_mean(tf.where(better, reached - elbo, 0.0))
+                elbo = tf.maximum(reached, elbo)
+                if gained < CONVERGED:
+                    break
+        return kept
+
+    def scores(self, x: tf.Tensor, parameters: list[tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """ELBO and importance-weighted log p(x) by DRAWS new draws: [B] each, nats."""
+        weights = np.concatenate(
+            [
+                bounds.log_weights(self.terms(x, parameters, DRAWS_PER_CALL, tf.constant([SEED + 1, start])))
+                for start in range(0, DRAWS, DRAWS_PER_CALL)
+            ]
+        ).astype(np.float64)
+        return weights.mean(axis=0), np.logaddexp.reduce(weights, axis=0) - np.log(len(weights))
+
+
+def measure(model: LatentVariableModel, images: np.ndarray, label: str) -> dict[str, np.ndarray]:
+    """The LEVELS of binary images, uint8 [N, H, W, C]: [N] each, nats.
+
+    log p(x) is estimated by importance weights from each of the posteriors and by annealing, all below it in
+    expectation: the estimate with the highest mean over the images is taken.
+    """
+    search, lower, columns = Search(model), tf.function(annealing.lower), []
+    for batch in tqdm(data.eval_batches(images, BATCH), desc=label, unit="batch", disable=None, leave=False):
+        x = tf.constant(batch)
+        start = amortized(model, x)
+        best = search.best(x, start)
+        found = {"amortized": start, "best": best, "planar": search.best(x, with_planes(best))}
+        scores = [search.scores(x, parameters) for parameters in found.values()]
+        elbos, estimates = zip(*scores, strict=True)
+        columns.append([*elbos, *estimates, lower(model, x, SEED).numpy()])
+    elbos, estimates = np.split(np.concatenate(columns, axis=1), [len(found)])
+    return {"log_px": max(estimates, key=np.mean)} | dict(zip(found, elbos, strict=True))
+
+
+def sandwich(model: LatentVariableModel, count: int) -> dict[str, np.ndarray]:
+    """Annealing both ways, of images that the model draws: `lower` and `upper` enclose log p(x), [count] each, nats."""
+    z = model.prior().sample(count, seed=tf.constant([SEED, 2]))
+    x = model.decoder.draw(z, tf.random.stateless_uniform([count, *model.image_shape], [SEED, 3]))["images"]
+    estimates = {
+        "lower": tf.function(annealing.lower)(model, x, SEED),
+        "upper": tf.function(annealing.upper)(model, x, z, SEED),
+    }
+    return {name: values.numpy() for name, values in estimates.items()}
+
+
+def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
+    """Measures a run's gaps on the first images of the training and the test split, prints a table, draws a figure.
+
+    Args:
+      run: a trained run of a model with one layer of latents.
+      num_images: of each split.
+      results: also write results/NAME_gap.json.
+      out: the folder of NAME_gap.png.
+    Returns:
+      What is written.
+    Raises:
+      UsageError: if the model has no such latents, or a split has fewer images.
+      Fault: if the data or the run's weights are damaged, or no epoch is finished.
+    """
+    model, dataset = runs.load_model(run), data.load(run.config.dataset)
+    if not isinstance(model, LatentVariableModel) or len(model.layer_sizes) > 1:
+        raise UsageError(f"{run.name} has no such gap: give a run of a VAE with one layer of latents")
+    splits = {"train": dataset.train.binary, "test": dataset.test.binary}
+    fewest = min(len(images) for images in splits.values())
+    if num_images > fewest:
+        raise UsageError(f"--num_images={num_images} is out of range: give 1 to {fewest}")
+    record = {
+        "model": run.name,
+        "config": run.config.to_dict(),
+        "num_images": num_images,
+        "machine": machine(),
+        "commit": run.commit,
+        "command": run.command,
+    }
+    for split, images in splits.items():
+        levels = measure(model, images[:num_images], split)
+        gaps = {name: mean_and_error(levels[high] - levels[low]) for name, (high, low) in GAPS.items()}
+        record[split] = {name: mean_and_error(values) for name, values in levels.items()} | {"gaps": gaps}
+    enclosed = sandwich(model, min(num_images, BATCH))
+    record["annealing"] = {name: mean_and_error(values) for name, values in enclosed.items()}
+    print(table(record))
+    save(figure(record), out / f"{run.name}_gap.png")
+    if results:
+        path = Path("results") / f"{run.workdir.name}_gap.json"
+        files.write_json(path, record)
+        print(f"wrote {path}")
+    return record
+
+
+def table(record: dict) -> str:
+    """The record's numbers, a row a quantity, a column a split."""
+    heads = [f"{record['model']} on {record['config']['dataset']}, {record['num_images']} images", "train", "test"]
+    rows = [(label, [record[split][name] for split in ("train", "test")]) for name, label in LEVELS.items()]
+    rows += [(f"{name} gap", [record[split]["gaps"][name] for split in ("train", "test")]) for name in GAPS]
+    lines = [f"{heads[0]:40}" + "".join(f"{head:>18}" for head in heads[1:])]
+    for label, cells in rows:
+        lines.append(f"{label:40}" + "".join(f"{cell['mean']:>10.2f} +- {cell['se']:.2f}" for cell in cells))
+    low, high = (record["annealing"][name]["mean"] for name in ("lower", "upper"))
+    lines.append(f"annealing check, of the model's own samples: log p(x) is between {low:.2f} and {high:.2f} nats")
+    return "\n".join(lines)
+
+
+def figure(record: dict) -> Figure:
+    """What each image loses on average, in nats: by what no posterior here can express, and by the encoder."""
+    parts = [("log_px", "planar"), ("planar", "best"), ("best", "amortized")]
+    labels = ["left by planar maps", "closed by planar maps", "amortization"]
+    drawn, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    for split, place in (("test", 0), ("train", 1)):
+        left = 0.0
+        for (high, low), label, colour in zip(parts, labels, ("C0", "C9", "C1"), strict=True):
+            width = record[split][high]["mean"] - record[split][low]["mean"]
+            axis.barh(place, width, left=left, color=colour, label=label if place else None)
+            axis.text(left + width / 2, place, f"{width:.2f}", ha="center", va="center")
+            left += width
+    axis.set(yticks=[0, 1], yticklabels=["test", "train"], xlabel="log p(x) - ELBO (nats per image)")
+    drawn.legend(loc="outside upper center", ncols=3, frameon=False)
+    drawn.suptitle(
+        f"Approximation and amortization gap, {record['model']} on {record['config']['dataset']}", fontsize=11
+    )
+    return drawn
