@@ -134,6 +134,32 @@ def gap(argv: list[str]) -> None:
     gap.gap(_trained(values), values.num_images, values.results, Path(values.out))
 
 
+def compare(argv: list[str]) -> None:
+    """Train models for the same time and compare their likelihood, cost and samples.
+
+    genmnist compare --models=NAME,NAME,... [--minutes=5] [--dataset=mnist] [--num_draws=100] [--workdir=runs/compare]
+    [--out=figures]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_list("models", [], "Models with a likelihood.", flag_values=values)
+    flags.DEFINE_float("minutes", 5.0, "Of training, each, where it is not trained yet.", 0.0, flag_values=values)
+    flags.DEFINE_string("dataset", "mnist", "That they learn from.", flag_values=values)
+    flags.DEFINE_integer("num_draws", 100, "Of the importance-weighted NLL.", 1, flag_values=values)
+    flags.DEFINE_string("workdir", "runs/compare", "Folder of their runs.", flag_values=values)
+    flags.DEFINE_string("out", "figures", "Folder of the picture.", flag_values=values)
+    _parse(values, argv)
+    if len(values.models) < 2 or len(set(values.models)) < len(values.models):
+        given = ",".join(values.models)
+        raise UsageError(f"--models={given} must be two or more, each once, of {', '.join(configs.names())}")
+    for name in values.models:
+        configs.load(name)  # refuses a misspelt name before TensorFlow's seconds of import
+    with _quiet():
+        from keras_genmnist import compare
+    compare.compare(
+        values.models, values.minutes, values.dataset, values.num_draws, Path(values.workdir), Path(values.out)
+    )
+
+
 def list_models(argv: list[str]) -> None:
     """List the models.
 
@@ -153,6 +179,7 @@ VERBS = {
     "export": export,
     "sample": sample,
     "gap": gap,
+    "compare": compare,
     "list": list_models,
 }
 

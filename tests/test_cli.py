@@ -89,6 +89,7 @@ VERB_FLAGS = {
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
     "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
+    "compare": ["--models", "--minutes", "--dataset", "--num_draws", "--workdir", "--out"],
     "list": [],
 }
 
@@ -151,6 +152,9 @@ BAD_USAGE = {
     "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many", "whole number"]),
     "num_samples=0": (["sample", "--model=vae", "--num_samples=0"], ["num_samples=0", "positive"]),
     "num_images=0": (["gap", "--model=vae", "--num_images=0"], ["num_images=0", "positive"]),
+    "compare nothing": (["compare"], ["--models=", "two or more", MODELS]),
+    "compare with itself": (["compare", "--models=vae,vae"], ["vae,vae", "each once"]),
+    "compare what is not": (["compare", "--models=vae,vea"], ["'vea'", "did you mean vae?", MODELS]),
     "seed=-1": (["sample", "--model=vae", "--seed=-1"], ["seed", "-1", "0", "2147483647"]),
     "export and run": (["sample", "--model=vae", "--export=exports/vae"], ["--export", "--model", "not both"]),
     "no such export": (["sample", "--export=nowhere"], ["nowhere", "genmnist export"]),

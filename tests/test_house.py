@@ -26,7 +26,7 @@ LAYERS = [
     {"models"},
     {"runs"},
     {"training", "evaluate", "figures", "export", "sampling", "densities"},
-    {"gap"},
+    {"compare", "gap"},
     {"cli"},
     {"__main__"},
 ]

@@ -59,10 +59,15 @@ def eager():
 
 def config(name: str = "vae", **changes) -> ConfigDict:
     """The config `name` at tiny sizes, not compiled by XLA unless `changes` say so."""
-    result = configs.load(name)
-    result.update({field: value for field, value in (SIZES | FAST).items() if field in result})
+    result = shrunk(configs.load(name))
     result.update(changes)
     return result
+
+
+def shrunk(config: ConfigDict) -> ConfigDict:
+    """The config at tiny sizes."""
+    config.update({field: value for field, value in (SIZES | FAST).items() if field in config})
+    return config
 
 
 def flags(**changes) -> list[str]:

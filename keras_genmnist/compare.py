@@ -1,0 +1,177 @@
+"""`genmnist compare`: models trained for the same time, side by side."""
+
+import contextlib
+import io
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from keras_genmnist import bounds, data, evaluate, files, images, models, runs, training
+from keras_genmnist import config as configs
+from keras_genmnist.errors import UsageError
+from keras_genmnist.figures import save
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
+from keras_genmnist.runs import Run
+
+BATCH, TIMED_BATCHES = 100, 10
+SHOWN = 20  # samples of each model
+TRIAL_EPOCHS = 2  # the first compiles, the last is timed
+
+
+def compare(names: list[str], minutes: float, dataset: str, num_draws: int, workdir: Path, out: Path) -> dict:
+    """Trains what is missing, scores all, prints a table and draws a figure.
+
+    Args:
+      names: configs of models with a likelihood.
+      minutes: of training, for each that is missing.
+      dataset: that they learn from.
+      num_draws: of the importance-weighted NLL.
+      workdir: WORKDIR/NAME are the runs; one that is there is used as it is, or trained to its end.
+      out: the folder of compare.png.
+    Returns:
+      What is written to WORKDIR/compare.json.
+    Raises:
+      UsageError: if a model is unknown or has no likelihood, a run is of another dataset, or the time is too short.
+      Fault: if data or weights are damaged.
+    """
+    planned = {name: _config(name, dataset) for name in names}
+    present = {name: runs.load(workdir / name) for name in names if runs.exists(workdir / name)}
+    for name, run in present.items():
+        if (run.name, run.config.dataset) != (name, dataset):
+            raise UsageError(f"{run.workdir} holds {run.name} on {run.config.dataset}: give another --workdir")
+    missing = [name for name in names if name not in present]
+    print(f"{len(missing)} of {len(names)} models to train, {minutes:g} minutes each: {', '.join(missing) or 'none'}")
+    found, shown = {}, {}
+    for name in names:
+        if name in missing:
+            budgeted = _within(name, planned[name], 60 * minutes)
+            command = f"genmnist compare --models={','.join(names)} --minutes={minutes:g}"
+            present[name] = Run(workdir / name, name, budgeted, command, runs.commit())
+        run = present[name]
+        with runs.lock(run.workdir):
+            training.train(run, time.time())
+        model = runs.load_model(run)
+        drawing = num_draws if isinstance(model, LatentVariableModel) else None
+        record = evaluate.evaluate(run, drawing, results=False)
+        found[name] = {
+            **{field: record[field] for field in ("epochs", "train_seconds", "test", "machine", "commit")},
+            "milliseconds_per_image": cost(model, data.load(dataset).test.binary, run.config.jit_compile),
+            "curve": _curve(model, runs.read_metrics(run)),
+        }
+        shown[name] = tf.function(model.sample)(SHOWN, run.config.seed)["probabilities"].numpy()
+    files.write_json(workdir / "compare.json", found)
+    print(f"{table(found)}\nwrote {workdir / 'compare.json'}")
+    save(figure(found, shown, dataset), out / "compare.png")
+    return found
+
+
+def _config(name: str, dataset: str) -> ConfigDict:
+    config = configs.load(name)
+    config.dataset = dataset
+    if not isinstance(models.build(config), LatentVariableModel | TractableModel):
+        raise UsageError(f"{name} has no likelihood to compare: leave it out")
+    return config
+
+
+def _within(name: str, config: ConfigDict, seconds: float) -> ConfigDict:
+    """The config with as many epochs as the time suffices for; the warm-up stays the same share of them."""
+    trial = config.copy_and_resolve_references()
+    trial.epochs = TRIAL_EPOCHS
+    print(f"timing an epoch of {name}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        run = Run(Path(folder), name, trial, "", "")
+        training.train(run, time.time())
+        epoch_seconds = runs.read_metrics(run)[-1]["seconds"]
+    epochs = int(seconds / epoch_seconds)
+    if epochs < 1:
+        raise UsageError(
+            f"--minutes={seconds / 60:g} is too short: give {epoch_seconds / 60:.2g} or more, of one epoch of {name}"
+        )
+    budgeted = config.copy_and_resolve_references()
+    budgeted.epochs = epochs
+    if "warmup_epochs" in config:
+        budgeted.warmup_epochs = config.warmup_epochs * epochs // config.epochs
+    return budgeted
+
+
+def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
+    """Milliseconds that the ELBO of one draw, or the likelihood, of a test image takes in batches of BATCH."""
+
+    def score(x):
+        if isinstance(model, TractableModel):
+            return model.log_prob(x)
+        return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0])))
+
+    compiled = tf.function(score, jit_compile=jit_compile)
+    batches = data.eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)
+    compiled(batches[0]).numpy()
+    start = time.perf_counter()
+    for x in batches[1:]:
+        compiled(x).numpy()
+    return 1000 * (time.perf_counter() - start) / sum(map(len, batches[1:]))
+
+
+def _curve(model: GenerativeModel, rows: list[dict]) -> dict[str, list[float]]:
+    """Seconds of training, and what the bound that chooses the epoch cost on the validation split, nats."""
+    return {
+        "seconds": np.cumsum([row["seconds"] for row in rows]).tolist(),
+        "nats": [-model.merit(row) for row in rows],
+    }
+
+
+def table(found: dict[str, dict]) -> str:
+    """A row for each model."""
+    width = max(map(len, found))
+    lines = [f"{'':{width}}  minutes  epochs    -ELBO          NLL            ms per test image"]
+    for name, own in found.items():
+        elbo, nll = (own["test"].get(key) for key in ("elbo", "nll"))
+        bound = f"{-elbo['mean']:.2f} +- {elbo['se']:.2f}" if elbo else "exact"
+        lines.append(
+            f"{name:{width}}  {own['train_seconds'] / 60:7.1f}  {own['epochs']:6}    {bound:13}  "
+            f"{nll['mean']:.2f} +- {nll['se']:.2f}  {own['milliseconds_per_image']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -> Figure:
+    """Validation bound over training time, test scores, and samples."""
+    drawn, axes = plt.subplot_mosaic(
+        [["curves", "scores"], ["samples", "samples"]],
+        figsize=(11, 4.2 + 0.6 * len(found)),
+        height_ratios=[4, 0.6 * len(found)],
+        layout="constrained",
+    )
+    settled = []
+    for number, (name, own) in enumerate(found.items()):
+        colour, curve, test = f"C{number}", own["curve"], own["test"]
+        axes["curves"].plot(curve["seconds"], curve["nats"], color=colour, label=name)
+        settled += curve["nats"][len(curve["nats"]) // 5 :]
+        for key, sign, marker in (("elbo", -1, "o"), ("nll", 1, "s")):
+            if key in test:
+                score = test[key]
+                axes["scores"].errorbar(
+                    sign * score["mean"], number, xerr=score["se"], marker=marker, color=colour, capsize=3
+                )
+    margin = 0.05 * (max(settled) - min(settled)) or 1
+    axes["curves"].set(
+        xlabel="seconds of training", ylabel="validation (nats)", ylim=(min(settled) - margin, max(settled) + margin)
+    )
+    axes["curves"].legend()
+    axes["scores"].set(
+        yticks=range(len(found)), yticklabels=list(found), xlabel="test: -ELBO (round), NLL (square), nats"
+    )
+    axes["scores"].invert_yaxis()
+    for axis in (axes["curves"], axes["scores"]):
+        axis.grid(alpha=0.3)
+    sheet = images.tile(np.concatenate(list(shown.values())), columns=SHOWN)
+    axes["samples"].imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    height = sheet.shape[0] // len(shown)
+    axes["samples"].set(xticks=[], yticks=[height * (n + 0.5) for n in range(len(shown))], yticklabels=list(shown))
+    drawn.suptitle(f"Trained for the same time on {dataset}", fontsize=11)
+    return drawn

@@ -1,0 +1,74 @@
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from keras_genmnist import compare, models
+from keras_genmnist import config as configs
+from keras_genmnist.errors import UsageError
+from tests import tiny
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Every config at tiny sizes."""
+    loaded = configs.load
+    monkeypatch.setattr(configs, "load", lambda name: tiny.shrunk(loaded(name)))
+
+
+def one_epoch(name, config, seconds):
+    config.epochs = 1
+    return config
+
+
+def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "_within", one_epoch)
+    found = compare.compare(["vae", "vae_2d"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures")
+    printed = capsys.readouterr().out
+    assert "2 of 2 models to train, 0.05 minutes each: vae, vae_2d" in printed
+    for own in found.values():
+        assert own["epochs"] == len(own["curve"]["seconds"]) == len(own["curve"]["nats"]) == 1
+        assert own["milliseconds_per_image"] > 0
+        assert {"elbo", "nll"} <= own["test"].keys()
+    assert json.loads((tmp_path / "runs" / "compare.json").read_text()) == found
+    assert (tmp_path / "figures" / "compare.png").stat().st_size > 10_000
+
+    before = (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text()
+    again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures")
+    assert "0 of 2 models to train, 0.05 minutes each: none" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text() == before
+    assert list(again) == ["vae_2d", "vae"]
+    assert again["vae"]["test"]["nll"] == found["vae"]["test"]["nll"]
+    with pytest.raises(UsageError, match="holds vae on mnist_5k: give another --workdir"):
+        compare.compare(["vae", "iaf"], 0.05, "mnist", 2, tmp_path / "runs", tmp_path / "figures")
+
+
+def test_compare_knows_exact_likelihoods(digits):
+    model = models.build(tiny.config("pixelcnn"))
+    test = {"nll": {"mean": 81.234, "se": 0.1}}
+    own = {"test": test, "train_seconds": 120.0, "epochs": 3, "curve": {"seconds": [1.0, 2.0], "nats": [90.0, 80.0]}}
+    own["milliseconds_per_image"] = compare.cost(model, np.tile(digits, [30, 1, 1, 1]), jit_compile=False)
+    row = compare.table({"pixelcnn": own}).splitlines()[1]
+    assert row.split()[:7] == ["pixelcnn", "2.0", "3", "exact", "81.23", "+-", "0.10"]
+    drawn = compare.figure({"pixelcnn": own}, {"pixelcnn": np.zeros([compare.SHOWN, 28, 28, 1])}, "mnist")
+    assert len(drawn.axes[1].containers) == 1  # the NLL alone
+    plt.close(drawn)
+
+
+def test_compare_refuses_what_it_cannot_compare(tmp_path):
+    with pytest.raises(UsageError, match="gan has no likelihood"):
+        compare.compare(["vae", "gan"], 1, "mnist_5k", 2, tmp_path, tmp_path)
+    with pytest.raises(UsageError, match="--minutes=1e-06 is too short"):
+        compare.compare(["vae", "vae_2d"], 1e-6, "mnist_5k", 2, tmp_path, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_warm_up_stays_the_same_share_of_the_training(monkeypatch):
+    monkeypatch.setattr(compare.training, "train", lambda run, started: None)
+    monkeypatch.setattr(compare.runs, "read_metrics", lambda run: [{"seconds": 100.0}, {"seconds": 2.0}])
+    config = configs.load("ladder")
+    config.epochs, config.warmup_epochs = 500, 50
+    budgeted = compare._within("ladder", config, 60)
+    assert (budgeted.epochs, budgeted.warmup_epochs) == (30, 3)
+    assert (config.epochs, config.warmup_epochs) == (500, 50)
