@@ -91,35 +91,40 @@ def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_ker
     return network
 
 
-def dcgan_generator(channels: int) -> tf_keras.Sequential:
+def dcgan_generator(channels: int, hidden_size: int) -> tf_keras.Sequential:
     """Strided deconvolutions with batch norm and ReLU, [N, D] -> logits [N, 28, 28, 1].
 
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
-    Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434, for 28 x 28 images
+      hidden_size: units of the fully connected layer at the start.
+    Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434; for 28 x 28 images as Chen et al. (2016),
+      appendix C.1, arxiv.org/abs/1606.03657
     """
 
     def norm():
         return [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
 
-    network = [layers.Dense(7 * 7 * 2 * channels, use_bias=False), layers.Reshape((7, 7, 2 * channels)), *norm()]
+    network = [layers.Dense(hidden_size, use_bias=False), *norm()]
+    network += [layers.Dense(7 * 7 * 2 * channels, use_bias=False), layers.Reshape((7, 7, 2 * channels)), *norm()]
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=False), *norm()]
     network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
     return tf_keras.Sequential(network, name="dcgan_generator")
 
 
-def dcgan_discriminator(channels: int, norm: str) -> tf_keras.Sequential:
+def dcgan_discriminator(channels: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
     """Strided convolutions with leaky ReLU, images [N, 28, 28, 1] -> logits [N, 1].
 
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
-      norm: none, batch (not after the first convolution, as the paper) or spectral.
-    Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434
+      hidden_size: units of the fully connected layer at the end: what sees the whole image.
+      norm: none, batch (not after the first convolution, as the papers) or spectral.
+    Source: as of `dcgan_generator`
     """
     network = tf_keras.Sequential(name="dcgan_discriminator")
     _add(network, layers.Conv2D(channels, 4, strides=2, padding="same"), "none" if norm == "batch" else norm)
     _add(network, layers.Conv2D(2 * channels, 4, strides=2, padding="same", use_bias=norm != "batch"), norm)
     network.add(layers.Flatten())
+    _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
     network.add(_spectral(layers.Dense(1), norm))
     return network
 

@@ -14,12 +14,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-BATCH_SIZE, CHANNELS, LATENT_SIZE, COUNTED_EPOCHS = 100, 32, 100, 2
+BATCH_SIZE, CHANNELS, HIDDEN_SIZE, LATENT_SIZE, COUNTED_EPOCHS = 100, 32, 512, 100, 2
 
 
 def generator():
     return nn.Sequential(
-        nn.Linear(LATENT_SIZE, 7 * 7 * 2 * CHANNELS, bias=False),
+        nn.Linear(LATENT_SIZE, HIDDEN_SIZE, bias=False),
+        nn.BatchNorm1d(HIDDEN_SIZE),
+        nn.ReLU(),
+        nn.Linear(HIDDEN_SIZE, 7 * 7 * 2 * CHANNELS, bias=False),
         nn.Unflatten(1, (2 * CHANNELS, 7, 7)),
         nn.BatchNorm2d(2 * CHANNELS),
         nn.ReLU(),
@@ -39,7 +42,10 @@ def discriminator():
         nn.BatchNorm2d(2 * CHANNELS),
         nn.LeakyReLU(0.2),
         nn.Flatten(),
-        nn.Linear(7 * 7 * 2 * CHANNELS, 1),
+        nn.Linear(7 * 7 * 2 * CHANNELS, HIDDEN_SIZE, bias=False),
+        nn.BatchNorm1d(HIDDEN_SIZE),
+        nn.LeakyReLU(0.2),
+        nn.Linear(HIDDEN_SIZE, 1),
     )
 
 

@@ -207,8 +207,8 @@ def build(config: ConfigDict) -> GAN:
         generator.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
         discriminator = networks.mlp_discriminator(config.hidden_layers, config.hidden_size, config.discriminator_norm)
     else:
-        generator = networks.dcgan_generator(config.channels)
-        discriminator = networks.dcgan_discriminator(config.channels, config.discriminator_norm)
+        generator = networks.dcgan_generator(config.channels, config.hidden_size)
+        discriminator = networks.dcgan_discriminator(config.channels, config.hidden_size, config.discriminator_norm)
     return GAN(
         generator,
         discriminator,
