@@ -22,6 +22,7 @@ def test_gaps_of_the_oracle_are_those_it_has(monkeypatch):
     for name, value in (("DRAWS", 2_000), ("ROUNDS", 4), ("LOOKING_DRAWS", 100)):
         monkeypatch.setattr(gap, name, value)
     monkeypatch.setattr(annealing, "TEMPERATURES", 100)
+    monkeypatch.setattr(annealing, "CHAINS", 64)
     # Its true posterior is Gaussian: all that a shifted and stretched one loses is amortization.
     x = ORACLE.sample(5)
     levels = gap.measure(ORACLE.vae(shift=0.4, stretch=1.3), x, "test")
