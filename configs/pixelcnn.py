@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
             "dataset": "binarized_mnist",
             "binarization": "dynamic",
             "batch_size": 50,
-            "epochs": 30,
-            "learning_rate": 1e-3,
+            "epochs": 16,
+            "learning_rate": 3e-3,  # after an epoch 92.0 nats, with 1e-3 96.2
             "decay": "cosine",
             "clip_norm": 1.0,
             "ema_decay": 0.999,
