@@ -114,6 +114,22 @@ def test_semi_amortized_trains_its_encoder(digits):
         assert all((variable.numpy() != old).any() for variable, old in zip(encoder, before, strict=True))
 
 
+def test_memory_does_not_grow_with_the_steps_but_for_the_full_gradient(digits):
+    def keeps_every_step(gradient):
+        model = models.build(tiny.config("semi_amortized", refine_gradient=gradient))
+        model.compile(tf_keras.optimizers.SGD(1e-3))
+        graph = tf.function(model.train_step).get_concrete_function(tf.constant(digits)).graph.as_graph_def()
+        ops = {
+            node.op
+            for part in (graph, *graph.library.function)
+            for node in (getattr(part, "node_def", None) or part.node)
+        }
+        return "TensorListPushBack" in ops  # a loop's stack of what its gradient will need
+
+    assert keeps_every_step("full")
+    assert not keeps_every_step("first_order")
+
+
 def test_a_refinement_that_diverges_is_reported(digits):
     model = models.build(tiny.config("semi_amortized", refine_optimizer="momentum", refine_learning_rate=1e6))
     model.compile("adam")
