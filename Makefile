@@ -80,11 +80,12 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-bench: $(INSTALLED) .venv-bench/.installed ## training speed beside PyTorch's and JAX's, and of the posteriors
+bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, and of sampling
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
 	$(PY) benchmarks/training.py --work=dcgan --rounds=3
 	$(PY) benchmarks/posteriors.py
+	$(PY) benchmarks/sampling.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)

@@ -75,7 +75,7 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
         for name in ("validation", "test"):
             record[name] = exact_likelihood(model, getattr(dataset, name).binary, run.config.jit_compile)
     scored = {"samples": model}
-    if run.config.ema_decay:
+    if run.config.ema_decay and "test" not in record:  # samples are all that tells the two kinds of weights apart
         scored["samples_raw"] = runs.load_model(run, raw=True)
     for name, drawing in scored.items():
         record[name] = quality.score(draw(drawing, len(dataset.test.images)), dataset)

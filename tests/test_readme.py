@@ -16,16 +16,17 @@ def readme():
 
 @pytest.mark.parametrize("name", [name for name in RESULTS if "test" in RESULTS[name]])
 def test_readme_row_is_the_likelihood(name, readme):
-    elbo, nll = (RESULTS[name]["test"][key] for key in ("elbo", "nll"))
-    row = (
-        f"| `{name}` | {-elbo['mean']:.2f} ({elbo['se']:.2f}) | {nll['mean']:.2f} ({nll['se']:.2f}) "
-        f"| {nll['num_draws']:,} | {training(name)} |"
-    )
-    assert row in readme
+    test = RESULTS[name]["test"]
+    nll = f"{test['nll']['mean']:.2f} ({test['nll']['se']:.2f})"
+    if "elbo" in test:
+        elbo, draws = f"{-test['elbo']['mean']:.2f} ({test['elbo']['se']:.2f})", f"{test['nll']['num_draws']:,}"
+    else:
+        elbo, draws = "", "exact"
+    assert f"| `{name}` | {elbo} | {nll} | {draws} | {training(name)} |" in readme
 
 
-# The samples of binarized_mnist's studies are in no table.
-@pytest.mark.parametrize("name", [name for name in RESULTS if "samples" in RESULTS[name] and "-" not in name])
+# The samples of the planar study are in no table.
+@pytest.mark.parametrize("name", [name for name in RESULTS if "samples" in RESULTS[name] and "_k" not in name])
 def test_readme_row_is_the_quality_of_samples(name, readme):
     rows = {RESULTS[name]["weights"]: "samples"}
     if "test" not in RESULTS[name]:  # a GAN: both weights are scored
