@@ -312,6 +312,7 @@ def _quiet():
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+    tf.get_logger().setLevel("ERROR")  # it warns of tracing, which every fit and every shape of a figure needs anew
     # Bit-identical runs: the default threading adds gradients in an order that varies.  Costs nothing on two cores.
     tf.config.threading.set_inter_op_parallelism_threads(1)
     yield
