@@ -12,7 +12,7 @@ def get_config() -> ConfigDict:
             "hidden_layers": 2,
             "hidden_size": 512,
             "channels": 32,
-            "latent_size": 100,
+            "latent_size": 32,
             # none, batch, spectral
             "discriminator_norm": "none",
             # Loss: minimax, non_saturating, least_squares, hinge, wasserstein_gp
@@ -20,17 +20,18 @@ def get_config() -> ConfigDict:
             "critic_steps": 1,
             "label_smoothing": 0.0,
             "gradient_penalty": 0.0,
-            "r1_penalty": 0.0,
+            "r1_penalty": 0.3,  # without it the discriminator wins in the first epoch
             "dataset": "mnist",
             "binarization": "none",
             "batch_size": 100,
-            "epochs": 100,
-            # Radford et al. (2016), section 3
-            "generator_learning_rate": 2e-4,
+            "epochs": 120,
+            # Radford et al. (2016), section 3, but for the rates: at their 2e-4 the Frechet distance on validation images
+            # was 8.2 after 8 epochs, at 1e-3, falling, 3.1 after 12.
+            "generator_learning_rate": 1e-3,
             "generator_beta_1": 0.5,
-            "discriminator_learning_rate": 2e-4,
+            "discriminator_learning_rate": 1e-3,
             "discriminator_beta_1": 0.5,
-            "decay": "constant",
+            "decay": "cosine",
             "clip_norm": 0.0,
             "ema_decay": 0.999,
             "patience": 0,
