@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
             "binarization": "none",
             "batch_size": 100,
             "epochs": 120,
-            # Radford et al. (2016), section 3, but for the rates: at their 2e-4 the Frechet distance on validation images
-            # was 8.2 after 8 epochs, at 1e-3, falling, 3.1 after 12.
+            # Radford et al. (2016), section 3, but for the rates: at their 2e-4 the Frechet distance on validation
+            # images was 8.2 after 8 epochs, at 1e-3, falling, 3.1 after 12.
             "generator_learning_rate": 1e-3,
             "generator_beta_1": 0.5,
             "discriminator_learning_rate": 1e-3,
