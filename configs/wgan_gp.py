@@ -13,5 +13,5 @@ def get_config() -> ConfigDict:
         critic_steps=5,
         gradient_penalty=10.0,
         batch_size=50,  # small, as the generator has only a step in five
-        epochs=35,
+        epochs=20,
     )
