@@ -119,6 +119,30 @@ def sample(argv: list[str]) -> None:
     sampling.sample(source, values.num_samples, values.seed, Path(values.out), values.digit)
 
 
+def serve(argv: list[str]) -> None:
+    """Serve exports over HTTP, by TensorFlow Serving's REST contract, with an explorer in the browser.
+
+    genmnist serve --export=DIR [--export=DIR ...] [--host=127.0.0.1] [--port=8501] [--max_in_flight=64]
+    [--max_body_mb=16]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "export", [], "exports/NAME: always its newest version; or exports/NAME/VERSION.", flag_values=values
+    )
+    flags.DEFINE_string("host", "127.0.0.1", "To listen on; 0.0.0.0 for all networks.", flag_values=values)
+    flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
+    flags.DEFINE_integer("max_in_flight", 64, "Requests worked on at once; more get 429.", 1, flag_values=values)
+    flags.DEFINE_integer("max_body_mb", 16, "Of a request, in MB; more gets 413.", 1, flag_values=values)
+    _parse(values, argv)
+    if not values.export:
+        raise UsageError("give --export=DIR, the exports/NAME of `genmnist export`, once or more")
+    with _quiet():
+        from keras_genmnist.serve import server
+    server.serve(
+        [Path(export) for export in values.export], values.host, values.port, values.max_in_flight, values.max_body_mb
+    )
+
+
 def gap(argv: list[str]) -> None:
     """Split the gap between log p(x) and a run's ELBO into approximation and amortization gap.
 
@@ -178,6 +202,7 @@ VERBS = {
     "figures": figures,
     "export": export,
     "sample": sample,
+    "serve": serve,
     "gap": gap,
     "compare": compare,
     "list": list_models,

@@ -1,0 +1,204 @@
+"""The HTTP surface: TensorFlow Serving's REST routes, and beside them samples, the explorer, health and metrics."""
+
+import math
+import re
+import time
+from urllib.parse import unquote
+
+import orjson
+import prometheus_client
+import tensorflow as tf
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from keras_genmnist import images
+from keras_genmnist.serve import tensors
+from keras_genmnist.serve.batching import Places
+from keras_genmnist.serve.servables import Repository
+from keras_genmnist.serve.tensors import invalid
+
+# TensorFlow Serving's own two expressions: names of models and labels are whatever holds no slash and no colon.
+WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+PREDICTION = re.compile(rf"(?i)/v1/models/(?P<name>[^/:]+){WHICH}:(?P<method>classify|regress|predict)")
+RESOURCE = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{WHICH}(?:/(?P<resource>metadata|sample\.png))?")
+
+# TensorFlow Serving's status of an error; all others are 500.
+STATUS = {
+    tf.errors.INVALID_ARGUMENT: 400,
+    tf.errors.FAILED_PRECONDITION: 400,
+    tf.errors.OUT_OF_RANGE: 400,
+    tf.errors.UNAUTHENTICATED: 401,
+    tf.errors.PERMISSION_DENIED: 403,
+    tf.errors.NOT_FOUND: 404,
+    tf.errors.ALREADY_EXISTS: 409,
+    tf.errors.ABORTED: 409,
+    tf.errors.RESOURCE_EXHAUSTED: 429,
+    tf.errors.UNIMPLEMENTED: 501,
+    tf.errors.UNAVAILABLE: 503,
+    tf.errors.DEADLINE_EXCEEDED: 504,
+}
+RETRY_SECONDS = "1"
+
+# TensorFlow Serving ignores the content type, and `curl -d` says that its JSON is a form.
+JSON_TYPES = re.compile(r"|application/(.*[+])?json|text/(json|plain)|application/(x-www-form-urlencoded|octet-stream)")
+MAX_VERSION = 2**63 - 1
+
+
+def create_app(repository: Repository, places: Places, registry: prometheus_client.CollectorRegistry) -> Flask:
+    """The application.
+
+    Args:
+      repository: what is served.
+      places: that each request which calls a model takes one of.
+      registry: of the metrics at /metrics; those of requests are added to it.
+    """
+    app = Flask(__name__)
+    app.url_map.merge_slashes = False
+    requests = prometheus_client.Counter(
+        "genmnist_requests_total", "Requests answered.", ["route", "status"], registry=registry
+    )
+    seconds = prometheus_client.Histogram(
+        "genmnist_request_seconds", "Time from a request's arrival to its answer.", ["route"], registry=registry
+    )
+
+    @app.before_request
+    def start():
+        g.start = time.perf_counter()
+        g.route = request.endpoint or "none"
+
+    @app.after_request
+    def count(response):
+        requests.labels(g.route, response.status_code).inc()
+        seconds.labels(g.route).observe(time.perf_counter() - g.start)
+        return response
+
+    @app.errorhandler(tf.errors.OpError)
+    def refused(error):
+        status = STATUS.get(error.error_code, 500)
+        response = _json({"error": error.message}, status)
+        if status in (429, 503):
+            response.headers["Retry-After"] = RETRY_SECONDS
+        return response
+
+    @app.errorhandler(HTTPException)
+    def failed(error):
+        response = _json({"error": f"{error.name}: {request.method} {request.path}"}, error.code)
+        if error.code == 405:
+            response.headers["Allow"] = ", ".join(error.valid_methods)
+        return response
+
+    @app.errorhandler(Exception)
+    def broken(error):
+        app.logger.exception("error in %s %s", request.method, request.path)
+        return _json({"error": "internal error: the server's log tells more"}, 500)
+
+    @app.route("/v1", methods=ALL_METHODS, provide_automatic_options=False)
+    @app.route("/v1/<path:rest>", methods=ALL_METHODS, provide_automatic_options=False)
+    def v1(rest=""):
+        # A model's name may hold an encoded slash, which WSGI has decoded already.
+        path = request.environ.get("REQUEST_URI", request.path).split("?")[0]
+        pattern = {"POST": PREDICTION, "GET": RESOURCE}.get(request.method)
+        found = pattern and pattern.fullmatch(path)
+        if not found:
+            raise invalid(f"Malformed request: {request.method} {path}")
+        if not found["name"]:
+            raise invalid("Missing model name in request.")
+        name, version = unquote(found["name"]), found["version"] and int(found["version"])
+        if version and version > MAX_VERSION:
+            raise invalid(f"version {version} is out of range: give a version directory's number")
+        if found["label"]:
+            raise invalid(f"Unrecognized servable version label: {unquote(found['label'])}")
+        if request.method == "POST":
+            g.route = found["method"].lower()
+            return predict(name, version, g.route)
+        g.route = (found["resource"] or "status").lower()
+        if g.route == "sample.png":
+            return sample(name, version)
+        return metadata(name, version) if g.route == "metadata" else status(name, version)
+
+    def predict(name, version, method):
+        if not JSON_TYPES.fullmatch(request.mimetype):
+            message = f"the content type is {request.mimetype}: send JSON, as application/json"
+            return _json({"error": message}, 415)
+        with places.take():
+            servable = repository.servable(name, version)
+            if method != "predict":
+                raise invalid(f"model {name} has no signature to {method}: its signatures are for predict")
+            body = tensors.parse(request.get_data(cache=False))
+            signature = servable.signature(tensors.signature_name(body))
+            inputs, by_row = tensors.inputs(body, signature.inputs)
+            return Response(tensors.answer(signature(inputs), by_row), mimetype="application/json")
+
+    def status(name, version):
+        return _json({"model_version_status": repository.status(name, version)})
+
+    def metadata(name, version):
+        servable = repository.servable(name, version)
+        spec = {"name": name, "signature_name": "", "version": str(servable.version)}
+        definitions = {"signature_def": {"signature_def": servable.signature_defs}}
+        return _json({"model_spec": spec, "metadata": definitions})
+
+    def sample(name, version):
+        wanted = {"num_samples": 64, "seed": 1}
+        for key, value in request.args.items():
+            if key not in ("num_samples", "seed", "digit") or not re.fullmatch(r"[+-]?\d{1,20}", value):
+                raise invalid(f"{key}={value} is none of num_samples, seed and digit with a whole number")
+            wanted[key] = int(value)
+        if "digit" in wanted:
+            wanted["label"] = wanted.pop("digit")
+        with places.take():
+            signature = repository.servable(name, version).signature("sample_class" if "label" in wanted else "sample")
+            inputs, _ = tensors.inputs({"inputs": wanted}, signature.inputs)
+            digits = signature(inputs)["probabilities"]
+            sheet = images.tile(digits, columns=math.ceil(math.sqrt(len(digits))))
+            return Response(images.png(sheet).numpy(), mimetype="image/png")
+
+    @app.get("/")
+    def index():
+        return app.send_static_file("index.html")
+
+    @app.get("/explorer/models")
+    def explorer():
+        served = [model.served for model in repository.models.values() if model.served]
+        return _json(
+            {
+                "models": [
+                    {
+                        "name": servable.name,
+                        "version": str(servable.version),
+                        "label": servable.label,
+                        "signatures": sorted(servable.signatures),
+                        "latent_size": servable.latent_size,
+                        "class_conditional": "sample_class" in servable.signatures,
+                        "latent_means": servable.latent_means,
+                    }
+                    for servable in served
+                ]
+            }
+        )
+
+    @app.get("/healthz")
+    def healthz():
+        return Response("ok", mimetype="text/plain")
+
+    @app.get("/readyz")
+    def readyz():
+        waiting = [name for name, model in repository.models.items() if not model.served]
+        if waiting:
+            return Response(f"no version is loaded of {', '.join(waiting)}", 503, mimetype="text/plain")
+        if places.closed:
+            return Response("the server is stopping", 503, mimetype="text/plain")
+        return Response("ok", mimetype="text/plain")
+
+    @app.get("/metrics")
+    def metrics():
+        return Response(prometheus_client.generate_latest(registry), content_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+
+def _json(value, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, mimetype="application/json")

@@ -1,0 +1,235 @@
+"""SavedModels that are served: the newest whole version of each export, picked up while the server runs."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.serve.batching import Arrays, Batcher
+
+# Joined into one call.  More would not make a row cheaper, and one call must not keep the next ones waiting.
+BATCH_ROWS = 32
+
+
+class Signature:
+    """A function of a SavedModel."""
+
+    def __init__(self, function, observe: Callable[[int], None]):
+        """
+        Args:
+          function: the signature, as TensorFlow loads it.
+          observe: is told the number of rows of each call of a signature that takes rows.
+        """
+        self._function = function
+        self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
+        specs = [*self.inputs.values(), *function.structured_outputs.values()]
+        # With two inputs it cannot be told which of their first dimensions are rows: the alphas of `interpolate` are none.
+        takes_rows = len(self.inputs) == 1 and all(spec.shape.rank and spec.shape[0] is None for spec in specs)
+        self._batcher = Batcher(self._call_rows, BATCH_ROWS, observe) if takes_rows else None
+
+    def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Calls it, joined with concurrent calls where it maps rows to rows.
+
+        Args:
+          inputs: arrays of the dtypes and shapes of `inputs`, by name.
+        Returns:
+          The outputs by name.
+        Raises:
+          tf.errors.OpError: what the graph refuses, in one sentence.
+        """
+        return self._batcher(*inputs.values()) if self._batcher else self._call(inputs)
+
+    def _call_rows(self, rows: np.ndarray) -> Arrays:
+        return self._call(dict.fromkeys(self.inputs, rows))
+
+    def _call(self, inputs: Arrays) -> Arrays:
+        tensors = {name: tf.constant(array, self.inputs[name].dtype) for name, array in inputs.items()}
+        try:
+            return {name: output.numpy() for name, output in self._function(**tensors).items()}
+        except tf.errors.OpError as error:
+            raise type(error)(None, None, _sentence(error.message)) from error
+
+
+def _sentence(message: str) -> str:
+    """What a failed operation says, without the nodes and traces that TensorFlow wraps around it."""
+    message = message.split("<stack traces unavailable>\n")[-1].split("\n\t [[")[0].split(" [Op:")[0]
+    asserted = re.match(r"assertion failed: \[(.*?)[. ]*\](?: \[Condition|$)", message, re.S)
+    return " ".join((asserted[1] if asserted else message).split())
+
+
+class Servable:
+    """One loaded version of an export."""
+
+    def __init__(self, name: str, path: Path, observe: Callable[[int], None]):
+        """
+        Args:
+          name: that it is served by.
+          path: the version directory.
+          observe: as Signature's.
+        Raises:
+          Fault: if it is no whole SavedModel.
+        """
+        self.name, self.version = name, int(path.name)
+        extra = path / "assets.extra"
+        try:
+            self._owner = tf.saved_model.load(str(path))  # its variables live as long as it does
+            functions = self._owner.signatures
+            self.signatures = {key: Signature(functions[key], observe) for key in functions}
+            graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0]
+            self.signature_defs = {
+                key: json_format.MessageToDict(
+                    signature, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                )
+                for key, signature in graph.signature_def.items()
+            }
+            record = _json(extra / "genmnist.json")
+            self.label = f"{record['model']} on {record['dataset']}" if record else name
+            self.latent_means = _json(extra / "latent_means.json")
+        except Exception as error:  # of what may be any bytes
+            reason = " ".join(str(getattr(error, "message", error)).split())
+            raise Fault(f"{path} cannot be served: {type(error).__name__}: {reason}") from error
+
+    @property
+    def latent_size(self) -> int | None:
+        """The number of latents that `decode` takes, if there is such a signature."""
+        return self.signatures["decode"].inputs["z"].shape[-1] if "decode" in self.signatures else None
+
+    def signature(self, name: str) -> Signature:
+        """The signature `name`.
+
+        Raises:
+          tf.errors.InvalidArgumentError: if there is none.
+        """
+        if name not in self.signatures:
+            message = f'Serving signature name: "{name}" not found in signature def'
+            raise tf.errors.InvalidArgumentError(None, None, message)
+        return self.signatures[name]
+
+
+def _json(path: Path):
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+class Model:
+    """A name, and the version that is served by it."""
+
+    def __init__(self, name: str, folder: Path, version: int | None, observe: Callable[[int], None]):
+        """
+        Args:
+          name: that it is served by.
+          folder: of the version directories.
+          version: the only one to serve; the newest by default.
+          observe: as Signature's.
+        """
+        self.name, self._folder, self._version, self._observe = name, folder, version, observe
+        self.served: Servable | None = None
+        self.broken: dict[int, str] = {}  # why a version cannot be served
+        self._stamps: dict[int, list] = {}  # of the broken ones
+
+    def refresh(self) -> None:
+        """Serves the newest version that is whole.  One that is not is reported, and tried again when it changes."""
+        versions = self._versions()
+        self.broken = {version: why for version, why in self.broken.items() if version in versions}
+        for version in versions:
+            if self.served and version == self.served.version:
+                return
+            stamp = _stamp(self._folder / str(version))
+            if version in self.broken and stamp == self._stamps[version]:
+                continue
+            try:
+                self.served = Servable(self.name, self._folder / str(version), self._observe)
+            except Fault as error:
+                self.broken[version], self._stamps[version] = str(error), stamp
+                print(f"genmnist: {error}", file=sys.stderr, flush=True)
+                continue
+            self.broken.pop(version, None)
+            print(f"serving {self.name} version {version}", flush=True)
+            return
+
+    def _versions(self) -> list[int]:
+        """The versions that exist, newest first."""
+        found = {int(path.name) for path in self._folder.glob("*/") if path.name.isascii() and path.name.isdigit()}
+        return sorted(found if self._version is None else found & {self._version}, reverse=True)
+
+    def status(self) -> list[dict]:
+        """What TensorFlow Serving says of each version, newest first."""
+        states = {version: ("END", "UNKNOWN", why) for version, why in self.broken.items()}
+        if self.served:
+            states[self.served.version] = ("AVAILABLE", "OK", "")
+        return [
+            {"version": str(version), "state": state, "status": {"error_code": code, "error_message": message}}
+            for version, (state, code, message) in sorted(states.items(), reverse=True)
+        ]
+
+
+def _stamp(folder: Path) -> list:
+    """Changes when a file of the folder does."""
+    return sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*"))
+
+
+class Repository:
+    """The models that are served, by name."""
+
+    def __init__(self, exports: list[Path], observe: Callable[[int], None]):
+        """
+        Args:
+          exports: exports/NAME for its newest version, always, or exports/NAME/VERSION for that one.
+          observe: as Signature's.
+        Raises:
+          UsageError: if one holds no SavedModel, or two have one name.
+        """
+        self.models: dict[str, Model] = {}
+        for export in exports:
+            path = Path(os.path.abspath(export))
+            pinned = path.name.isdigit() and (path / "saved_model.pb").exists()
+            if not pinned and not any(path.glob("*/saved_model.pb")):
+                raise UsageError(
+                    f"no SavedModel in {export}: give exports/NAME or exports/NAME/VERSION of `genmnist export`"
+                )
+            folder = path.parent if pinned else path
+            if folder.name in self.models:
+                raise UsageError(f"two exports are named {folder.name}: give each name once")
+            self.models[folder.name] = Model(folder.name, folder, int(path.name) if pinned else None, observe)
+
+    def refresh(self) -> None:
+        """Looks for new versions."""
+        for model in self.models.values():
+            model.refresh()
+
+    @property
+    def ready(self) -> bool:
+        """Whether each model has a version that is served."""
+        return all(model.served for model in self.models.values())
+
+    def servable(self, name: str, version: int | None = None) -> Servable:
+        """What is served by a name.
+
+        Raises:
+          tf.errors.NotFoundError: if there is nothing, or not this version.
+        """
+        served = self.models[name].served if name in self.models else None
+        if served is None or version not in (None, served.version):
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise tf.errors.NotFoundError(None, None, f"Servable not found for request: {wanted}")
+        return served
+
+    def status(self, name: str, version: int | None = None) -> list[dict]:
+        """What TensorFlow Serving says of a model's versions, or of one.
+
+        Raises:
+          tf.errors.NotFoundError: if there is none.
+        """
+        found = self.models[name].status() if name in self.models else []
+        found = [state for state in found if version in (None, int(state["version"]))]
+        if not found:
+            wanted = "any versions" if version is None else f"version {version}"
+            raise tf.errors.NotFoundError(None, None, f"Could not find {wanted} of model {name}")
+        return found
