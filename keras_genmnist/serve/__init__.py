@@ -1,1 +1,1 @@
-"""`genmnist serve`: SavedModels behind TensorFlow Serving's REST contract.  Knows only them, none of the models' code."""
+"""`genmnist serve`: SavedModels behind TensorFlow Serving's REST contract.  Knows only them, not the models' code."""

@@ -43,6 +43,10 @@ class Places:
             with self._lock:
                 self.taken -= 1
 
+    def close(self) -> None:
+        """Gives out no more places."""
+        self.closed = True
+
 
 class _Call:
     """A request's rows, waiting to be worked on."""

@@ -31,7 +31,7 @@ class Signature:
         self._function = function
         self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
         specs = [*self.inputs.values(), *function.structured_outputs.values()]
-        # With two inputs it cannot be told which of their first dimensions are rows: the alphas of `interpolate` are none.
+        # With two inputs it cannot be told whether the first dimension of both is rows: `interpolate` has alphas [A].
         takes_rows = len(self.inputs) == 1 and all(spec.shape.rank and spec.shape[0] is None for spec in specs)
         self._batcher = Batcher(self._call_rows, BATCH_ROWS, observe) if takes_rows else None
 

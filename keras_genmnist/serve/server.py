@@ -1,15 +1,23 @@
-"""The process of `genmnist serve`: waitress, signals, and the watch for new versions."""
+"""The process of `genmnist serve`: waitress and its deadlines, the watch for new versions, and an orderly end."""
 
+import contextlib
 import logging
 import signal
+import socket
 import sys
 import threading
 import time
 from pathlib import Path
 
+import orjson
 import prometheus_client
 import waitress
+from flask import Flask
 from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask
+from waitress.utilities import BadRequest, Error
 
 from keras_genmnist.errors import UsageError
 from keras_genmnist.serve.app import create_app
@@ -17,10 +25,176 @@ from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
 
 POLL_SECONDS = 1.0
+# A request must have arrived whole within this time, however it trickles in.
+RECEIVE_SECONDS = 10.0
+# A connection without requests, or one whose client does not read, is closed after this time.
+IDLE_SECONDS = 30
+# What is in flight when the server is stopped may take this long.
+STOP_SECONDS = 30.0
+MAX_CONNECTIONS = 1000
+MAX_HEADER_BYTES = 32 * 1024
+# Beside those that work: they answer health checks, and 429 when all others are taken.
+SPARE_THREADS = 8
+
+
+class _ErrorTask(ErrorTask):
+    """Answers what waitress refuses by itself in the form of all other errors."""
+
+    def execute(self):
+        error = self.request.error
+        body = orjson.dumps({"error": f"{error.reason}: {error.body}"})
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.channel.lingers = True
+        self.write(body)
+
+
+class _RequestTimeout(Error):
+    code = 408
+    reason = "Request Timeout"
+
+
+class _Channel(HTTPChannel):
+    """A connection whose client is told when its request is cut off, trickles in for too long, or is too large.
+
+    waitress drops the first, waits for the second, and resets the connection of the third while it is still sending,
+    so that the answer may be lost.
+    """
+
+    error_task_class = _ErrorTask
+    lingers = False  # once the answer is sent, what still comes is read and forgotten
+    _answered = False
+    _began = 0.0  # when the request that is being received did, or the lingering
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is worked on, or its answer is not sent yet."""
+        return bool(self.requests or self.total_outbufs_len)
+
+    def expire(self) -> None:
+        """Refuses a request that has taken too long to arrive."""
+        if time.monotonic() - self._began < RECEIVE_SECONDS:
+            return
+        if self._answered:
+            self.handle_close()
+        elif self.request is not None:
+            self._refuse(_RequestTimeout(f"the request did not arrive within {RECEIVE_SECONDS:.0f} s"))
+
+    def readable(self):
+        return self._answered or super().readable()
+
+    def received(self, data):
+        if self.request is None:
+            self._began = time.monotonic()
+        return super().received(data)
+
+    def handle_read(self):
+        if self._answered:
+            self.recv(self.adj.recv_bytes)  # closes at the client's end
+        elif self.request is not None and self._ended():
+            self._refuse(BadRequest("the request was cut off"))
+        else:
+            super().handle_read()
+
+    def handle_close(self):
+        if self.lingers and self.connected:
+            self.lingers, self.will_close, self._answered, self._began = False, False, True, time.monotonic()
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+        else:
+            super().handle_close()
+
+    def _ended(self) -> bool:
+        """Whether the client has ended its side; it may still listen."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False
+
+    def _refuse(self, error: Error) -> None:
+        with self.requests_lock:
+            request, self.request = self.request, None
+            request.error, request.completed = error, True
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+
+class Server:
+    """waitress with an application, run until it is stopped."""
+
+    def __init__(self, app: Flask, places: Places, host: str, port: int, max_body_mb: int):
+        """
+        Args:
+          app: the application.
+          places: the requests that are worked on at once; they are closed when the server stops.
+          host: to listen on.
+          port: to listen on; 0 for a free one.
+          max_body_mb: of a request, in MB.
+        Raises:
+          UsageError: if it cannot listen there.
+        """
+        self._places, self._map, self._stopped, self._next_check = places, {}, threading.Event(), 0.0
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of each request that waits for a thread
+        try:
+            self._server = waitress.create_server(
+                app,
+                self._map,
+                host=host,
+                port=port,
+                threads=places.count + SPARE_THREADS,
+                connection_limit=MAX_CONNECTIONS,
+                channel_timeout=IDLE_SECONDS,
+                cleanup_interval=5,
+                recv_bytes=65536,
+                max_request_body_size=max_body_mb * 10**6,
+                max_request_header_size=MAX_HEADER_BYTES,
+                log_socket_errors=False,
+                asyncore_use_poll=True,
+                ident=None,
+            )
+        except (OSError, ValueError) as error:  # the latter of a host that has no address
+            reason = getattr(error, "strerror", None) or "no such host"
+            raise UsageError(f"cannot listen on {host}:{port}: {reason}; give another --host or --port") from error
+        listeners = [channel for channel in self._map.values() if isinstance(channel, BaseWSGIServer)]
+        for listener in listeners:
+            listener.channel_class = _Channel
+        self.url = f"http://{host}:{listeners[0].effective_port}"
+
+    def run(self) -> None:
+        """Answers requests until `stop`, then finishes those in flight.
+
+        New ones are answered by 503 meanwhile, and so is /readyz.
+        """
+        while not self._stopped.is_set():
+            self._turn()
+        self._places.close()
+        deadline, busy = time.monotonic() + STOP_SECONDS, [channel for channel in self._channels() if channel.busy]
+        while busy and time.monotonic() < deadline:
+            self._turn()
+            busy = [channel for channel in busy if channel.connected and channel.busy]
+        self._server.task_dispatcher.shutdown(timeout=0)
+        wasyncore.close_all(self._map)
+
+    def stop(self) -> None:
+        """Makes `run` end; from a signal handler or another thread."""
+        self._stopped.set()
+
+    def _turn(self) -> None:
+        wasyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+        if time.monotonic() > self._next_check:
+            self._next_check = time.monotonic() + 1.0
+            for channel in self._channels():
+                channel.expire()
+
+    def _channels(self) -> list[_Channel]:
+        return [channel for channel in self._map.values() if isinstance(channel, _Channel)]
 
 
 def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_body_mb: int) -> None:
-    """Serves exports until a signal stops it, and exits with 128 + its number.
+    """Serves exports until a signal stops it, and exits with 128 + the signal's number.
 
     Args:
       exports: exports/NAME for its newest version, always, or exports/NAME/VERSION for that one.
@@ -29,28 +203,32 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
       max_in_flight: requests that are worked on at once; more are answered by 429.
       max_body_mb: of a request, in MB; more is answered by 413.
     Raises:
-      UsageError: if an export holds no SavedModel, or the port is taken.
+      UsageError: if an export holds no SavedModel, two have one name, or the port is taken.
     """
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
     rows = prometheus_client.Histogram(
-        "genmnist_call_rows",
-        "Rows of a call, joined from several requests.",
-        buckets=[1, 2, 4, 8, 16, 32],
-        registry=registry,
+        "genmnist_call_rows", "Rows of a joined call.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
     )
     repository, places = Repository(exports, rows.observe), Places(max_in_flight)
-    app = create_app(repository, places, registry)
-    try:
-        server = waitress.create_server(app, host=host, port=port, threads=max_in_flight + 8, ident=None)
-    except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}; give another --host or --port") from error
+    server = Server(create_app(repository, places, registry), places, host, port, max_body_mb)
+    received = []
+
+    def stop(signum, frame):
+        received.append(signum)
+        signal.signal(signum, signal.SIG_DFL)  # a second one ends it at once
+        server.stop()
 
     def watch():
-        while True:
+        while not received:
             repository.refresh()
             time.sleep(POLL_SECONDS)
 
-    threading.Thread(target=watch, daemon=True).start()
-    print(f"listening on http://{server.effective_host}:{server.effective_port}", flush=True)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    print(f"listening on {server.url}", flush=True)
     server.run()
+    watcher.join(timeout=STOP_SECONDS)  # Python must not end below a SavedModel that is being loaded
+    sys.exit(128 + received[0])

@@ -126,7 +126,7 @@ def _array(value, name: str, spec: tf.TensorSpec) -> np.ndarray:
 
 
 def _converted(flat: list, name: str, dtype: tf.DType) -> np.ndarray:
-    """Values as an array [N], refused unless they are of `dtype` as they stand: no rounding, no wrapping, no parsing."""
+    """Values as an array [N]; refused unless they are of `dtype` as they stand: nothing is wrapped or parsed."""
     if dtype in (tf.float16, tf.float32, tf.float64):
         _require_types(flat, {int, float}, name, dtype)
         return _floats(flat, name, dtype)
