@@ -75,6 +75,8 @@ class Batcher:
 
     def __call__(self, rows: np.ndarray) -> Arrays:
         """What `function` gives of these rows, and raises."""
+        if not len(rows):  # joined to others it would go unnoticed where it is an error
+            return self._function(rows)
         call = _Call(rows)
         with self._lock:
             self._queue.append(call)

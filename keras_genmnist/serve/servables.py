@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.serve.batching import Arrays, Batcher
@@ -93,9 +94,17 @@ class Servable:
             record = _json(extra / "genmnist.json")
             self.label = f"{record['model']} on {record['dataset']}" if record else name
             self.latent_means = _json(extra / "latent_means.json")
+            self._warm_up(extra / "tf_serving_warmup_requests")
         except Exception as error:  # of what may be any bytes
             reason = " ".join(str(getattr(error, "message", error)).split())
             raise Fault(f"{path} cannot be served: {type(error).__name__}: {reason}") from error
+
+    def _warm_up(self, path: Path) -> None:
+        """Plays the requests that an export carries for this: the first one of a signature can take half a second."""
+        for record in tf.data.TFRecordDataset(str(path)) if path.exists() else ():
+            request = PredictionLog.FromString(record.numpy()).predict_log.request
+            inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
+            self.signature(request.model_spec.signature_name)(inputs)
 
     @property
     def latent_size(self) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import prometheus_client
+import tensorflow as tf
 import waitress
 from flask import Flask
 from waitress import wasyncore
@@ -175,7 +176,7 @@ class Server:
         while busy and time.monotonic() < deadline:
             self._turn()
             busy = [channel for channel in busy if channel.connected and channel.busy]
-        self._server.task_dispatcher.shutdown(timeout=0)
+        self._server.task_dispatcher.shutdown()
         wasyncore.close_all(self._map)
 
     def stop(self) -> None:
@@ -205,6 +206,8 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
     Raises:
       UsageError: if an export holds no SavedModel, two have one name, or the port is taken.
     """
+    # The command line has one thread for all calls, which then wait for one another: a sheet of PixelCNN for seconds.
+    tf.config.threading.set_inter_op_parallelism_threads(max_in_flight)
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
     rows = prometheus_client.Histogram(

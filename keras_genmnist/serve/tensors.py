@@ -231,7 +231,7 @@ def _plain(array: np.ndarray, name: str):
         return _objects(strings).reshape(array.shape).tolist()
     if array.dtype.kind not in "fiub":
         raise invalid(f"output {name} is of type {array.dtype}, which JSON cannot hold")
-    return np.ascontiguousarray(array)
+    return array[()]  # of a scalar the number: orjson takes no array without axes
 
 
 def _objects(values: list) -> np.ndarray:
