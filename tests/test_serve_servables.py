@@ -181,7 +181,7 @@ def test_two_exports_of_one_name_are_refused(folder, second):
 @pytest.mark.parametrize("path", ["nowhere", "toy/2", "empty", "."])
 def test_a_folder_without_an_export_is_refused(folder, path):
     (folder.parent / "empty").mkdir()
-    with pytest.raises(UsageError, match="no SavedModel in .*: give exports/NAME or exports/NAME/VERSION"):
+    with pytest.raises(UsageError, match=r"no SavedModel in .*: give exports/NAME or exports/NAME/VERSION"):
         repository(folder.parent / path)
 
 

@@ -53,13 +53,14 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
       registry: of the metrics at /metrics; those of requests are added to it.
     """
     app = Flask(__name__)
-    app.url_map.merge_slashes = False
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     requests = prometheus_client.Counter(
         "genmnist_requests_total", "Requests answered.", ["route", "status"], registry=registry
     )
     seconds = prometheus_client.Histogram(
         "genmnist_request_seconds", "Time from a request's arrival to its answer.", ["route"], registry=registry
     )
+    versions = prometheus_client.Gauge("genmnist_model_version", "The version served.", ["model"], registry=registry)
 
     @app.before_request
     def start():
@@ -92,9 +93,9 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
         app.logger.exception("error in %s %s", request.method, request.path)
         return _json({"error": "internal error: the server's log tells more"}, 500)
 
-    @app.route("/v1", methods=ALL_METHODS, provide_automatic_options=False)
-    @app.route("/v1/<path:rest>", methods=ALL_METHODS, provide_automatic_options=False)
-    def v1(rest=""):
+    @app.route("/<any(v1, V1):api>/", methods=ALL_METHODS, provide_automatic_options=False)
+    @app.route("/<any(v1, V1):api>/<path:rest>", methods=ALL_METHODS, provide_automatic_options=False)
+    def v1(api, rest=""):
         # A model's name may hold an encoded slash, which WSGI has decoded already.
         path = request.environ.get("REQUEST_URI", request.path).split("?")[0]
         pattern = {"POST": PREDICTION, "GET": RESOURCE}.get(request.method)
@@ -141,8 +142,10 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
     def sample(name, version):
         wanted = {"num_samples": 64, "seed": 1}
         for key, value in request.args.items():
-            if key not in ("num_samples", "seed", "digit") or not re.fullmatch(r"[+-]?\d{1,20}", value):
-                raise invalid(f"{key}={value} is none of num_samples, seed and digit with a whole number")
+            if key not in ("num_samples", "seed", "digit"):
+                raise invalid(f"unknown parameter {key}: give num_samples, seed or digit")
+            if not re.fullmatch(r"-?[0-9]{1,20}", value):
+                raise invalid(f"{key} must be a whole number")
             wanted[key] = int(value)
         if "digit" in wanted:
             wanted["label"] = wanted.pop("digit")
@@ -192,6 +195,9 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
 
     @app.get("/metrics")
     def metrics():
+        for name, model in repository.models.items():
+            if model.served:
+                versions.labels(name).set(model.served.version)
         return Response(prometheus_client.generate_latest(registry), content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     return app

@@ -114,7 +114,9 @@ def _require_names(given: dict, specs: Mapping[str, tf.TensorSpec], where: str) 
 def _array(value, name: str, spec: tf.TensorSpec) -> np.ndarray:
     """A number, string or boolean, or nested lists of them, as the array that `spec` asks for."""
     shape, flat = [], [value]
-    while flat and type(flat[0]) is list and len(shape) < MAX_RANK:
+    while flat and type(flat[0]) is list:
+        if len(shape) == MAX_RANK:
+            raise invalid(f"input {name} is nested in more than {MAX_RANK} lists")
         if set(map(type, flat)) != {list} or len(set(map(len, flat))) > 1:
             raise invalid(f"input {name} is ragged: its lists differ in length at level {len(shape)}")
         shape.append(len(flat[0]))
