@@ -60,6 +60,8 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
     seconds = prometheus_client.Histogram(
         "genmnist_request_seconds", "Time from a request's arrival to its answer.", ["route"], registry=registry
     )
+    in_flight = prometheus_client.Gauge("genmnist_in_flight", "Requests being worked on.", registry=registry)
+    in_flight.set_function(lambda: places.taken)
     versions = prometheus_client.Gauge("genmnist_model_version", "The version served.", ["model"], registry=registry)
 
     @app.before_request
