@@ -13,7 +13,7 @@ PY := .venv/bin/python
 GENMNIST := .venv/bin/genmnist
 
 MODEL ?= vae
-# Anything more for train, evaluate, export and sample: make train MODEL=vae FLAGS=--config.epochs=3
+# Anything more for train, evaluate, export, sample and serve: make train MODEL=vae FLAGS=--config.epochs=3
 FLAGS ?=
 
 ##@ Two commands
@@ -49,6 +49,9 @@ export: $(INSTALLED) ## write runs/MODEL as a SavedModel into exports/MODEL/N
 sample: $(INSTALLED) ## draw digits from exports/MODEL into figures/MODEL_export.png
 	$(GENMNIST) sample --export=exports/$(MODEL) --out=figures/$(MODEL)_export.png $(FLAGS)
 
+serve: $(INSTALLED) ## serve exports/MODEL on http://127.0.0.1:8501, with an explorer in the browser
+	$(GENMNIST) serve --export=exports/$(MODEL) $(FLAGS)
+
 MODELS ?= vae vae_2d vae_conv
 DATASET ?= mnist
 EPOCHS ?= 10
@@ -80,12 +83,13 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
-bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, and of sampling
+bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, of sampling and of serving
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
 	$(PY) benchmarks/training.py --work=dcgan --rounds=3
 	$(PY) benchmarks/posteriors.py
 	$(PY) benchmarks/sampling.py
+	$(PY) benchmarks/serving.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
@@ -116,4 +120,4 @@ help: ## this list
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo test train evaluate export sample figures image image-cpu lint bench lock clean help
+.PHONY: demo test train evaluate export sample serve figures image image-cpu lint bench lock clean help

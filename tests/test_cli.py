@@ -88,6 +88,7 @@ VERB_FLAGS = {
     "figures": ["--model", "--workdir", "--which", "--seed", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
+    "serve": ["--export", "--host", "--port", "--max_in_flight", "--max_body_mb"],
     "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
     "compare": ["--models", "--minutes", "--dataset", "--num_draws", "--workdir", "--out"],
     "list": [],
@@ -307,6 +308,25 @@ def test_signal_while_tensorflow_is_imported_ends_without_traceback(signum, stat
     assert process.returncode == status
     assert out == "" and "Traceback" not in err and err.count("\n") <= 1
     assert not runs.exists(tmp_path / "runs" / "vae")
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ([], ["--export=DIR"]),
+        (["--export=nowhere"], ["no SavedModel in nowhere", "exports/NAME"]),
+        (["--export=vae", "--export=vae/1"], ["two exports are named vae"]),
+        (["--export=vae", "--port=99999"], ["--port"]),
+        (["--export=vae", "--port=http"], ["--port", "give a whole number"]),
+        (["--export=vae", "--max_in_flight=0"], ["--max_in_flight"]),
+        (["--export=vae", "--host=no.such.host.invalid"], ["cannot listen on no.such.host.invalid:8501"]),
+    ],
+)
+def test_serve_with_wrong_flags_is_one_line(genmnist, exported, flags, parts):
+    Path("vae").symlink_to(exported.parent)
+    outcome = genmnist("serve", *flags)
+    assert_one_line(outcome, 2, *parts)
+    assert outcome.out == ""
 
 
 # Each verb's work

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,11 @@ BATCH_ROWS = 32
 
 
 class Signature:
-    """A function of a SavedModel."""
+    """A function of a SavedModel, called by one at a time.
+
+    Calls at once would not be faster: TensorFlow's threads, 32 calls in two cores, have kept each other from running
+    for seconds.  But a slow signature keeps no other one waiting.
+    """
 
     def __init__(self, function, observe: Callable[[int], None]):
         """
@@ -35,9 +40,10 @@ class Signature:
         # With two inputs it cannot be told whether the first dimension of both is rows: `interpolate` has alphas [A].
         takes_rows = len(self.inputs) == 1 and all(spec.shape.rank and spec.shape[0] is None for spec in specs)
         self._batcher = Batcher(self._call_rows, BATCH_ROWS, observe) if takes_rows else None
+        self._running = threading.Lock()
 
     def __call__(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Calls it, joined with concurrent calls where it maps rows to rows.
+        """Calls it, joined with the calls that wait for it where it maps rows to rows.
 
         Args:
           inputs: arrays of the dtypes and shapes of `inputs`, by name.
@@ -46,7 +52,10 @@ class Signature:
         Raises:
           tf.errors.OpError: what the graph refuses, in one sentence.
         """
-        return self._batcher(*inputs.values()) if self._batcher else self._call(inputs)
+        if self._batcher:
+            return self._batcher(*inputs.values())
+        with self._running:
+            return self._call(inputs)
 
     def _call_rows(self, rows: np.ndarray) -> Arrays:
         return self._call(dict.fromkeys(self.inputs, rows))

@@ -32,6 +32,9 @@ RECEIVE_SECONDS = 10.0
 IDLE_SECONDS = 30
 # What is in flight when the server is stopped may take this long.
 STOP_SECONDS = 30.0
+# Of TensorFlow: calls of so many signatures run at once.  With the command line's single thread, all wait for the
+# longest, a sheet of a PixelCNN.
+CALL_THREADS = 16
 MAX_CONNECTIONS = 1000
 MAX_HEADER_BYTES = 32 * 1024
 # Beside those that work: they answer health checks, and 429 when all others are taken.
@@ -206,8 +209,6 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
     Raises:
       UsageError: if an export holds no SavedModel, two have one name, or the port is taken.
     """
-    # The command line has one thread for all calls, which then wait for one another: a sheet of PixelCNN for seconds.
-    tf.config.threading.set_inter_op_parallelism_threads(max_in_flight)
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.ProcessCollector(registry=registry)
     rows = prometheus_client.Histogram(
@@ -215,6 +216,7 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
     )
     repository, places = Repository(exports, rows.observe), Places(max_in_flight)
     server = Server(create_app(repository, places, registry), places, host, port, max_body_mb)
+    tf.config.threading.set_inter_op_parallelism_threads(CALL_THREADS)
     received = []
 
     def stop(signum, frame):
