@@ -1,15 +1,28 @@
-"""`genmnist export`: a run as a SavedModel that needs neither this package nor TFP nor Keras."""
+"""`genmnist export`: a run as a SavedModel that needs neither this package nor TFP nor Keras.
 
+Beside the model, in assets.extra/:
+
+genmnist.json                 what it is: {"model", "dataset", "binarization", "config", "commit"}
+tf_serving_warmup_requests    a small request for each signature, which TensorFlow Serving plays before it serves
+latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y], ...], "labels": [digit, ...] or null}
+"""
+
+import inspect
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist import data, files, runs
 from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
+
+NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
 
 
 def export(run: Run, out: Path) -> Path:
@@ -24,7 +37,8 @@ def export(run: Run, out: Path) -> Path:
       The version directory.
     Raises:
       UsageError: if it cannot be written.
-      Fault: if the run's weights are damaged, or no epoch is finished.
+      Fault: if the run's weights are damaged, or no epoch is finished; for a 2-D latent, if its dataset is damaged or
+        absent.
     """
     model = runs.load_model(run)
     signatures = model.signatures()
@@ -32,21 +46,22 @@ def export(run: Run, out: Path) -> Path:
     module.weights = model.weights
     for name, function in signatures.items():
         setattr(module, name, function)
+    signatures = {"serving_default": signatures["sample_rows"], **signatures}
+    extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
+    if isinstance(model, LatentVariableModel) and model.latent_size == 2:
+        extra["latent_means.json"] = json.dumps(_latent_means(model, data.load(run.config.dataset).test))
     folder = out / run.name
     # A server polls the folder for numbers: the directory gets one only when it is whole.
     beside = folder / f".writing-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tf.saved_model.save(module, str(beside), {"serving_default": signatures["sample_rows"], **signatures})
-        record = {
-            "model": run.name,
-            "dataset": run.config.dataset,
-            "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
-            "config": run.config.to_dict(),
-            "commit": run.commit,
-        }
+        tf.saved_model.save(module, str(beside), signatures)
         (beside / "assets.extra").mkdir()
-        (beside / "assets.extra" / "genmnist.json").write_text(json.dumps(record, indent=2))
+        for name, text in extra.items():
+            (beside / "assets.extra" / name).write_text(text)
+        with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+            for name, function in signatures.items():
+                writer.write(warmup_request(run.name, name, function).SerializeToString(deterministic=True))
         version = 1 + max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
         target = folder / str(version)
         beside.rename(target)
@@ -59,3 +74,42 @@ def export(run: Run, out: Path) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return target
+
+
+def warmup_request(model: str, signature: str, function: tf.types.experimental.PolymorphicFunction) -> PredictionLog:
+    """A small request for a signature: a batch of 1, every number a 1, which is a seed, a count, a digit and a pixel.
+
+    Args:
+      model: what a server calls the model.
+      signature: the signature's name.
+      function: a tf.function with an input signature.
+    Returns:
+      A record of assets.extra/tf_serving_warmup_requests.
+    Source: www.tensorflow.org/tfx/serving/saved_model_warmup
+    """
+    log = PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    names = inspect.signature(function.python_function).parameters
+    for name, spec in zip(names, function.input_signature, strict=True):
+        ones = np.ones([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(ones))
+    return log
+
+
+def _description(run: Run) -> dict:
+    return {
+        "model": run.name,
+        "dataset": run.config.dataset,
+        "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
+        "config": run.config.to_dict(),
+        "commit": run.commit,
+    }
+
+
+def _latent_means(model: LatentVariableModel, split: data.Split) -> dict:
+    """Where the posteriors of a split's first images lie in the plane, and their digits."""
+    batches = data.eval_batches(split.binary[:NUM_MEANS], 500)
+    means = np.concatenate([model.encode(batch)["z"] for batch in batches]).astype(np.float64)
+    labels = None if split.labels is None else split.labels[:NUM_MEANS].tolist()
+    return {"means": means.round(3).tolist(), "labels": labels}

@@ -1,14 +1,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import export, runs
-from keras_genmnist.errors import UsageError
+from keras_genmnist import data, export, models, runs
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import MAX_SAMPLES
 from tests import tiny
 
@@ -240,6 +242,93 @@ def test_export_says_what_it_is(exported, run):
     assert record["config"] == run.config.to_dict()
 
 
+@pytest.fixture(scope="module")
+def warmup_requests(exported):
+    """The requests of the export's warm-up file, by signature."""
+    records = tf.data.TFRecordDataset(str(exported / "assets.extra" / "tf_serving_warmup_requests"))
+    requests = [PredictionLog.FromString(record).predict_log.request for record in records.as_numpy_iterator()]
+    assert {request.model_spec.name for request in requests} == {"vae"}
+    by_signature = {request.model_spec.signature_name: request for request in requests}
+    assert len(by_signature) == len(requests)
+    return by_signature
+
+
+def test_export_has_a_warmup_request_for_every_signature(warmup_requests, loaded):
+    assert warmup_requests.keys() == loaded.signatures.keys()
+
+
+def test_export_answers_its_warmup_requests(warmup_requests, session_call):
+    # In a Session, as TensorFlow Serving plays them: it refuses a model of which one fails.
+    for name, request in warmup_requests.items():
+        outputs = session_call(name, {key: tf.make_ndarray(value) for key, value in request.inputs.items()})
+        for key, value in outputs.items():
+            assert len(value) == 1, f"{name}/{key}"
+            assert value.dtype == object or np.isfinite(value).all(), f"{name}/{key}"
+
+
+def test_warmup_requests_have_the_inputs_of_their_signatures(warmup_requests, loaded):
+    for name, request in warmup_requests.items():
+        _, specs = loaded.signatures[name].structured_input_signature
+        assert request.inputs.keys() == specs.keys(), name
+        for key, value in request.inputs.items():
+            array = tf.make_ndarray(value)
+            assert array.dtype == specs[key].dtype.as_numpy_dtype, f"{name}/{key}"
+            assert specs[key].shape.is_compatible_with(array.shape), f"{name}/{key}"
+
+
+def test_export_of_a_plane_has_the_posterior_means_of_test_images(exported, loaded, mnist_5k):
+    record = json.loads((exported / "assets.extra" / "latent_means.json").read_text())
+    assert record["labels"] == mnist_5k.test.labels.tolist()
+    encoded = loaded.signatures["encode"](images=tf.constant(mnist_5k.test.binary, tf.float32))["z"].numpy()
+    # Three decimals, and rounding of a batch of another size.
+    np.testing.assert_allclose(record["means"], encoded, atol=0.0005 + 1e-5)
+
+
+def latent_means(run, out):
+    """The content of latent_means.json, or None where there is no such file."""
+    path = export.export(run, out) / "assets.extra" / "latent_means.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_latent_means_are_of_the_first_2000_images(run, tmp_path, monkeypatch, mnist_5k):
+    stub_save(monkeypatch)
+    longer = mnist_5k.test._replace(
+        binary=np.tile(mnist_5k.test.binary, [5, 1, 1, 1]), labels=np.tile(mnist_5k.test.labels, 5)
+    )
+    monkeypatch.setattr(data, "load", lambda name: mnist_5k._replace(test=longer))
+    record = latent_means(run, tmp_path)
+    assert len(record["means"]) == len(record["labels"]) == 2000
+    assert record["labels"] == longer.labels[:2000].tolist()
+
+
+def test_latent_means_have_no_labels_where_the_dataset_has_none(run, tmp_path, monkeypatch, mnist_5k):
+    stub_save(monkeypatch)
+    unlabelled = mnist_5k._replace(test=mnist_5k.test._replace(labels=None))
+    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    record = latent_means(run, tmp_path)
+    assert record["labels"] is None
+    assert len(record["means"]) == 500
+
+
+@pytest.mark.parametrize(("name", "latent_size"), [("vae", 3), ("dcgan", 2)])
+def test_export_has_latent_means_only_of_a_plane_with_an_encoder(name, latent_size, tmp_path, monkeypatch):
+    stub_save(monkeypatch)
+    model = models.build(tiny.config(name, latent_size=latent_size))
+    monkeypatch.setattr(runs, "load_model", lambda run: model)
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("loads data that it does not need"))
+    assert latent_means(tiny.begin(tmp_path / name, name, latent_size=latent_size), tmp_path / "exports") is None
+
+
+def test_export_without_its_dataset_is_a_fault_that_leaves_nothing(run, tmp_path, monkeypatch):
+    def load(name):
+        raise Fault(f"{name} is damaged")
+
+    monkeypatch.setattr(data, "load", load)
+    with pytest.raises(Fault, match="mnist_5k is damaged"):
+        export.export(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_holds_the_scored_weights(run, exported):
     def values(prefix):
         reader = tf.train.load_checkpoint(str(prefix))
@@ -296,16 +385,21 @@ def test_export_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
     assert list((tmp_path / "vae").iterdir()) == []
 
 
-def test_export_has_no_number_while_it_is_written(run, tmp_path, monkeypatch):
-    seen = []
+def test_export_is_whole_when_it_gets_its_number(run, tmp_path, monkeypatch):
+    stub_save(monkeypatch)
+    seen = {}
+    rename = Path.rename
 
-    def save(module, path, signatures):
-        tf.io.gfile.makedirs(path)
-        seen.extend(entry.name for entry in (tmp_path / "vae").iterdir())
+    def watched(path, target):
+        seen[path.name] = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*"))
+        return rename(path, target)
 
-    monkeypatch.setattr(tf.saved_model, "save", save)
-    export.export(run, tmp_path)
-    assert len(seen) == 1 and not seen[0].isdigit()
+    monkeypatch.setattr(Path, "rename", watched)
+    target = export.export(run, tmp_path)
+    [(name, before)] = seen.items()
+    assert not name.isdigit()
+    assert "assets.extra/tf_serving_warmup_requests" in before
+    assert before == sorted(entry.relative_to(target).as_posix() for entry in target.rglob("*"))
 
 
 def test_export_into_a_file_is_a_usage_error(run, tmp_path):
