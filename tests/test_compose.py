@@ -1,0 +1,58 @@
+"""compose.yaml and what it mounts: TensorFlow Serving ends at the first line of its configs that it cannot read."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+from keras_genmnist import cli
+from keras_genmnist import config as configs
+from keras_genmnist.models.base import MAX_SAMPLES
+
+ROOT = Path(__file__).parent.parent
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The models of models.config."""
+    config = text_format.Parse((ROOT / "docker" / "models.config").read_text(), ModelServerConfig())
+    return list(config.model_config_list.config)
+
+
+def test_models_config_serves_exports_of_models_that_exist(served):
+    assert served
+    for model in served:
+        assert model.name in configs.names()
+        assert (model.base_path, model.model_platform) == (f"/exports/{model.name}", "tensorflow")
+
+
+def test_batching_config_agrees_with_the_most_rows_of_a_call():
+    lines = (ROOT / "docker" / "batching.config").read_text().splitlines()
+    fields = [re.fullmatch(r"(\w+) { value: (\d+) }", line) for line in lines if not line.startswith("#")]
+    values = {field[1]: int(field[2]) for field in fields}
+    # Fields of BatchingParameters, which tensorflow-serving-api does not ship.
+    assert values.keys() == {"max_batch_size", "batch_timeout_micros", "num_batch_threads", "max_enqueued_batches"}
+    assert values["max_batch_size"] == MAX_SAMPLES
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.startswith("tensorflow-serving")])
+def test_compose_mounts_what_tensorflow_serving_reads(name, served):
+    service = SERVICES[name]
+    mounts = {target: ROOT / source for source, target, _ in (volume.split(":") for volume in service["volumes"])}
+    assert mounts["/exports"] == ROOT / "exports"
+    files = [Path(argument.split("=")[1]) for argument in service["command"] if "file=" in argument]
+    assert files
+    for file in files:
+        assert (mounts[str(file.parent)] / file.name).is_file()
+    assert f"/v1/models/{served[0].name} " in service["healthcheck"]["test"][-1]
+
+
+def test_compose_serves_the_same_models_by_genmnist(served):
+    verb, *arguments = SERVICES["genmnist"]["command"]
+    assert verb in cli.VERBS
+    assert arguments == [f"--export={model.base_path}" for model in served]
+    assert SERVICES["genmnist"]["volumes"] == [SERVICES["tensorflow-serving"]["volumes"][0]]
