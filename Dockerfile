@@ -51,6 +51,7 @@ ENV PATH=/opt/genmnist/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib \
     TFDS_DATA_DIR=/data \
     PYTHONUNBUFFERED=1 \
+    GENMNIST_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG COMMIT=
@@ -59,5 +60,7 @@ USER genmnist
 # runs/, exports/ and figures/ appear under /work.
 WORKDIR /work
 VOLUME ["/work", "/data"]
+# `genmnist serve`, which listens on all networks in here: what reaches it is up to -p.
+EXPOSE 8501
 ENTRYPOINT ["genmnist"]
 CMD ["--help"]
