@@ -129,7 +129,7 @@ def serve(argv: list[str]) -> None:
     flags.DEFINE_multi_string(
         "export", [], "exports/NAME: always its newest version; or exports/NAME/VERSION.", flag_values=values
     )
-    flags.DEFINE_string("host", "127.0.0.1", "To listen on; 0.0.0.0 for all networks.", flag_values=values)
+    flags.DEFINE_string("host", HOST, "To listen on; 0.0.0.0 for all networks.", flag_values=values)
     flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
     flags.DEFINE_integer("max_in_flight", 64, "Requests worked on at once; more get 429.", 1, flag_values=values)
     flags.DEFINE_integer("max_body_mb", 16, "Of a request, in MB; more gets 413.", 1, flag_values=values)
@@ -196,6 +196,8 @@ def list_models(argv: list[str]) -> None:
 
 
 SEEDS = (0, 2**31 - 1)
+# The image sets it: a container is reached from outside of it or not at all.
+HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
 VERBS = {
     "train": train,
     "evaluate": evaluate,
