@@ -52,10 +52,11 @@ def base_of(distribution: tfd.Distribution) -> tfd.Distribution:
     return distribution.distribution if hasattr(distribution, "bijector") else distribution
 
 
-def centre_of(distribution: tfd.Distribution) -> tf.Tensor:
-    """The mean, or what the flow makes of its base's mean."""
+def point_of(distribution: tfd.Distribution, noise: tf.Tensor | float = 0.0) -> tf.Tensor:
+    """mean + stddev noise of a Gaussian, or what the flow makes of its base's: the centre, or with N(0, I) a draw."""
     base = base_of(distribution)
-    return base.mean() if base is distribution else distribution.bijector.forward(base.mean())
+    point = base.mean() + base.stddev() * noise
+    return point if base is distribution else distribution.bijector.forward(point)
 
 
 def sample_each(distribution: tfd.Distribution, seeds: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import bounds, export, models
 from keras_genmnist.models.base import DecoderModel, GenerativeModel
 
-SIGNATURES = {"sample_rows", "sample", "decode", "encode", "reconstruct", "interpolate", "elbo"}
+SIGNATURES = {"sample_rows", "sample", "decode", "encode", "encode_draw", "reconstruct", "interpolate", "elbo"}
 
 
 def check(config: ConfigDict, digits: np.ndarray, steps: int = 30, rise: float = 20.0) -> None:
@@ -78,6 +78,17 @@ def _latents_and_images_fit(model, digits):
     assert encoding.keys() == {"mean", "log_variance", "z"}
     assert all(value.shape == (len(digits), model.latent_size) for value in encoding.values())
     assert model.reconstruct(digits).shape == digits.shape
+    _encoded_draws_are_functions_of_their_seeds(model, digits)
+
+
+def _encoded_draws_are_functions_of_their_seeds(model, digits):
+    draw = model.signatures()["encode_draw"]
+    same = np.tile(digits[:1], [3, 1, 1, 1])
+    drawn, centre = draw(same, tf.constant([7, 8, 7]))["z"].numpy(), model.encode(same)["z"].numpy()
+    np.testing.assert_allclose(drawn[0], drawn[2], atol=1e-5)
+    assert (drawn[0] != drawn[1]).all()
+    assert (drawn[0] != centre[0]).all()
+    np.testing.assert_allclose(draw(same[:1], tf.constant([8]))["z"][0], drawn[1], atol=1e-5)
 
 
 def _log_terms_are_rows_of_their_own(model, digits):

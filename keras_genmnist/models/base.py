@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
-from keras_genmnist.distributions import base_of, centre_of, sample_each
+from keras_genmnist.distributions import StandardNormal, base_of, point_of, sample_each
 from keras_genmnist.images import png
 from keras_genmnist.inference import RefinedPosterior
 
@@ -368,16 +368,19 @@ class LatentVariableModel(DecoderModel):
         # Of a decoder that draws pixel by pixel, the image whose pixels are the likelier of the two values, in turn.
         return self.decoder.draw(z, 0.5)["probabilities"]
 
-    def encode(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def encode(self, x: tf.Tensor, noise: tf.Tensor | float = 0.0) -> dict[str, tf.Tensor]:
         """The posterior of images [B, H, W, C].
 
+        Args:
+          x: the images.
+          noise: [B, D], standard normal for a draw.
         Returns:
           mean, log_variance: of the Gaussian q(z | x), or of the one that its flow starts from, [B, D].
-          z: the mean, or what the flow makes of it, [B, D].
+          z: mean + scale noise, or what the flow makes of it, [B, D].
         """
         posterior = self.encoder(x)
         base = base_of(posterior)
-        return {"mean": base.mean(), "log_variance": 2 * tf.math.log(base.stddev()), "z": centre_of(posterior)}
+        return {"mean": base.mean(), "log_variance": 2 * tf.math.log(base.stddev()), "z": point_of(posterior, noise)}
 
     def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
         """The image decoded from the posterior's centre.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
@@ -390,6 +393,12 @@ class LatentVariableModel(DecoderModel):
         def encode(images):
             return self.encode(self.checked(images))
 
+        @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)])
+        def encode_draw(images, seed):
+            tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
+            seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
+            return self.encode(self.checked(images), sample_each(StandardNormal(self.latent_size)(), seeds))
+
         @tf.function(input_signature=[batch])
         def reconstruct(images):
             return with_png({"probabilities": self.reconstruct(self.checked(images))})
@@ -399,7 +408,7 @@ class LatentVariableModel(DecoderModel):
             terms = self.log_terms(self.checked(images), 1, seed=tf.stack([seed, 0]))
             return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
 
-        own = [encode, reconstruct, elbo]
+        own = [encode, encode_draw, reconstruct, elbo]
         return super().signatures() | {function.__name__: function for function in own}
 
 

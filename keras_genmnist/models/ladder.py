@@ -206,11 +206,12 @@ class HierarchicalVAE(LatentVariableModel):
             tf.reduce_mean(kls, axis=1),
         )
 
-    def encode(self, x):
-        layers = self._infer(x, tf.zeros([1, tf.shape(x)[0], self.latent_size]))
-        mean = tf.concat([layer.e for layer in layers], axis=-1)[0]
-        scale = tf.concat([layer.posterior.stddev() for layer in layers], axis=-1)[0]
-        return {"mean": mean, "log_variance": 2 * tf.math.log(scale), "z": mean}
+    def encode(self, x, noise=0.0):
+        # With noise, the mean and variance of a layer given the draws of those it was inferred from.
+        layers = self._infer(x, noise + tf.zeros([1, tf.shape(x)[0], self.latent_size]))
+        found = [(layer.posterior.mean(), 2 * tf.math.log(layer.posterior.stddev()), layer.e) for layer in layers]
+        values = [tf.concat(parts, axis=-1)[0] for parts in zip(*found, strict=True)]
+        return dict(zip(("mean", "log_variance", "z"), values, strict=True))
 
 
 def build(config: ConfigDict) -> HierarchicalVAE:

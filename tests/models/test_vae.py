@@ -137,6 +137,16 @@ def test_vae_encode_gives_mean_and_log_variance():
     np.testing.assert_array_equal(encoding["z"], encoding["mean"])
 
 
+def test_vae_encode_draw_draws_from_the_posterior():
+    x = np.repeat(np.clip(ORACLE.sample(1), 0, 1), 4000, axis=0)  # a signature takes pixels
+    drawn = ORACLE.vae().signatures()["encode_draw"](tf.constant(x), tf.range(4000))
+    noise = (drawn["z"] - drawn["mean"]).numpy() / np.exp(drawn["log_variance"].numpy() / 2)
+    # 4 standard errors of the mean and of the variance of 4,000 standard normal numbers.
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=4 / np.sqrt(4000))
+    np.testing.assert_allclose(noise.var(axis=0), 1, atol=4 * np.sqrt(2 / 4000))
+    np.testing.assert_allclose(drawn["mean"][:2], ORACLE.posterior_mean(x[:2]), rtol=1e-5)  # float32
+
+
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (5, 0.5), (10, 1.0), (20, 1.0)])
 def test_vae_train_step_warms_the_kl_up_linearly(step, weight):
     class Unit(tf_keras.Model):
