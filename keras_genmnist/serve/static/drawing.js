@@ -1,0 +1,115 @@
+// A pad to draw a digit on, and what the model says of it.
+
+import { onResize, sharpen } from "./canvas.js";
+import { binarize, ink, nested, toImage } from "./digit.js";
+import { openPanel } from "./panel.js";
+import { readingsOf } from "./readings.js";
+import { predict } from "./server.js";
+
+const PEN = 0.075; // share of the pad's width
+const STEP = 1 / 28; // of the pen on the keyboard
+
+export const suits = (model) => readingsOf(model).length > 0;
+
+export function open(model, signal) {
+  const panel = openPanel("drawing", signal);
+  const pad = panel.find(".pad");
+  const call = (signature, inputs) => predict(model.name, signature, inputs, signal);
+  const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal));
+  // A discriminator has seen grey levels, every other model bits.
+  const seen = model.signatures.includes("discriminate") ? toImage : (strokes) => binarize(toImage(strokes));
+  let strokes = [];
+
+  function refresh(finished) {
+    drawInk();
+    panel.find(".invitation").hidden = strokes.length > 0;
+    const image = strokes.length ? nested(seen(strokes)) : null;
+    panel.ask("readings", async () => {
+      for (const reading of readings) await reading.show(image, finished);
+    });
+  }
+
+  function drawInk() {
+    const { context, width } = sharpen(panel.find(".pad canvas"));
+    context.strokeStyle = "#fff";
+    ink(context, strokes.map((stroke) => stroke.map((point) => point.map((value) => value * width))), PEN * width);
+  }
+
+  const pen = {
+    down(point) {
+      strokes.push([point]);
+      refresh(false);
+    },
+    move(points) {
+      strokes.at(-1).push(...points);
+      refresh(false);
+    },
+    up() {
+      refresh(true);
+    },
+  };
+
+  for (const { element, place } of readings) panel.find(place).append(element);
+  panel.find(".clear").addEventListener("click", () => {
+    strokes = [];
+    refresh(true);
+  });
+  onResize(pad, drawInk, signal);
+  followPointer(pad, pen);
+  followKeys(pad, panel.find(".pen"), pen);
+  return panel.element;
+}
+
+function followPointer(pad, pen) {
+  let drawing = null; // the pointer that draws: a second finger does not
+  const at = (event) => {
+    const box = pad.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+  const lift = (event) => {
+    if (event.pointerId !== drawing) return;
+    drawing = null;
+    pen.up();
+  };
+  pad.addEventListener("pointerdown", (event) => {
+    if (drawing !== null || event.button !== 0) return;
+    drawing = event.pointerId;
+    pad.setPointerCapture(drawing);
+    pen.down(at(event));
+  });
+  pad.addEventListener("pointermove", (event) => {
+    // A screen's frame may hold several moves: with them all a quick stroke is round.
+    if (event.pointerId === drawing) pen.move(event.getCoalescedEvents().map(at));
+  });
+  pad.addEventListener("pointerup", lift);
+  pad.addEventListener("pointercancel", lift);
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function followKeys(pad, mark, pen) {
+  let point = [0.5, 0.5];
+  let isDown = false;
+
+  function setDown(down) {
+    if (down === isDown) return;
+    isDown = down;
+    mark.classList.toggle("down", down);
+    if (down) pen.down(point);
+    else pen.up();
+  }
+
+  function moveBy(direction) {
+    point = point.map((value, axis) => Math.min(1, Math.max(0, value + STEP * direction[axis])));
+    [mark.style.left, mark.style.top] = point.map((share) => `${100 * share}%`);
+    if (isDown) pen.move([point]);
+  }
+
+  pad.addEventListener("keydown", (event) => {
+    if (event.key === " ") setDown(!isDown);
+    else if (ARROWS[event.key]) moveBy(ARROWS[event.key]);
+    else return;
+    event.preventDefault(); // of scrolling
+  });
+  pad.addEventListener("blur", () => setDown(false));
+}

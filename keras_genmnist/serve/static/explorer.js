@@ -1,0 +1,76 @@
+// The page: which model is looked at, and the panels that suit it.
+
+import * as drawing from "./drawing.js";
+import * as interpolation from "./interpolation.js";
+import * as latents from "./latents.js";
+import * as plane from "./plane.js";
+import * as samples from "./samples.js";
+import { listModels } from "./server.js";
+
+const PANELS = [plane, latents, interpolation, drawing, samples];
+const at = (id) => document.getElementById(id);
+let models = [];
+let leave = new AbortController(); // ends what the panels of the model looked at have begun
+
+async function start() {
+  say("Asking the server for its models …");
+  at("retry").hidden = true;
+  try {
+    models = await listModels();
+  } catch (error) {
+    return give(error.message);
+  }
+  if (!models.length) return give("No model is available yet.");
+  fillPicker();
+  turnTo(chosen());
+}
+
+function give(message) {
+  say(message);
+  at("retry").hidden = false;
+}
+
+function say(message) {
+  at("notice").textContent = message;
+}
+
+/** The name in the address, or the first model. */
+function chosen() {
+  return decodeURIComponent(location.hash.slice(1)) || models[0].name;
+}
+
+function fillPicker() {
+  at("picker").replaceChildren(...models.map(({ name }) => new Option(name)));
+  at("picker").parentElement.hidden = models.length < 2;
+}
+
+/** Shows the model of this name. */
+function turnTo(name) {
+  leave.abort();
+  leave = new AbortController();
+  at("panels").replaceChildren();
+  at("picker").value = name;
+  const model = models.find((model) => model.name === name);
+  at("title").textContent = model?.label ?? name;
+  at("facts").textContent = model ? facts(model) : "";
+  document.title = `${model?.label ?? name} · genmnist`;
+  if (!model) return say(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
+  const suited = PANELS.filter(({ suits }) => suits(model));
+  at("panels").replaceChildren(...suited.map(({ open }) => open(model, leave.signal)));
+  say(suited.length ? "" : `The explorer knows none of this model’s signatures: ${model.signatures.join(", ")}.`);
+}
+
+const names = () => models.map(({ name }) => name);
+
+function facts({ version, latent_size, class_conditional }) {
+  return [
+    `Version ${version}`,
+    latent_size && `${latent_size} latent dimensions`,
+    class_conditional && "class-conditional",
+  ].filter(Boolean).join(" · ");
+}
+
+at("picker").addEventListener("change", () => (location.hash = encodeURIComponent(at("picker").value)));
+at("retry").addEventListener("click", start);
+window.addEventListener("hashchange", () => turnTo(chosen()));
+start();

@@ -1,0 +1,60 @@
+// Two random vectors and the digits between them: alpha z1 + (1 - alpha) z2.
+
+import { paint } from "./canvas.js";
+import { copy, openPanel } from "./panel.js";
+import { decode } from "./server.js";
+import { figure, symbol } from "./text.js";
+import { mix, randomVector } from "./vectors.js";
+
+const ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1];
+
+export const suits = (model) => model.latent_size !== null && model.latent_size !== 2;
+
+export function open(model, signal) {
+  const panel = openPanel("interpolation", signal);
+  const slider = panel.find(".alpha");
+  const stops = ALPHAS.map((alpha) => stop(alpha, () => choose(alpha)));
+  const another = () => randomVector(model.latent_size);
+  let z1 = another();
+  let z2 = another();
+
+  function refresh() {
+    const alpha = slider.valueAsNumber;
+    panel.find(".coordinates").innerHTML = `<span><i>α</i> = ${figure(alpha)}</span>`;
+    panel.ask("digit", async () => {
+      paint(panel.find(".reading .digit"), (await decode(model.name, [mix(alpha, z1, z2)], signal))[0]);
+    });
+  }
+
+  function choose(alpha) {
+    slider.value = alpha;
+    refresh();
+  }
+
+  function set(first, second) {
+    [z1, z2] = [first, second];
+    refresh();
+    panel.ask("strip", async () => {
+      const images = await decode(model.name, ALPHAS.map((alpha) => mix(alpha, z1, z2)), signal);
+      images.forEach((image, i) => paint(stops[i].querySelector(".digit"), image));
+    });
+  }
+
+  panel.find(".strip").append(...stops);
+  slider.addEventListener("input", refresh);
+  panel.find(".first").addEventListener("click", () => set(another(), z2));
+  panel.find(".second").addEventListener("click", () => set(z1, another()));
+  panel.find(".both").addEventListener("click", () => set(another(), another()));
+  set(z1, z2);
+  return panel.element;
+}
+
+/** One of the strip's images: a button that takes the slider there. */
+function stop(alpha, choose) {
+  const element = copy("stop");
+  const end = { 0: ` (${symbol(1)})`, 1: ` (${symbol(0)})` }[alpha] ?? "";
+  element.querySelector("span").innerHTML = alpha + end;
+  element.setAttribute("aria-label", `alpha ${alpha}`);
+  element.addEventListener("click", choose);
+  return element;
+}

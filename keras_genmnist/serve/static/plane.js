@@ -1,0 +1,137 @@
+// The map of a latent plane: what each place decodes to, the test images' posterior means, and a point to move.
+
+import { grey, onResize, paint, sharpen } from "./canvas.js";
+import { colour, nearest, readMeans, scatter, showLegend } from "./means.js";
+import { openPanel } from "./panel.js";
+import { EDGE, place } from "./places.js";
+import { decode } from "./server.js";
+import { figure, symbol } from "./text.js";
+
+const CELLS = 20;
+const ROWS_A_REQUEST = 4; // the map appears in five steps
+const STEP = 0.1;
+
+export const suits = (model) => model.latent_size === 2;
+
+export function open(model, signal) {
+  const panel = openPanel("plane", signal);
+  const map = panel.find(".map");
+  const digit = panel.find(".reading .digit");
+  const means = readMeans(model.latent_means);
+  let shown = "all";
+  let point = [0, 0];
+
+  function moveTo(z) {
+    point = z.map((value) => Math.min(EDGE, Math.max(-EDGE, value)));
+    place(panel.find(".point"), point);
+    panel.find(".coordinates").innerHTML = coordinates(point);
+    showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point);
+    panel.ask("digit", async () => paint(digit, (await decode(model.name, [point], signal))[0]));
+  }
+
+  const isShown = ({ label }) => shown === "all" || shown === String(label);
+
+  function drawMeans() {
+    const visible = means.filter(isShown);
+    map.classList.toggle("covered", visible.length > 0);
+    scatter(sharpen(panel.find(".means")), visible, means.length);
+  }
+
+  function choose(value) {
+    shown = value;
+    drawMeans();
+  }
+
+  if (means.length) showLegend(panel.find(".legend"), means, choose);
+  drawTicks(panel);
+  onResize(map, drawMeans, signal);
+  followPointer(map, moveTo);
+  followKeys(map, (step) => moveTo(point.map((value, axis) => value + step[axis])));
+  document.addEventListener("encoded", ({ detail }) => markDrawn(panel.find(".drawn"), detail), { signal });
+  loadGrid(panel, model.name, signal);
+  moveTo(point);
+  return panel.element;
+}
+
+function coordinates(z) {
+  return z.map((value, i) => `<span>${symbol(i)} = ${figure(value)}</span>`).join("");
+}
+
+/** Asks for the grid some rows at a time: in between, the digit under the pointer has its turn. */
+function loadGrid(panel, model, signal) {
+  const canvas = panel.find(".grid");
+  canvas.width = canvas.height = 28 * CELLS;
+  const context = canvas.getContext("2d");
+  let row = 0;
+
+  async function next() {
+    const cells = cellsOfRows(row, Math.min(row + ROWS_A_REQUEST, CELLS));
+    const images = await decode(model, cells.map(centre), signal);
+    images.forEach((image, i) => context.putImageData(grey(image), 28 * cells[i].column, 28 * cells[i].row));
+    row += ROWS_A_REQUEST;
+    if (row < CELLS) panel.ask("grid", next);
+  }
+
+  panel.ask("grid", next);
+}
+
+function cellsOfRows(from, to) {
+  const count = (to - from) * CELLS;
+  return Array.from({ length: count }, (_, i) => ({ row: from + Math.floor(i / CELLS), column: i % CELLS }));
+}
+
+function centre({ row, column }) {
+  const width = (2 * EDGE) / CELLS;
+  return [-EDGE + (column + 0.5) * width, EDGE - (row + 0.5) * width];
+}
+
+function drawTicks(panel) {
+  for (let value = -EDGE; value <= EDGE; value++) {
+    for (const axis of ["x", "y"]) {
+      const tick = document.createElement("span");
+      tick.textContent = figure(value, 0);
+      place(tick, [value, value]);
+      panel.find(`.ticks.${axis}`).append(tick);
+    }
+  }
+}
+
+function showTip(tip, mean, [x, y]) {
+  tip.classList.toggle("left", x > 0);
+  tip.classList.toggle("below", y > 0);
+  tip.hidden = mean?.label == null;
+  if (tip.hidden) return;
+  tip.textContent = mean.label;
+  tip.style.color = colour(mean.label);
+}
+
+function followPointer(map, moveTo) {
+  const move = (event) => {
+    const box = map.getBoundingClientRect();
+    moveTo([
+      EDGE * ((2 * (event.clientX - box.left)) / box.width - 1),
+      EDGE * (1 - (2 * (event.clientY - box.top)) / box.height),
+    ]);
+  };
+  map.addEventListener("pointermove", move);
+  map.addEventListener("pointerdown", (event) => {
+    map.setPointerCapture(event.pointerId);
+    move(event);
+  });
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+function followKeys(map, moveBy) {
+  map.addEventListener("keydown", (event) => {
+    const direction = ARROWS[event.key];
+    if (!direction) return;
+    event.preventDefault(); // of scrolling
+    moveBy(direction.map((value) => value * (event.shiftKey ? 5 * STEP : STEP)));
+  });
+}
+
+function markDrawn(mark, z) {
+  mark.hidden = z === null;
+  if (z) place(mark, z);
+}

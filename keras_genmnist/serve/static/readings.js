@@ -1,0 +1,183 @@
+// What a model says of a drawn digit.  A kind of reading names the signatures that it needs.  Its `open`, given
+// call(signature, inputs), makes its element, names the place of that in the panel, and shows it for an image
+// [28][28][1], or null where nothing is drawn.
+
+import { onResize, paint, sharpen } from "./canvas.js";
+import { copy } from "./panel.js";
+import { figure } from "./text.js";
+
+const ELBO_DRAWS = 8; // one draw alone is off by nats
+const COMPLETIONS = 6;
+const UPPER_HALF = Array.from({ length: 28 }, (_, row) => new Array(28).fill([row < 14 ? 1 : 0]));
+const BLANK = new Array(784).fill(0);
+
+/** The readings that a model's signatures allow, in the order in which they stand on the page. */
+export function readingsOf(model) {
+  const kinds = [reconstruction, elbo, logProb, logit, model.latent_size === 2 ? codeOnPlane : codeAsBars, completions];
+  const known = kinds.filter(({ needs }) => needs.every((signature) => model.signatures.includes(signature)));
+  return known.length ? [seen, ...known] : [];
+}
+
+const seen = {
+  open() {
+    const { element, show } = picture("As the model sees it");
+    return { element, place: ".beside", show: async (image) => show(image) };
+  },
+};
+
+const reconstruction = {
+  needs: ["encode", "reconstruct"],
+  open(call) {
+    const { element, show } = picture("Reconstruction");
+    return {
+      element,
+      place: ".beside",
+      show: async (image) => show(image && (await call("reconstruct", { images: [image] })).probabilities[0]),
+    };
+  },
+};
+
+const elbo = {
+  needs: ["elbo"],
+  open: (call) =>
+    number(`ELBO, ${ELBO_DRAWS} draws`, "log-likelihood –\nKL –", async (image) => {
+      const terms = await call("elbo", { images: new Array(ELBO_DRAWS).fill(image), seed: 0 });
+      const average = (draws) => figure(mean(draws), 1);
+      const note = `log-likelihood ${average(terms.reconstruction)}\nKL ${average(terms.kl)}`;
+      return { value: `${average(terms.elbo)} nats`, note };
+    }),
+};
+
+const logProb = {
+  needs: ["log_prob"],
+  open: (call) =>
+    number("log p(x)", "exact", async (image) => {
+      const [value] = await call("log_prob", { images: [image] });
+      return { value: `${figure(value, 1)} nats`, note: "exact" };
+    }),
+};
+
+const logit = {
+  needs: ["discriminate"],
+  open: (call) =>
+    number("Discriminator’s logit", "the higher, the more real", async (image) => {
+      const [value] = await call("discriminate", { images: [image] });
+      return { value: figure(value), note: "the higher, the more real" };
+    }),
+};
+
+const codeOnPlane = {
+  needs: ["encode", "reconstruct"],
+  open: (call) => {
+    const name = "Latent code";
+    const note = "the diamond on the map";
+    const reading = number(name, note, async (image) => {
+      const { z } = await call("encode", { images: [image] });
+      announce(z[0]);
+      return { value: z[0].map((value) => figure(value)).join(", "), note };
+    });
+    return {
+      ...reading,
+      show(image) {
+        if (!image) announce(null);
+        return reading.show(image);
+      },
+    };
+  },
+};
+
+/** Tells the map where the drawn digit is; null that nothing is drawn. */
+function announce(z) {
+  document.dispatchEvent(new CustomEvent("encoded", { detail: z }));
+}
+
+const codeAsBars = {
+  needs: ["encode", "reconstruct"],
+  open(call, panel, signal) {
+    const element = copy("code");
+    const canvas = element.querySelector("canvas");
+    let posterior = null;
+    const draw = () => drawBars(sharpen(canvas), posterior);
+    onResize(canvas, draw, signal);
+    return {
+      element,
+      place: ".below",
+      async show(image) {
+        const outputs = image && (await call("encode", { images: [image] }));
+        posterior = outputs && outputs.mean[0].map((mean, i) => [mean, Math.exp(outputs.log_variance[0][i])]);
+        draw();
+      },
+    };
+  },
+};
+
+const completions = {
+  needs: ["complete"],
+  open(call, panel) {
+    const element = copy("completions");
+    const pictures = Array.from({ length: COMPLETIONS }, (_, i) => picture(`Completion ${i + 1}`));
+    let image = null;
+    let seed = 1;
+
+    async function refresh() {
+      const rows = { images: new Array(COMPLETIONS).fill(image), mask: new Array(COMPLETIONS).fill(UPPER_HALF) };
+      const outputs = image && (await call("complete", { ...rows, seed }));
+      pictures.forEach(({ show }, i) => show(outputs && outputs.images[i]));
+    }
+
+    element.querySelector(".sheet").append(...pictures.map(({ canvas }) => canvas));
+    element.querySelector("button").addEventListener("click", () => {
+      seed += 1;
+      panel.ask("completions", refresh);
+    });
+    return {
+      element,
+      place: ".below",
+      async show(drawn, finished) {
+        image = drawn;
+        if (finished) panel.ask("completions", refresh); // pixel by pixel is too slow to follow the pen
+      },
+    };
+  },
+};
+
+function mean(values) {
+  return values.reduce((a, b) => a + b) / values.length;
+}
+
+/** An image with a caption; null shows black. */
+function picture(caption) {
+  const element = copy("picture");
+  const canvas = element.querySelector("canvas");
+  const show = (image) => paint(canvas, image ?? BLANK);
+  element.querySelector("figcaption").textContent = caption;
+  canvas.setAttribute("aria-label", caption);
+  show(null);
+  return { element, canvas, show };
+}
+
+/** A reading that is a number: `read` makes its value and note of an image; without one, a dash and `note`. */
+function number(name, note, read) {
+  const element = copy("number");
+  const write = ({ value, note }) => {
+    element.querySelector("output").textContent = value;
+    element.querySelector("small").textContent = note;
+  };
+  const blank = { value: "–", note };
+  element.querySelector("span").textContent = name;
+  write(blank);
+  return { element, place: ".beside", show: async (image) => write(image ? await read(image) : blank) };
+}
+
+/** A bar for each latent's [mean, variance], from -3 to 3, the fainter the nearer its variance is to the prior's, 1. */
+function drawBars({ context, width, height }, posterior) {
+  context.fillStyle = getComputedStyle(context.canvas).color;
+  context.globalAlpha = 0.3;
+  context.fillRect(0, height / 2 - 0.5, width, 1);
+  const step = width / (posterior?.length ?? 1);
+  posterior?.forEach(([mean, variance], i) => {
+    const length = (height / 2) * (Math.max(-3, Math.min(3, mean)) / 3);
+    context.globalAlpha = Math.max(0.2, 1 - variance);
+    context.fillRect((i + 0.15) * step, height / 2 - Math.max(0, length), 0.7 * step, Math.abs(length));
+  });
+}

@@ -1,0 +1,52 @@
+// What the page asks of the server: TensorFlow Serving's predict, the list of models, the sheet of samples.
+
+/** The models served: name, version, label, signatures, latent_size, class_conditional, latent_means. */
+export async function listModels() {
+  return (await (await answered("explorer/models")).json()).models;
+}
+
+/**
+ * Calls a signature in the columnar form.
+ *
+ * @param {string} model
+ * @param {string} signature
+ * @param {object} inputs arrays by the name of the argument
+ * @param {AbortSignal} signal
+ * @returns {Promise<object>} arrays by the name of the output; of a single output the array itself
+ * @throws {Error} with the server's own sentence
+ */
+export async function predict(model, signature, inputs, signal) {
+  const answer = await answered(`v1/models/${encodeURIComponent(model)}:predict`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ signature_name: signature, inputs }),
+    signal,
+  });
+  return (await answer.json()).outputs;
+}
+
+/** The mean images [N][28][28][1] of latent vectors [N][D]. */
+export async function decode(model, z, signal) {
+  return (await predict(model, "decode", { z }, signal)).probabilities;
+}
+
+/** A sheet of samples, a PNG file.  `query`: num_samples, seed and perhaps digit. */
+export async function sampleSheet(model, query, signal) {
+  const path = `v1/models/${encodeURIComponent(model)}/sample.png?${new URLSearchParams(query)}`;
+  return (await answered(path, { signal })).blob();
+}
+
+/** fetch, but what is not a success is thrown, in a sentence for people. */
+async function answered(path, options) {
+  const response = await fetch(path, options).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error("The server does not answer. Is it still running?");
+  });
+  if (!response.ok) throw new Error(await complaint(response));
+  return response;
+}
+
+async function complaint(response) {
+  const plain = `The server answered ${response.status} ${response.statusText}`.trim();
+  const body = await response.json().catch(() => ({}));
+  return String(body.error ?? plain).split("\n")[0];
+}
