@@ -1,0 +1,618 @@
+"""The explorer of `genmnist serve` in a real browser."""
+
+import io
+import json
+import shutil
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_genmnist import export
+from tests import tiny
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+SWITCHES = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SIZE = 12  # latents of the models with sliders: more than there are sliders
+EDGE = 3  # of the map
+ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1]
+MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
+MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
+MODELS = ["vae_2d", "vae", "gan", "pixelcnn"]
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a server of tiny models of every kind."""
+    folder = tmp_path_factory.mktemp("explorer")
+    changes = {name: {"latent_size": SIZE} for name in ("vae", "gan")} | {"pixelcnn": {"class_conditional": True}}
+    for name in MODELS:
+        run = tiny.train(tiny.begin(folder / "runs" / name, name, epochs=1, **changes.get(name, {})))
+        version = export.export(run, folder / "exports")
+        if name == "vae_2d":
+            (version / "assets.extra" / "latent_means.json").write_text(json.dumps(MEANS))
+    flags = [f"--export={folder / 'exports' / name}" for name in MODELS]
+    process = tiny.start("serve", *flags, "--port=0", cwd=folder)
+    address = process.stdout.readline().split()[-1]
+
+    def is_ready():
+        try:
+            return urllib.request.urlopen(f"{address}/readyz").status == 200
+        except urllib.error.URLError:
+            return False
+
+    tiny.wait_for(is_ready, process)
+    yield address
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A page that has asked nobody but the server, and that has logged no error, when the test is over."""
+    context = browser.new_context(viewport=DESKTOP)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    asked, logged = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: logged.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.logged = logged
+    yield page
+    context.close()
+    assert [url for url in asked if not url.startswith((server, f"blob:{server}", "data:"))] == []
+    assert logged == []
+
+
+def visit(page, server, model):
+    """Opens the page of a model, and waits until every panel has what it asked for."""
+    page.goto(f"{server}/#{model}")
+    page.wait_for_selector(".panel")
+    settle(page)
+
+
+def settle(page):
+    """Waits until no panel waits for an answer."""
+    page.wait_for_selector("[aria-busy]", state="detached")
+
+
+def predict(server, model, signature, **inputs):
+    """What the server says: outputs by name, or the only one."""
+    body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+    request = urllib.request.Request(f"{server}/v1/models/{model}:predict", body, {"Content-Type": "application/json"})
+    return json.load(urllib.request.urlopen(request))["outputs"]
+
+
+def decode(server, model, z):
+    """Grey levels 0..255 of the decodings of z [N, D], [N, 28, 28]."""
+    return levels(predict(server, model, "decode", z=np.asarray(z).tolist())["probabilities"])
+
+
+def levels(pixels):
+    return 255 * np.asarray(pixels)[..., 0]
+
+
+def pixels(canvas):
+    """The red, green, blue and alpha of a canvas, [H, W, 4]."""
+    url = canvas.evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(urllib.request.urlopen(url)).convert("RGBA")).astype(int)
+
+
+def shown(canvas):
+    """The grey levels of a canvas, [H, W]."""
+    return pixels(canvas)[..., 0]
+
+
+def assert_shows(canvas, expected):
+    np.testing.assert_allclose(shown(canvas), expected, atol=1)  # rounded to whole levels
+
+
+def point_at(page, z):
+    """Moves the mouse to a place on the map."""
+    box = page.locator(".map").bounding_box()
+    x, y = (z[0] + EDGE) / (2 * EDGE), (EDGE - z[1]) / (2 * EDGE)
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def draw(page, points):
+    """Draws a stroke on the pad, of points in shares of its width and height."""
+    pad = page.locator(".pad")
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    first, *rest = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*first)
+    page.mouse.down()
+    for point in rest:
+        page.mouse.move(*point)
+    page.mouse.up()
+    settle(page)
+
+
+SEVEN = [(0.2, 0.2), (0.8, 0.2), (0.4, 0.9)]
+
+
+# ---- the map
+
+
+def test_map_decodes_what_the_mouse_points_at(page, server):
+    visit(page, server, "vae_2d")
+    digit = page.locator(".plane .reading .digit")
+    for z in ([-2, 1], [2.4, -0.6]):
+        point_at(page, z)
+        settle(page)
+        assert_shows(digit, decode(server, "vae_2d", [z])[0])
+        assert page.locator(".plane .coordinates").inner_text().split("\n") == [
+            f"z{i + 1} = {value:.2f}".replace("-", MINUS) for i, value in enumerate(z)
+        ]
+
+
+def test_map_decodes_what_a_finger_touches(browser, server):
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    visit(page, server, "vae_2d")
+    box = page.locator(".map").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    settle(page)
+    assert_shows(page.locator(".plane .reading .digit"), decode(server, "vae_2d", [[-1.5, 0]])[0])
+    context.close()
+
+
+def test_map_follows_the_arrow_keys(page, server):
+    visit(page, server, "vae_2d")
+    page.locator(".map").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Shift+ArrowUp")
+    settle(page)
+    assert_shows(page.locator(".plane .reading .digit"), decode(server, "vae_2d", [[0.1, 0.6]])[0])
+    for _ in range(8):
+        page.keyboard.press("Shift+ArrowLeft")
+    settle(page)
+    assert_shows(page.locator(".plane .reading .digit"), decode(server, "vae_2d", [[-EDGE, 0.6]])[0])
+
+
+def test_map_shows_the_decoded_grid(page, server):
+    visit(page, server, "vae_2d")
+    grid = shown(page.locator(".map .grid"))
+    assert grid.shape == (560, 560)
+    for row, column in ((0, 0), (3, 17), (19, 19)):
+        cell = grid[28 * row : 28 * (row + 1), 28 * column : 28 * (column + 1)]
+        centre = [-EDGE + 0.3 * (column + 0.5), EDGE - 0.3 * (row + 0.5)]
+        np.testing.assert_allclose(cell, decode(server, "vae_2d", [centre])[0], atol=1)
+
+
+def test_map_shows_means_in_the_colour_of_their_digit(page, server):
+    visit(page, server, "vae_2d")
+    means = page.locator(".map .means")
+
+    def colours():
+        """Of the quarters of the map in which a 3 and a 7 lie."""
+        image = pixels(means)
+        height, width = image.shape[:2]
+        quarters = image[: height // 2, width // 2 :], image[height // 2 :, : width // 2]
+        # A digit is drawn over its mean: its colour is the brightest there.
+        brightest = [quarter.reshape(-1, 4)[quarter[..., :3].sum(axis=-1).argmax()] for quarter in quarters]
+        return ["#{:02x}{:02x}{:02x}".format(*colour[:3]) if colour[3] else None for colour in brightest]
+
+    three, seven = "#82ffff", "#b048b6"
+    assert colours() == [three, seven]
+    for choice, expected in (("7", [None, seven]), ("none", [None, None]), ("all", [three, seven])):
+        page.get_by_role("radio", name=choice).check(force=True)
+        assert colours() == expected, choice
+
+
+def test_map_tells_the_digit_of_a_mean_that_is_pointed_at(page, server):
+    visit(page, server, "vae_2d")
+    point_at(page, [1.52, 1.48])
+    assert page.locator(".tip").inner_text() == "3"
+    point_at(page, [0, 0])
+    assert page.locator(".tip").is_hidden()
+
+
+# ---- sliders and interpolation
+
+
+def test_sliders_set_the_first_latents(page, server):
+    visit(page, server, "vae")
+    assert page.locator(".slider").count() == 10
+    digit = page.locator(".latents .digit")
+    page.get_by_role("button", name="Zero").click()
+    settle(page)
+    assert_shows(digit, decode(server, "vae", [np.zeros(SIZE)])[0])
+    page.locator(".slider input").nth(4).fill("1.5")
+    page.locator(".slider input").nth(0).press("Home")
+    settle(page)
+    assert_shows(digit, decode(server, "vae", [np.eye(SIZE)[4] * 1.5 + np.eye(SIZE)[0] * -3])[0])
+    assert page.locator(".slider output").nth(0).inner_text() == f"{MINUS}3.00"
+
+
+def test_random_vector_is_of_all_latents(page, server):
+    visit(page, server, "vae")
+    with page.expect_request("**:predict") as asked:
+        page.get_by_role("button", name="Random vector").click()
+    (z,) = asked.value.post_data_json["inputs"]["z"]
+    assert len(set(z)) == SIZE
+    assert [f"{value:.2f}".replace("-", MINUS) for value in z[:10]] == page.locator(".slider output").all_inner_texts()
+
+
+def strip_request(page, press):
+    """The latents that the strip asks for when `press` is called, [6, D]."""
+    with page.expect_request(
+        lambda request: len((request.post_data_json or {}).get("inputs", {}).get("z", [])) == 6
+    ) as asked:
+        press()
+    settle(page)
+    return np.array(asked.value.post_data_json["inputs"]["z"])
+
+
+def test_strip_goes_from_z2_to_z1(page, server):
+    visit(page, server, "vae")
+    stops = page.locator(".stop .digit")
+    path = strip_request(page, page.get_by_role("button", name="Two new vectors").click)
+    z2, z1 = path[0], path[-1]
+    np.testing.assert_allclose(path, [alpha * z1 + (1 - alpha) * z2 for alpha in ALPHAS], atol=1e-12)
+    assert stops.count() == 6
+    for stop, image in zip(stops.all(), decode(server, "vae", path), strict=True):
+        assert_shows(stop, image)
+    # What the page calls z1 is what stands at alpha = 1.
+    other = strip_request(page, page.get_by_role("button", name="New z1").click)
+    assert np.array_equal(other[0], z2) and not np.isclose(other[-1], z1).any()
+    other = strip_request(page, page.get_by_role("button", name="New z2").click)
+    assert not np.isclose(other[0], z2).any()
+
+
+def test_interpolation_slider_shows_what_lies_between(page, server):
+    visit(page, server, "gan")
+    path = strip_request(page, page.get_by_role("button", name="Two new vectors").click)
+    digit, slider = page.locator(".interpolation .reading .digit"), page.get_by_label("alpha", exact=True)
+    slider.fill("0.3")
+    settle(page)
+    assert_shows(digit, decode(server, "gan", [0.3 * path[-1] + 0.7 * path[0]])[0])
+    page.get_by_role("button", name="alpha 0.8").click()
+    settle(page)
+    assert slider.input_value() == "0.8"
+    np.testing.assert_allclose(shown(digit), shown(page.locator(".stop .digit").nth(4)), atol=1)
+
+
+def test_slider_stands_under_the_image_of_its_alpha(page, server):
+    for viewport in (PHONE, DESKTOP):
+        page.set_viewport_size(viewport)
+        visit(page, server, "vae")
+        boxes = [stop.bounding_box() for stop in page.locator(".stop .digit").all()]
+        slider = page.get_by_label("alpha", exact=True).bounding_box()
+        for box, alpha in zip(boxes, ALPHAS, strict=True):
+            thumb = slider["x"] + 10 + alpha * (slider["width"] - 20)
+            assert abs(box["x"] + box["width"] / 2 - thumb) < 1
+
+
+# ---- samples
+
+
+def sheet(page):
+    """The bytes of the sheet, as they are downloaded, and the file's name."""
+    settle(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download PNG").click()
+    return open(download.value.path(), "rb").read(), download.value.suggested_filename
+
+
+def test_samples_of_the_same_seed_are_the_same_picture(page, server):
+    visit(page, server, "vae")
+    first, name = sheet(page)
+    assert name == "vae, 64 samples, seed 1.png"
+    assert np.asarray(Image.open(io.BytesIO(first))).shape[:2] == (8 * 28, 8 * 28)
+    assert first == urllib.request.urlopen(f"{server}/v1/models/vae/sample.png?num_samples=64&seed=1").read()
+    image = page.locator(".plate img")
+    assert image.evaluate("(image) => image.naturalWidth") == 8 * 28
+    page.get_by_role("button", name="Another").click()
+    other, _ = sheet(page)
+    assert other != first
+    page.get_by_role("spinbutton", name="Seed").fill("1")
+    page.keyboard.press("Enter")
+    assert sheet(page)[0] == first
+
+
+def test_samples_of_a_chosen_digit(page, server):
+    visit(page, server, "pixelcnn")
+    page.get_by_role("spinbutton", name="Samples").fill("4")
+    with page.expect_request("**/sample.png?num_samples=4&seed=1&digit=7"):
+        page.get_by_role("combobox", name="Digit").select_option("7")
+    settle(page)
+    assert sheet(page)[1] == "pixelcnn, digit 7, 4 samples, seed 1.png"
+    visit(page, server, "vae")
+    assert page.get_by_role("combobox", name="Digit").is_hidden()
+
+
+def test_samples_out_of_range_are_refused_in_the_servers_words(page, server):
+    visit(page, server, "vae")
+    page.get_by_role("spinbutton", name="Samples").fill("5000")
+    page.keyboard.press("Enter")
+    settle(page)
+    assert "num_samples is out of range" in page.locator(".samples .error").inner_text()
+    page.get_by_role("spinbutton", name="Samples").fill("9")
+    page.keyboard.press("Enter")
+    settle(page)
+    assert page.locator(".samples .error").inner_text() == ""
+    assert page.logged.pop().endswith("400 (BAD REQUEST)")  # the browser's own note of the answer
+
+
+# ---- drawing
+
+
+def picture(page, caption):
+    return page.locator(".picture", has_text=caption).locator("canvas")
+
+
+def number(page, name):
+    return page.locator(".number", has_text=name).locator("output").inner_text().replace(MINUS, "-")
+
+
+def seen(page):
+    """The image that the model sees, as it is sent, [1, 28, 28, 1]."""
+    return (shown(picture(page, "As the model sees it")) / 255)[None, ..., None]
+
+
+def test_drawing_is_read_by_a_vae(page, server):
+    visit(page, server, "vae")
+    assert number(page, "ELBO") == NOTHING
+    draw(page, SEVEN)
+    image = seen(page)
+    assert sorted(np.unique(image)) == [0, 1]
+    expected = predict(server, "vae", "reconstruct", images=image.tolist())["probabilities"][0]
+    assert_shows(picture(page, "Reconstruction"), levels(expected))
+    terms = predict(server, "vae", "elbo", images=np.repeat(image, 8, axis=0).tolist(), seed=0)
+    assert number(page, "ELBO") == f"{np.mean(terms['elbo']):.1f} nats"
+    bars = page.locator(".code canvas")
+    drawn = pixels(bars)
+    page.get_by_role("button", name="Clear").click()
+    settle(page)
+    assert number(page, "ELBO") == NOTHING
+    assert seen(page).max() == 0
+    assert not np.array_equal(pixels(bars), drawn)
+
+
+def test_drawing_is_marked_on_the_map(page, server):
+    visit(page, server, "vae_2d")
+    mark = page.locator(".drawn")
+    assert mark.is_hidden()
+    draw(page, SEVEN)
+    (z,) = predict(server, "vae_2d", "encode", images=seen(page).tolist())["z"]
+    # A ring is placed by its middle, in percent of the map.
+    share = [(z[0] + EDGE) / (2 * EDGE), (EDGE - z[1]) / (2 * EDGE)]
+    place = mark.evaluate("(mark) => [parseFloat(mark.style.left), parseFloat(mark.style.top)]")
+    np.testing.assert_allclose(place, 100 * np.array(share), atol=0.01)
+    page.get_by_role("button", name="Clear").click()
+    settle(page)
+    assert mark.is_hidden()
+
+
+def test_drawing_is_scaled_and_centred_as_mnist_is(page, server):
+    visit(page, server, "vae")
+    small = [(0.6 + 0.3 * x, 0.05 + 0.3 * y) for x, y in SEVEN]
+    for stroke in (SEVEN, small):
+        page.get_by_role("button", name="Clear").click()
+        draw(page, stroke)
+        rows, columns = np.nonzero(seen(page)[0, ..., 0])
+        assert 19 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 21  # a box of 20, and what rounding adds
+        # The grey image is centred: its bits are within a pixel.
+        np.testing.assert_allclose([rows.mean() + 0.5, columns.mean() + 0.5], [14, 14], atol=1)
+
+
+def test_drawing_with_the_keyboard(page, server):
+    visit(page, server, "pixelcnn")
+    page.locator(".pad").focus()
+    for key in ["ArrowUp"] * 8 + ["Space"] + ["ArrowDown"] * 16 + ["Space"] + ["ArrowRight"] * 5:
+        page.keyboard.press(key)
+    settle(page)
+    assert number(page, "log p(x)").endswith("nats")
+    assert shown(page.locator(".sheet canvas").first).max() == 255  # which only a pen that was lifted brings
+    rows, columns = np.nonzero(seen(page)[0, ..., 0])
+    assert np.ptp(rows) > 4 * np.ptp(columns)  # a 1
+
+
+def test_drawing_is_judged_by_a_discriminator_in_grey_levels(page, server):
+    visit(page, server, "gan")
+    draw(page, SEVEN)
+    image = seen(page)
+    assert len(np.unique(image)) > 10
+    (logit,) = predict(server, "gan", "discriminate", images=image.tolist())
+    assert float(number(page, "logit")) == pytest.approx(logit, abs=0.02)  # of levels rounded to 1/255
+
+
+def test_drawing_is_scored_and_completed_by_a_pixelcnn(page, server):
+    visit(page, server, "pixelcnn")
+    draw(page, SEVEN)
+    image = seen(page)
+    (log_prob,) = predict(server, "pixelcnn", "log_prob", images=image.tolist())
+    assert number(page, "log p(x)") == f"{log_prob:.1f} nats"
+    completions = page.locator(".sheet canvas")
+    first = [shown(canvas) for canvas in completions.all()]
+    assert len(first) == 6
+    for completion in first:
+        np.testing.assert_array_equal(completion[:14], 255 * image[0, :14, :, 0])
+    assert len(np.unique([completion[14:] for completion in first], axis=0)) == 6
+    page.get_by_role("button", name="Others").click()
+    settle(page)
+    assert not np.array_equal([shown(canvas) for canvas in completions.all()], first)
+
+
+# ---- the server
+
+
+def test_requests_do_not_pile_up(page, server):
+    visit(page, server, "vae_2d")
+    flying, most, asked = set(), [0], []
+
+    def begin(request):
+        flying.add(request)
+        asked.append(request)
+        most[0] = max(most[0], len(flying))
+
+    page.on("request", begin)
+    page.on("requestfinished", lambda request: flying.discard(request))
+    held = []
+    page.route("**:predict", lambda route: held.append(route))  # nothing is answered while the mouse moves
+    for x in np.linspace(-2, 2, 30):
+        point_at(page, [x, 0])
+    page.unroute("**:predict")  # goes on with what is held
+    settle(page)
+    assert most == [1]
+    assert len(asked) == 2  # the first and the newest
+    assert_shows(page.locator(".plane .reading .digit"), decode(server, "vae_2d", [[2, 0]])[0])
+
+
+def test_errors_of_the_server_are_shown_where_they_happen(page, server):
+    visit(page, server, "vae")
+    answer = {"status": 429, "json": {"error": "the server is busy\nand more that no one reads"}}
+    page.route("**:predict", lambda route: route.fulfill(**answer))
+    page.get_by_role("button", name="Random vector").click()
+    settle(page)
+    error = page.locator(".latents .error")
+    assert error.inner_text() == "the server is busy"
+    assert page.locator(".interpolation .error").inner_text() == ""
+    page.unroute("**:predict")
+    page.route("**:predict", lambda route: route.abort())
+    page.get_by_role("button", name="Random vector").click()
+    settle(page)
+    assert error.inner_text() == "The server does not answer. Is it still running?"
+    page.unroute("**:predict")
+    page.get_by_role("button", name="Random vector").click()
+    settle(page)
+    assert error.inner_text() == ""
+    assert len(page.logged) == 2  # the browser's own notes of the two
+    page.logged.clear()
+
+
+def test_page_without_a_model_says_so_and_asks_again(page, server):
+    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": []}))
+    page.goto(server)
+    page.wait_for_selector("text=No model is available yet.")
+    page.unroute("**/explorer/models")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(".panel")
+    assert page.locator("#notice").inner_text() == ""
+    assert page.get_by_role("button", name="Try again").is_hidden()
+    settle(page)
+
+
+def test_page_of_a_model_that_is_not_served_says_so(page, server):
+    page.goto(f"{server}/#nvae")
+    page.wait_for_selector("text=No model named nvae is available here.")
+    page.get_by_role("combobox", name="Model").select_option("vae")
+    page.wait_for_selector(".panel")
+    settle(page)
+
+
+def test_page_of_a_model_with_unknown_signatures_says_so(page, server):
+    model = {"name": "other", "version": "3", "label": "other", "signatures": ["classify"], "latent_size": None}
+    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": [model]}))
+    page.goto(server)
+    page.wait_for_selector("text=signatures: classify.")
+    assert page.get_by_role("combobox", name="Model").is_hidden()  # nothing to choose
+
+
+def test_model_is_kept_in_the_address(page, server):
+    visit(page, server, "vae_2d")
+    page.get_by_role("combobox", name="Model").select_option("gan")
+    page.wait_for_selector("text=gan on mnist_5k")
+    assert page.url == f"{server}/#gan"
+    settle(page)
+    page.reload()
+    page.wait_for_selector("text=gan on mnist_5k")
+    settle(page)
+    page.go_back()
+    page.wait_for_selector("text=vae_2d on mnist_5k")
+    assert page.get_by_role("combobox", name="Model").input_value() == "vae_2d"
+    settle(page)
+
+
+# ---- the page itself
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("model", MODELS)
+def test_page_fits_a_phone(page, server, model, scheme):
+    page.set_viewport_size(PHONE)
+    page.emulate_media(color_scheme=scheme)
+    visit(page, server, model)
+    if model == "vae_2d":
+        point_at(page, [2.95, -2.5])
+        assert page.locator(".tip").inner_text() == "5"
+    draw(page, SEVEN)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(17, 17, 18)") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+@pytest.mark.parametrize("model", MODELS)
+def test_panels_do_not_jump(page, server, model, viewport):
+    page.set_viewport_size(viewport)
+    page.route("**/sample.png*", lambda route: route.abort())  # before the sheet is there, and with an error instead
+    page.goto(f"{server}/#{model}")
+    page.wait_for_selector(".panel")
+    before = page.locator("#panels").bounding_box()
+    settle(page)
+    page.unroute("**/sample.png*")
+    page.get_by_role("button", name="Another").click()
+    draw(page, SEVEN)
+    assert page.locator("#panels").bounding_box()["height"] == before["height"]
+    page.logged.clear()  # the browser's own note of the sheet
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_controls_have_names_and_a_visible_focus(page, server, model):
+    visit(page, server, model)
+    names = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, [tabindex], canvas[role]")]
+            .map((e) => e.getAttribute("aria-label") ?? (e.labels?.[0] ?? e).textContent.trim())"""
+    )
+    assert len(names) > 8 and all(names)
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            """() => {
+                const focused = document.activeElement;
+                const outlined = focused.closest(".chip") ?? focused;
+                return [focused.className || focused.name || focused.id, getComputedStyle(outlined).outlineStyle];
+            }"""
+        )
+        if found[0]:  # else it is the page itself, after the last control
+            assert found[1] == "solid", found[0]
+            reached |= set(found[0].split())
+    expected = {"picker", "pad", "clear", "num_samples", "seed", "another", "download"}
+    expected |= {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}}.get(model, {"random", "zero", "alpha", "stop"})
+    assert expected <= reached
+
+
+def test_motion_is_reduced_on_request(page, server):
+    read = "getComputedStyle(document.querySelector('h2'), '::after').transitionDuration"
+    visit(page, server, "vae")
+    page.evaluate("document.querySelector('.panel').setAttribute('aria-busy', 'true')")
+    assert page.evaluate(read) != "0s"
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(read) == "0s"
