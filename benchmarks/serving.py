@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-_EXPORT = flags.DEFINE_string("export", None, "An export; by default one that is made for this.")
+_EXPORT = flags.DEFINE_string("export", None, "exports/NAME; by default one that is made for this.")
 _SECONDS = flags.DEFINE_integer("seconds", 60, "Of load, for each row of the table.", lower_bound=1)
 _REQUESTS = flags.DEFINE_integer("requests", 20_000, "Over which memory must stay flat.", lower_bound=1)
 

@@ -226,7 +226,8 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
 
     def watch():
         while not received:
-            repository.refresh()
+            with contextlib.suppress(OSError):  # a file that goes while it is looked at: the next look will tell
+                repository.refresh()
             time.sleep(POLL_SECONDS)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
