@@ -81,8 +81,9 @@ ROUTES = [
     ("PATCH", "/v1/models/toy", 400, "Malformed request: PATCH /v1/models/toy"),
     ("DELETE", "/v1/models/toy", 400, "Malformed request: DELETE /v1/models/toy"),
     ("OPTIONS", "/v1/models/toy", 400, "Malformed request: OPTIONS /v1/models/toy"),
-    ("GET", f"/v1/models/toy/versions/{2**64 - 1}", 400, f"version {2**64 - 1} is out of range"),
-    ("POST", f"/v1/models/toy/versions/{2**64 - 1}:predict", 400, f"version {2**64 - 1} is out of range"),
+    ("GET", f"/v1/models/toy/versions/{2**64 - 1}", 400, "the version is out of range"),
+    ("GET", f"/v1/models/toy/versions/{'9' * 5000}", 400, "the version is out of range"),
+    ("POST", f"/v1/models/toy/versions/{2**64 - 1}:predict", 400, "the version is out of range"),
     # what there is not
     ("GET", "/v1/models/foo", 404, "Could not find any versions of model foo"),
     ("GET", "/v1/models/toy/versions/99", 404, "Could not find version 99 of model toy"),

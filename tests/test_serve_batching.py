@@ -8,18 +8,23 @@ import tensorflow as tf
 from keras_genmnist.serve.batching import Batcher, Places
 
 
-class Recorder:
-    """A function of rows that records its calls, and holds each until it is let go."""
+def double(rows):
+    """A function of rows, that refuses -1."""
+    if -1 in rows:
+        raise tf.errors.InvalidArgumentError(None, None, "-1 is refused")
+    return {"double": 2 * rows, "text": np.array([str(row).encode() for row in rows], object)}
 
-    def __init__(self):
-        self.calls, self.free = [], threading.Semaphore(0)
+
+class Recorder:
+    """Records the calls of a function, and holds each until it is let go."""
+
+    def __init__(self, function):
+        self.function, self.calls, self.free = function, [], threading.Semaphore(0)
 
     def __call__(self, rows):
         self.calls.append(rows.tolist())
         self.free.acquire()
-        if -1 in rows:
-            raise tf.errors.InvalidArgumentError(None, None, "-1 is refused")
-        return {"double": 2 * rows, "text": np.array([str(row).encode() for row in rows], object)}
+        return self.function(rows)
 
 
 class Caller(threading.Thread):
@@ -44,10 +49,10 @@ def wait_for(condition):
         time.sleep(0.001)
 
 
-def run(waiting, max_rows=8):
+def run(waiting, function=double):
     """Calls with [0], and while that runs with each of `waiting`, in this order.  Gives the calls made and callers."""
-    function, counts = Recorder(), []
-    batcher = Batcher(function, max_rows, counts.append)
+    function, counts = Recorder(function), []
+    batcher = Batcher(function, 8, counts.append)
     callers = [Caller(batcher, [0])]
     wait_for(lambda: len(function.calls) == 1)
     for rows in waiting:
@@ -89,24 +94,23 @@ def test_batcher_refuses_only_the_call_that_is_wrong():
 
 
 def test_batcher_runs_calls_alone_whose_outputs_are_no_rows():
-    batcher = Batcher(lambda rows: {"sum": np.array([rows.sum()])}, 8, lambda count: None)
-    callers = [Caller(batcher, [number, number]) for number in range(20)]
-    for caller in callers:
-        caller.join(10)
-    assert [caller.outputs["sum"].tolist() for caller in callers] == [[2 * number] for number in range(20)]
+    calls, callers = run([[1], [2, 3]], lambda rows: {"sum": np.array([rows.sum()])})
+    assert calls == [[1, 2, 3], [1], [2, 3]]
+    assert [caller.outputs["sum"].tolist() for caller in callers] == [[1], [5]]
 
 
 def test_batcher_does_not_hide_a_call_without_rows():
-    def refuse_none(rows):
-        if not len(rows):
-            raise tf.errors.InvalidArgumentError(None, None, "give rows")
-        return {"double": 2 * rows}
-
-    batcher = Batcher(refuse_none, 8, lambda count: None)
-    callers = [Caller(batcher, [number] * (number % 2)) for number in range(20)]
-    for number, caller in enumerate(callers):
+    # Joined to others it would get an empty answer where alone it is refused.
+    function = Recorder(double)
+    batcher = Batcher(function, 8, lambda count: None)
+    callers = [Caller(batcher, [0])]
+    wait_for(lambda: function.calls == [[0]])
+    callers.append(Caller(batcher, []))
+    wait_for(lambda: function.calls == [[0], []])
+    function.free.release(2)
+    for caller in callers:
         caller.join(10)
-        assert (caller.error is None) == bool(number % 2)
+        assert caller.error is None
 
 
 def test_batcher_under_load_gives_each_its_own():

@@ -127,6 +127,9 @@ def test_a_broken_version_is_reported_and_the_old_one_stays(saved, folder, capsy
     models.refresh()
     assert offset(models) == 20
     assert models.status("toy") == [AVAILABLE | {"version": "2"}]
+    shutil.copytree(saved / "1", folder / "3")
+    models.refresh()
+    assert models.status("toy") == [AVAILABLE | {"version": "3"}]
 
 
 AVAILABLE = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}

@@ -41,7 +41,7 @@ RETRY_SECONDS = "1"
 
 # TensorFlow Serving ignores the content type, and `curl -d` says that its JSON is a form.
 JSON_TYPES = re.compile(r"|application/(.*[+])?json|text/(json|plain)|application/(x-www-form-urlencoded|octet-stream)")
-MAX_VERSION = 2**63 - 1
+VERSION_DIGITS = 18  # what 64 bits hold
 
 
 def create_app(repository: Repository, places: Places, registry: prometheus_client.CollectorRegistry) -> Flask:
@@ -106,9 +106,9 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
             raise invalid(f"Malformed request: {request.method} {path}")
         if not found["name"]:
             raise invalid("Missing model name in request.")
+        if len(found["version"] or "") > VERSION_DIGITS:
+            raise invalid(f"the version is out of range: give a number of at most {VERSION_DIGITS} digits")
         name, version = unquote(found["name"]), found["version"] and int(found["version"])
-        if version and version > MAX_VERSION:
-            raise invalid(f"version {version} is out of range: give a version directory's number")
         if found["label"]:
             raise invalid(f"Unrecognized servable version label: {unquote(found['label'])}")
         if request.method == "POST":
