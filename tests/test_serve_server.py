@@ -140,9 +140,9 @@ def test_work_past_the_bound_is_refused_while_health_is_answered(running, reposi
         assert free.wait(60)
         return inputs
 
-    signature = repository.servable("toy").signatures["serving_default"]
-    monkeypatch.setattr(signature, "_batcher", None)
-    monkeypatch.setattr(signature, "_call", wait)
+    signatures = repository.servable("toy").signatures
+    wait.inputs = signatures["serving_default"].inputs
+    monkeypatch.setitem(signatures, "serving_default", wait)
     threads = [start(running, answers, {"inputs": [number]}) for number in range(2)]
     assert working.acquire(timeout=60) and working.acquire(timeout=60)
     status, answer = ask(running, '{"inputs": [1]}')
