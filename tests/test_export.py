@@ -208,6 +208,20 @@ def test_export_caps_sample_rows(loaded, rows):
         loaded.signatures["sample_rows"](seed=tf.zeros([rows], tf.int32))
 
 
+@pytest.mark.parametrize("rows", [0, MAX_SAMPLES + 1])
+def test_export_caps_decoded_rows(loaded, rows):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"rows of z is out of range: give 1 to {MAX_SAMPLES}"):
+        loaded.signatures["decode"](z=tf.zeros([rows, 2]))
+
+
+def test_export_caps_interpolated_images(loaded):
+    z = tf.zeros([2, 2])
+    interpolate = loaded.signatures["interpolate"]
+    assert interpolate(z1=z, z2=z, alphas=tf.zeros([3]))["png_bytes"].shape == [2, 3]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"alphas is out of range: give 1 to {MAX_SAMPLES}"):
+        interpolate(z1=z, z2=z, alphas=tf.zeros([MAX_SAMPLES // 2 + 1]))
+
+
 def test_export_draws_as_many_as_it_promises(loaded):
     outputs = loaded.signatures["sample_rows"](seed=tf.range(MAX_SAMPLES))
     assert outputs["png_bytes"].shape == MAX_SAMPLES

@@ -148,11 +148,13 @@ class DecoderModel(GenerativeModel):
 
         @tf.function(input_signature=[latents])
         def decode(z):
-            return with_png({"probabilities": self.decode(_finite(tf.ensure_shape(z, latents.shape), "z"))})
+            z = _finite(tf.ensure_shape(z, latents.shape), "z")
+            return with_png({"probabilities": self.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))})
 
         @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
         def interpolate(z1, z2, alphas):
             z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
+            z1 = capped(tf.shape(z1)[0] * tf.size(alphas), z1, "the number of rows of z1 times that of alphas")
             return with_png({"probabilities": self.interpolate(z1, z2, alphas)})
 
         return super().signatures() | {"decode": decode, "interpolate": interpolate}
@@ -421,12 +423,12 @@ def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndar
     return {name: float(value) for name, value in logs.items()}
 
 
-def capped(num_samples: tf.Tensor | int, values: tf.Tensor | int) -> tf.Tensor:
-    """`values`, once num_samples has been checked: whatever is made of them cannot run, and allocate, before."""
-    message = f"num_samples is out of range: give 1 to {MAX_SAMPLES}"
+def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:
+    """`values`, once the number of images has been checked: what is made of them cannot run, and allocate, before."""
+    message = f"{name} is out of range: give 1 to {MAX_SAMPLES}"
     checks = (
-        tf.debugging.assert_positive(num_samples, message),
-        tf.debugging.assert_less_equal(num_samples, MAX_SAMPLES, message),
+        tf.debugging.assert_positive(number, message),
+        tf.debugging.assert_less_equal(number, MAX_SAMPLES, message),
     )
     with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
         return tf.identity(values)
