@@ -27,10 +27,12 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 	$(GENMNIST) figures --workdir=demo/vae --out=demo/figures
 	$(GENMNIST) figures --workdir=demo/vae_2d --out=demo/figures
 	$(GENMNIST) export --workdir=demo/vae --out=demo/exports
+	$(GENMNIST) export --workdir=demo/vae_2d --out=demo/exports
 	$(GENMNIST) sample --export=demo/exports/vae --out=demo/samples.png
 	@echo
 	@echo "Look at:  demo/figures/           the pictures"
 	@echo "          demo/samples.png        drawn from the exported model in demo/exports/vae/1"
+	@echo "          $(GENMNIST) serve --export=demo/exports/vae --export=demo/exports/vae_2d    the explorer"
 	@echo "          demo/vae/metrics.json   the evaluation;  $(PY) -m tensorboard.main --logdir=demo  the curves"
 
 test: $(INSTALLED) ## install, then run the tests

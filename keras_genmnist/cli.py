@@ -127,7 +127,7 @@ def serve(argv: list[str]) -> None:
     """
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
-        "export", [], "exports/NAME: always its newest version; or exports/NAME/VERSION.", flag_values=values
+        "export", [], "exports/NAME: always its newest version; or exports/NAME/VERSION", flag_values=values
     )
     flags.DEFINE_string("host", HOST, "To listen on; 0.0.0.0 for all networks.", flag_values=values)
     flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
