@@ -96,3 +96,17 @@ def require_choice(config: ConfigDict, **choices) -> None:
         if value not in accepted:
             near = suggest(str(value), [str(a) for a in accepted])
             raise UsageError(f"config.{field}={value!r} is not known{near} Accepted: {', '.join(map(str, accepted))}")
+
+
+def require_fit(config: ConfigDict, other: str, **choices) -> None:
+    """Checks that `config.field` is one of the values that go with that of the field `other`.
+
+    Raises:
+      UsageError: naming both fields, their values and the values accepted.
+    """
+    for field, accepted in choices.items():
+        if config[field] not in accepted:
+            raise UsageError(
+                f"config.{field}={config[field]!r} does not go with config.{other}={config[other]!r}: "
+                f"give {', '.join(map(str, accepted))}"
+            )

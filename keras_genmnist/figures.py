@@ -75,7 +75,7 @@ def reconstructions(subject: Subject) -> Figure:
     decoded = subject.model.reconstruct(originals).numpy()
     rows = [part for i in range(0, 40, 10) for part in (originals[i : i + 10], decoded[i : i + 10])]
     sheet = images.tile(np.concatenate(rows), columns=10)
-    return _sheet(sheet, f"Test images (odd rows) and reconstructions (even rows), {_caption(subject)}")
+    return _sheet(sheet, f"Test images (odd rows) and reconstructions (even rows)\n{_caption(subject)}")
 
 
 def training_curves(subject: Subject) -> Figure:
@@ -123,7 +123,7 @@ def neighbours(subject: Subject) -> Figure:
     nearest = training[quality.nearest(digits, training, 5)]  # [10, 5, 28, 28, 1]
     rows = np.concatenate([digits[None], nearest.swapaxes(0, 1)])
     sheet = images.tile(rows.reshape(-1, *digits.shape[1:]), columns=len(digits))
-    return _sheet(sheet, f"Samples (first row) and nearest training images, {_caption(subject)}")
+    return _sheet(sheet, f"Samples (first row) and nearest training images\n{_caption(subject)}")
 
 
 def completion(subject: Subject) -> Figure:
@@ -136,7 +136,7 @@ def completion(subject: Subject) -> Figure:
     completed = tf.function(subject.model.complete)(*tiled, seeds)["images"]
     hidden = np.where(mask == 1, originals, 0.5)  # grey: unknown
     sheet = images.tile(np.concatenate([originals, hidden, completed]), columns=10)
-    return _sheet(sheet, f"Test images, what is shown of them, five completions, {_caption(subject)}")
+    return _sheet(sheet, f"Test images, what is shown of them, five completions\n{_caption(subject)}")
 
 
 def latent_means(subject: Subject) -> Figure:
@@ -261,7 +261,7 @@ def _sampled(subject: Subject, count: int) -> np.ndarray:
 
 def _sheet(sheet: np.ndarray, title: str) -> Figure:
     height, width, _ = sheet.shape
-    figure, axis = plt.subplots(figsize=(8, 8 * height / width + 0.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 8 * height / width + 0.6), layout="constrained")
     _show(axis, sheet)
     figure.suptitle(title, fontsize=11)
     return figure

@@ -225,7 +225,7 @@ def test_errors_of_the_graph_are_one_sentence(folder, exported):
             digits,
             "encode",
             {"images": np.full([1, 28, 28, 1], 2, np.float32)},
-            "images are out of range: give pixels in [0, 1]",
+            "values of images are out of range: give pixels in [0, 1]",
         ),
         (digits, "interpolate", {"z1": z, "z2": z[:2], "alphas": z[0]}, "Incompatible shapes: [3,2,2] vs. [2,2,2]"),
     ]:

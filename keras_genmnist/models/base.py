@@ -94,11 +94,11 @@ class GenerativeModel(tf_keras.Model):
         num_samples = capped(num_samples, num_samples)
         return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
 
-    def checked(self, images: tf.Tensor) -> tf.Tensor:
-        """The images [B, H, W, C] given to a signature, refused unless they are pixels in [0, 1]."""
+    def checked(self, images: tf.Tensor, name: str = "images") -> tf.Tensor:
+        """The images [B, H, W, C] given to a signature as `name`, refused unless they are pixels in [0, 1]."""
         # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
-        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), "images")
-        message = "images are out of range: give pixels in [0, 1]"
+        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), name)
+        message = f"values of {name} are out of range: give pixels in [0, 1]"
         checks = (
             tf.debugging.assert_non_negative(images, message),
             tf.debugging.assert_less_equal(images, 1.0, message),
@@ -112,7 +112,7 @@ class GenerativeModel(tf_keras.Model):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
         def sample_rows(seed):
-            seed = capped(tf.size(seed), seed)
+            seed = capped(tf.size(seed), seed, "the number of seeds")
             return with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
 
         @tf.function(input_signature=[integer, integer])

@@ -10,8 +10,8 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import classifier, losses, networks, quality
-from keras_genmnist.config import require, require_choice, require_positive
-from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.config import require, require_choice, require_fit, require_positive
+from keras_genmnist.data import DATASETS, IMAGE_SHAPE
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.losses import LOSSES
 from keras_genmnist.models.base import DecoderModel
@@ -189,19 +189,22 @@ class GAN(DecoderModel):
 
 def build(config: ConfigDict) -> GAN:
     """The GAN of `config`; raises UsageError for a value out of range."""
-    require_choice(config, binarization=["none"])  # a generator of grey levels is told from bits at a glance
+    # A generator of grey levels is told from bits at a glance.
+    require_fit(
+        config, "model", binarization=["none"], dataset=[name for name in DATASETS if name != "binarized_mnist"]
+    )
     require_choice(config, network=["mlp", "conv"], loss=LOSSES, discriminator_norm=["none", "batch", "spectral"])
     require_positive(config, "latent_size", "hidden_layers", "hidden_size", "channels", "critic_steps")
     require(config, "label_smoothing", 0 <= config.label_smoothing < 1, "0 (none) or a value below 1")
     require(config, "gradient_penalty", config.gradient_penalty >= 0, "0 (none) or more")
     require(config, "r1_penalty", config.r1_penalty >= 0, "0 (none) or more")
     if config.label_smoothing:
-        require_choice(config, loss=losses.TARGETS)
+        require_fit(config, "label_smoothing", loss=losses.TARGETS)
     if config.loss == "wasserstein_gp":
         require(config, "gradient_penalty", config.gradient_penalty > 0, "more than 0, which loss=wasserstein_gp needs")
     if config.gradient_penalty:
         # Gulrajani et al. (2017), section 4: the penalty is of each image's own gradient.
-        require_choice(config, discriminator_norm=["none", "spectral"])
+        require_fit(config, "gradient_penalty", discriminator_norm=["none", "spectral"])
     if config.network == "mlp":
         generator = networks.mlp(config.hidden_layers, config.hidden_size, batch_norm=True)
         generator.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))

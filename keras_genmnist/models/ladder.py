@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_positive
+from keras_genmnist.config import require, require_choice, require_fit, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.distributions import BernoulliDecoder, StandardNormal
 from keras_genmnist.models.base import LatentVariableModel
@@ -216,13 +216,13 @@ class HierarchicalVAE(LatentVariableModel):
 
 def build(config: ConfigDict) -> HierarchicalVAE:
     """The model of `config`; raises UsageError for a value out of range."""
-    require_choice(config, binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
+    require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
     if config.free_bits:
-        require_choice(config, bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+        require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     latent_sizes, hidden_sizes = (
         [max(1, size >> layer) for layer in range(config.num_layers)]
         for size in (config.latent_size, config.hidden_size)

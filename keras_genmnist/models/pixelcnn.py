@@ -8,7 +8,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.config import require_choice, require_kernel, require_positive
+from keras_genmnist.config import require_fit, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.models.base import TractableModel, capped, with_png
 
@@ -114,8 +114,8 @@ class PixelCNN(TractableModel):
         @tf.function(input_signature=[batch, batch, integer])
         def complete(images, mask, seed):
             tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
-            count = capped(tf.shape(images)[0], tf.shape(images)[0])
-            return with_png(self.complete(self.checked(images), self.checked(mask), seeds_of(count, seed)))
+            count = capped(tf.shape(images)[0], tf.shape(images)[0], "the number of images")
+            return with_png(self.complete(self.checked(images), self.checked(mask, "mask"), seeds_of(count, seed)))
 
         @tf.function(input_signature=[integer, integer, integer])
         def sample_class(label, num_samples, seed):
@@ -131,7 +131,7 @@ class PixelCNN(TractableModel):
 
 def build(config: ConfigDict) -> PixelCNN:
     """The PixelCNN of `config`; raises UsageError for a value out of range."""
-    require_choice(config, binarization=["dynamic", "static"])  # its pixels are bits
+    require_fit(config, "model", binarization=["dynamic", "static"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
     network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)

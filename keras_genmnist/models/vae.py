@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import distributions, flows, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_kernel, require_positive
+from keras_genmnist.config import require, require_choice, require_fit, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.inference import OPTIMIZERS, Ascent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
@@ -65,7 +65,7 @@ class VAE(LatentVariableModel):
 
 def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
-    require_choice(config, binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
+    require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, decoder=DECODERS)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
@@ -77,19 +77,19 @@ def build(config: ConfigDict) -> VAE:
     require(config, "refine_steps", config.refine_steps >= 0, "0 or more")
     require(config, "refine_learning_rate", config.refine_learning_rate > 0, "a value above 0")
     if config.inference != "amortized":
-        require_choice(config, posterior=["gaussian"])
+        require_fit(config, "inference", posterior=["gaussian"])
     if config.inference == "svi":
         require_positive(config, "refine_steps")  # its start knows nothing of the image
-        require_choice(config, prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
+        require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
     if config.free_bits:
-        require_choice(config, bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+        require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     if config.gradient != "standard":
-        require_choice(config, posterior=["gaussian"])
+        require_fit(config, "gradient", posterior=["gaussian"])
     if config.gradient == "dreg":
-        require_choice(config, bound=["iwae"])
+        require_fit(config, "gradient", bound=["iwae"])
     if config.posterior == "sylvester":
         require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
     if config.prior == "realnvp":

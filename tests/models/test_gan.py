@@ -205,13 +205,23 @@ def test_gan_refuses_a_value_out_of_range(field, value, accepted):
 
 
 @pytest.mark.parametrize(
-    "options, field",
+    "options, message",
     [
-        ({"loss": "hinge", "label_smoothing": 0.1}, "loss"),
-        ({"loss": "wasserstein_gp", "gradient_penalty": 0.0}, "gradient_penalty"),
-        ({"loss": "wasserstein_gp", "gradient_penalty": 10.0, "discriminator_norm": "batch"}, "discriminator_norm"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "loss='hinge' does not go with config.label_smoothing=0.1"),
+        (
+            {"loss": "wasserstein_gp", "gradient_penalty": 0.0},
+            "gradient_penalty=0.0 .* which loss=wasserstein_gp needs",
+        ),
+        (
+            {"loss": "wasserstein_gp", "gradient_penalty": 10.0, "discriminator_norm": "batch"},
+            "discriminator_norm='batch' does not go with config.gradient_penalty=10.0: give none, spectral",
+        ),
+        (
+            {"dataset": "binarized_mnist"},
+            "dataset='binarized_mnist' does not go with config.model='gan': give mnist, mnist_5k",
+        ),
     ],
 )
-def test_gan_refuses_options_that_do_not_go_together(options, field):
-    with pytest.raises(UsageError, match=field):
+def test_gan_refuses_options_that_do_not_go_together(options, message):
+    with pytest.raises(UsageError, match=message):
         models.build(tiny.config("gan", **options))

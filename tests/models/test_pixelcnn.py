@@ -97,6 +97,8 @@ def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
         complete(digits, mask[:1], tf.constant(7))
     with pytest.raises(tf.errors.InvalidArgumentError, match="out of range"):
         complete(255 * digits, mask, tf.constant(7))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="values of mask are out of range"):
+        complete(digits, 2 * mask, tf.constant(7))
 
 
 def test_pixelcnn_training_raises_log_prob(digits):

@@ -258,6 +258,22 @@ def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
     np.testing.assert_allclose(model.prior().log_prob(z), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"binarization": "none"}, "binarization='none' does not go with config.model='vae': give dynamic, static"),
+        ({"posterior": "planar", "inference": "svi"}, "posterior='planar' does not go with config.inference='svi'"),
+        ({"prior": "vamp", "inference": "svi"}, "prior='vamp' does not go with config.inference='svi'"),
+        ({"bound": "iwae", "free_bits": 0.5}, "bound='iwae' does not go with config.free_bits=0.5: give elbo"),
+        ({"posterior": "iaf", "gradient": "stl"}, "posterior='iaf' does not go with config.gradient='stl'"),
+        ({"gradient": "dreg"}, "bound='elbo' does not go with config.gradient='dreg': give iwae"),
+    ],
+)
+def test_vae_refuses_options_that_do_not_go_together(options, message):
+    with pytest.raises(UsageError, match=message):
+        models.build(tiny.config("vae", **options))
+
+
 def oracle_gradients(gradient: str, bound: str, num_draws: int, images: int = 4000) -> np.ndarray:
     """Gradients of the bound by the posterior mean's shift, one estimate a copy of one image, [images, 2]."""
     shift = tf.fill([images, 2], 0.3)
@@ -332,9 +348,6 @@ def test_iwae_is_monitored_by_its_own_bound(digits):
         {"prior_components": 0, "prior": "vamp"},
         {"train_draws": 0},
         {"free_bits": -1.0},
-        {"posterior": "iaf", "gradient": "stl"},
-        {"bound": "elbo", "gradient": "dreg"},
-        {"bound": "iwae", "free_bits": 1.0},
         {"flow_columns": 3, "posterior": "sylvester"},
         {"latent_size": 1, "prior": "realnvp"},
     ],
@@ -345,13 +358,3 @@ def test_vae_refuses_values_out_of_range(changes):
     field = next(iter(changes))
     assert str(error.value).startswith(f"config.{field}={changes[field]!r} is ")
     assert "\n" not in str(error.value)
-
-
-def test_deep_flow_trains_without_nan(digits):
-    model = models.build(tiny.config("planar", flow_steps=32))
-    model.compile(tf_keras.optimizers.Adam(1e-2))
-    train_step = tf.function(model.train_step)
-    for _ in range(80):
-        logs = train_step(digits)
-    assert np.isfinite(logs["elbo"])
-    assert all(np.isfinite(weight).all() for weight in model.weights)
