@@ -41,11 +41,12 @@ def check_generative(model: GenerativeModel, config: ConfigDict) -> None:
 def check_decoder(model: DecoderModel, z: np.ndarray) -> None:
     """Checks that a model decodes latents [N, D], N at least 3."""
     z1, z2 = z[:2], z[1:3]
-    path = model.interpolate(z1, z2, tf.constant([0.0, 0.3, 1.0]))
+    path = tf.function(model.interpolate)(z1, z2, tf.constant([0.0, 0.3, 1.0]))
+    decode = tf.function(model.decode)
     assert path.shape == (2, 3, *model.image_shape)
     # The tolerance is that of a matrix product of other numbers of rows.
     for i, between in enumerate((z2, 0.3 * z1 + 0.7 * z2, z1)):
-        np.testing.assert_allclose(path[:, i], model.decode(between), atol=1e-6)
+        np.testing.assert_allclose(path[:, i], decode(between), atol=1e-6)
 
 
 def _same_config_builds_same_weights(model, config):
@@ -54,10 +55,13 @@ def _same_config_builds_same_weights(model, config):
 
 
 def _draws_are_functions_of_their_seeds(model):
-    ours, again, other = (model.sample(3, seed) for seed in (7, 7, 8))
-    first = model.sample(2, 7)
+    # As graphs: pixel by pixel in Python, an autoregressive decoder takes seconds for each of these draws.
+    sample = tf.function(model.sample, input_signature=2 * [tf.TensorSpec([], tf.int32)])
+    draw = tf.function(model.draw, input_signature=[tf.TensorSpec([None, 2], tf.int32)])
+    ours, again, other = (sample(3, seed) for seed in (7, 7, 8))
+    first = sample(2, 7)
     seeds = tf.constant([[5, 1], [6, 1], [5, 2]])
-    rows, reverse = model.draw(seeds), model.draw(seeds[::-1])
+    rows, reverse = draw(seeds), draw(seeds[::-1])
     for name in ("images", "probabilities"):
         values = ours[name].numpy()
         assert values.shape == (3, *model.image_shape)
@@ -70,7 +74,7 @@ def _draws_are_functions_of_their_seeds(model):
         np.testing.assert_allclose(first[name], values[:2], atol=1e-6)
         np.testing.assert_allclose(reverse[name], rows[name][::-1], atol=1e-6)
         for i in range(3):
-            np.testing.assert_allclose(model.draw(seeds[i : i + 1])[name][0], rows[name][i], atol=1e-6)
+            np.testing.assert_allclose(draw(seeds[i : i + 1])[name][0], rows[name][i], atol=1e-6)
 
 
 def _latents_and_images_fit(model, digits):
