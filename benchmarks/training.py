@@ -60,7 +60,7 @@ VAE = {
     "hidden_layers": 1,
     "hidden_size": 400,
     "latent_size": 20,
-    "batch_norm": False,
+    "norm": "none",
     "batch_size": 100,
     "learning_rate": 1e-3,
     "decay": "constant",

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             "network": "mlp",
             "encoder_channels": 16,
             "decoder_channels": 32,
-            "batch_norm": True,
+            "norm": "batch",
             # Objective: elbo, iwae
             "bound": "elbo",
             "train_draws": 1,

@@ -6,4 +6,5 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("vae", inference="semi_amortized")
+    # As `svi`, but its steps need not go as far.
+    return based_on("vae", inference="semi_amortized", norm="layer", batch_size=100, refine_learning_rate=0.05)

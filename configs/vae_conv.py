@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
         "vae",
         network="conv",
         hidden_size=256,
-        batch_norm=False,
+        norm="none",
         latent_size=32,
         batch_size=100,
         epochs=100,

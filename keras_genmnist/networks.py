@@ -3,27 +3,33 @@
 import tf_keras
 from tf_keras import layers
 
+NORMS = ("none", "batch", "layer")  # of fully connected layers
 
-def mlp(hidden_layers: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
+
+def mlp(hidden_layers: int, hidden_size: int, norm: str = "none") -> tf_keras.Sequential:
     """Fully connected ReLU layers, [N, ...] -> [N, hidden_size].
 
     Args:
       hidden_layers: how many.
       hidden_size: units of each.
-      batch_norm: normalise before each ReLU (Ioffe & Szegedy 2015, arxiv.org/abs/1502.03167).
+      norm: of NORMS, before each ReLU: by the batch (Ioffe & Szegedy 2015, arxiv.org/abs/1502.03167), or by the layer
+        (Ba et al. 2016, arxiv.org/abs/1607.06450), the same in training and after.
     """
     network = [layers.Flatten()]
     for _ in range(hidden_layers):
-        network += [*_dense(hidden_size, batch_norm), layers.ReLU()]
+        network += [*_dense(hidden_size, norm), layers.ReLU()]
     return tf_keras.Sequential(network, name="mlp")
 
 
-def _dense(units: int, batch_norm: bool) -> list[layers.Layer]:
-    """A fully connected layer, and its batch norm."""
-    if not batch_norm:
+def _dense(units: int, norm: str) -> list[layers.Layer]:
+    """A fully connected layer, and its norm."""
+    if norm == "none":
         return [layers.Dense(units)]
     # No scale: the next layer's weights scale as well.
-    return [layers.Dense(units, use_bias=False), layers.BatchNormalization(momentum=0.9, scale=False)]
+    by = layers.LayerNormalization(scale=False)
+    if norm == "batch":
+        by = layers.BatchNormalization(momentum=0.9, scale=False)
+    return [layers.Dense(units, use_bias=False), by]
 
 
 class ResidualBlock(layers.Layer):
@@ -42,7 +48,7 @@ class ResidualBlock(layers.Layer):
         return x + self.second(tf_keras.activations.elu(self.first(tf_keras.activations.elu(x))))
 
 
-def conv_encoder(channels: int, hidden_size: int, batch_norm: bool = False) -> tf_keras.Sequential:
+def conv_encoder(channels: int, hidden_size: int, norm: str = "none") -> tf_keras.Sequential:
     """Residual convolutional encoder, [N, 28, 28, 1] -> [N, hidden_size].
 
     Halves the image twice by strided convolutions, with a residual block at each size.
@@ -50,15 +56,15 @@ def conv_encoder(channels: int, hidden_size: int, batch_norm: bool = False) -> t
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
       hidden_size: units of the fully connected layer at the end.
-      batch_norm: normalise these.
+      norm: of these, of NORMS.
     """
     network = [layers.Conv2D(channels, 5, strides=2, padding="same"), ResidualBlock(channels)]
     network += [layers.ELU(), layers.Conv2D(2 * channels, 3, strides=2, padding="same"), ResidualBlock(2 * channels)]
-    network += [layers.ELU(), layers.Flatten(), *_dense(hidden_size, batch_norm), layers.ELU()]
+    network += [layers.ELU(), layers.Flatten(), *_dense(hidden_size, norm), layers.ELU()]
     return tf_keras.Sequential(network, name="conv_encoder")
 
 
-def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False, outputs: int = 1) -> tf_keras.Sequential:
+def conv_decoder(channels: int, hidden_size: int, norm: str = "none", outputs: int = 1) -> tf_keras.Sequential:
     """Deconvolutional decoder, [N, D] -> [N, 28, 28, outputs].
 
     Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
@@ -66,10 +72,10 @@ def conv_decoder(channels: int, hidden_size: int, batch_norm: bool = False, outp
     Args:
       channels: feature maps at 14 x 14; twice as many at 7 x 7.
       hidden_size: units of the fully connected layer at the start.
-      batch_norm: normalise these.
+      norm: of these, of NORMS.
       outputs: 1 for logits of the pixels.
     """
-    network = [*_dense(hidden_size, batch_norm), layers.ELU(), layers.Dense(7 * 7 * 2 * channels)]
+    network = [*_dense(hidden_size, norm), layers.ELU(), layers.Dense(7 * 7 * 2 * channels)]
     network += [layers.Reshape((7, 7, 2 * channels)), layers.ELU()]
     network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
     network += [layers.Conv2DTranspose(outputs, 4, strides=2, padding="same")]

@@ -275,7 +275,7 @@ class Training:
         epoch = -(-self.step // self.steps_per_epoch)  # rounded up: its last step belongs to it
         raise Fault(
             f"{quantity} is not finite at step {self.step} (epoch {epoch}): training stopped, {kept}; "
-            "try a lower config.learning_rate or a config.clip_norm in another workdir"
+            f"try {self.model.remedy} in another workdir"
         )
 
 

@@ -14,17 +14,17 @@ from keras_genmnist.figures import save
 
 EPOCHS, WARMUP = 40, 10
 VARIANTS = {
-    "neither": (False, 0),
-    "warm-up": (False, WARMUP),
-    "batch norm": (True, 0),
-    "batch norm and warm-up": (True, WARMUP),
+    "neither": ("none", 0),
+    "warm-up": ("none", WARMUP),
+    "batch norm": ("batch", 0),
+    "batch norm and warm-up": ("batch", WARMUP),
 }
 
 
-def rows(name: str, batch_norm: bool, warmup: int) -> list[dict]:
+def rows(name: str, norm: str, warmup: int) -> list[dict]:
     """The metrics of the run, trained if need be."""
     workdir = f"runs/ladder_{name.replace(' ', '_')}"
-    config = {"epochs": EPOCHS, "batch_norm": batch_norm, "warmup_epochs": warmup}
+    config = {"epochs": EPOCHS, "norm": norm, "warmup_epochs": warmup}
     genmnist("train", "--model=ladder", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in config.items()))
     return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
 

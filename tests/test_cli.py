@@ -141,7 +141,10 @@ BAD_USAGE = {
     "float for int": (["train", "--model=vae", "--config.latent_size=2.5"], ["latent_size", "2.5", "whole number"]),
     "empty int": (["train", "--model=vae", "--config.latent_size="], ["latent_size", "whole number"]),
     "mistyped float": (["train", "--model=vae", "--config.learning_rate=fast"], ["learning_rate", "fast", "number"]),
-    "mistyped bool": (["train", "--model=vae", "--config.batch_norm=maybe"], ["batch_norm", "maybe", "true or false"]),
+    "mistyped bool": (
+        ["train", "--model=vae", "--config.jit_compile=maybe"],
+        ["jit_compile", "maybe", "true or false"],
+    ),
     "field without value": (["train", "--model=vae", "--config.epochs"], ["config.epochs"]),
     "out of range": (["train", *tiny.flags(latent_size=0)], ["latent_size=0", "1 or more"]),
     "config without field": (["train", "--model=vae", "--config=x.py"], ["--config=x.py"]),

@@ -36,7 +36,9 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
 
     before = (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text()
     again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures")
-    assert "0 of 2 models to train, 0.05 minutes each: none" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "0 of 2 models to train, 0.05 minutes each: none" in printed
+    assert f"vae is in {tmp_path / 'runs'} already, of 1 epochs" in printed
     assert (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text() == before
     assert list(again) == ["vae_2d", "vae"]
     assert again["vae"]["test"]["nll"] == found["vae"]["test"]["nll"]
@@ -59,6 +61,8 @@ def test_compare_knows_exact_likelihoods(digits):
 def test_compare_refuses_what_it_cannot_compare(tmp_path):
     with pytest.raises(UsageError, match="gan has no likelihood"):
         compare.compare(["vae", "gan"], 1, "mnist_5k", 2, tmp_path, tmp_path)
+    with pytest.raises(UsageError, match=r"config\.dataset='nist'"):
+        compare.compare(["vae"], 1, "nist", 2, tmp_path, tmp_path)
     with pytest.raises(UsageError, match="--minutes=1e-06 is too short"):
         compare.compare(["vae", "vae_2d"], 1e-6, "mnist_5k", 2, tmp_path, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ def test_gaps_of_the_oracle_are_those_it_has(monkeypatch):
 
 @pytest.mark.parametrize("flow", ["gaussian", "iaf"])
 def test_the_search_starts_at_the_posterior_of_the_encoder(flow, digits):
-    model = models.build(tiny.config("vae", posterior=flow, batch_norm=False))
+    model = models.build(tiny.config("vae", posterior=flow, norm="none"))
     x = tf.constant(digits)
     start = gap.amortized(model, x)
     z, log_prob = gap.posterior(model, x, start).experimental_sample_and_log_prob(3, seed=[1, 2])

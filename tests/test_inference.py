@@ -6,12 +6,12 @@ import tf_keras
 
 from keras_genmnist import models
 from keras_genmnist.errors import UsageError
-from keras_genmnist.inference import Ascent, RefinedPosterior
+from keras_genmnist.inference import ADAM_BETAS, Ascent, RefinedPosterior
 from tests import tiny
 from tests.oracles import ORACLE
 
 tfd = tfp.distributions
-SLOW = Ascent(steps=1500, optimizer="adam", learning_rate=0.005)
+SLOW = Ascent(steps=1500, optimizer="adam", learning_rate=0.003)
 
 
 def refined(ascent=SLOW, full=False, shift=None):
@@ -28,7 +28,7 @@ def test_svi_converges_to_log_px(ascent):
     start, end = refined(ascent._replace(steps=0)), refined(ascent)
     # The ELBO is log p(x) - KL(q || p(z | x)): exact where an estimate of the ELBO itself has 0.03 nats of noise.
     gaps = [tfd.kl_divergence(tf.function(piece)(x), truth(x)).numpy() for piece in (start, end)]
-    assert (gaps[0] > 1).all()
+    assert (gaps[0] > 0.5).all()
     assert (gaps[1] < 0.01).all()
 
 
@@ -64,7 +64,7 @@ def test_ascent_by_hand():
     (found,) = Ascent(2, "momentum", 0.1).climb(slopes, [tf.constant([1.0])])
     first = 1 - 0.1
     np.testing.assert_allclose(found, [first + 0.1 * (0.5 * -1 - first)], rtol=1e-6)
-    optimizer, value = tf_keras.optimizers.Adam(0.1, epsilon=1e-8), tf.Variable([1.0, -2.0])
+    optimizer, value = tf_keras.optimizers.Adam(0.1, *ADAM_BETAS, epsilon=1e-8), tf.Variable([1.0, -2.0])
     for _ in range(5):
         optimizer.apply_gradients([(tf.identity(value), value)])
     (found,) = Ascent(5, "adam", 0.1).climb(slopes, [tf.constant([1.0, -2.0])])

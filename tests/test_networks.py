@@ -33,7 +33,7 @@ def test_mlp_is_relu_layers_in_numpy():
 
 
 def test_mlp_batch_norm_centres_what_goes_into_the_relu():
-    network = networks.mlp(1, 5, batch_norm=True)
+    network = networks.mlp(1, 5, norm="batch")
     x = 3 + tf.random.stateless_normal([1000, 7], seed=[1, 2])
     before_relu = x
     for layer in network.layers[:-1]:
@@ -42,6 +42,15 @@ def test_mlp_batch_norm_centres_what_goes_into_the_relu():
     np.testing.assert_allclose(tf.reduce_mean(before_relu, axis=0), np.zeros(5), atol=1e-4)
     np.testing.assert_allclose(tf.math.reduce_std(before_relu, axis=0), np.ones(5), atol=0.01)
     assert not network.layers[1].use_bias  # batch norm has its own
+
+
+def test_mlp_layer_norm_centres_what_goes_into_the_relu():
+    network = networks.mlp(1, 50, norm="layer")
+    x = 3 + tf.random.stateless_normal([10, 7], seed=[1, 2])
+    before_relu = network.layers[2](network.layers[1](x))
+    np.testing.assert_allclose(tf.reduce_mean(before_relu, axis=1), np.zeros(10), atol=1e-5)
+    np.testing.assert_allclose(network(x, training=True), tf.nn.relu(before_relu), rtol=1e-6)
+    assert not network.layers[1].use_bias  # layer norm has its own
 
 
 def test_residual_block_starts_as_the_identity():

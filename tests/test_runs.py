@@ -43,7 +43,7 @@ def files_of(folder):
 
 
 def test_config_json_comes_back_as_it_was_written(tmp_path):
-    run = tiny.begin(tmp_path / "run", learning_rate=0.1, batch_norm=True)
+    run = tiny.begin(tmp_path / "run", learning_rate=0.1, norm="batch")
     loaded = runs.load(run.workdir)
     assert loaded == run
     assert [type(value) for value in loaded.config.values()] == [type(value) for value in run.config.values()]

@@ -57,7 +57,7 @@ def assert_same_training(run: runs.Run, other: runs.Run) -> None:
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("vae", {"batch_norm": True, "warmup_epochs": 2}),
+        ("vae", {"norm": "batch", "warmup_epochs": 2}),
         ("vae_conv", {"warmup_epochs": 2}),
         ("gan", {"discriminator_norm": "spectral"}),
         ("dcgan", {}),
@@ -84,7 +84,7 @@ def test_resume_after_sigterm_and_kill_9_is_bit_identical(tmp_path, monkeypatch)
         "batch_size": 100,
         "epochs": 10,
         "hidden_layers": 1,
-        "batch_norm": True,
+        "norm": "batch",
         "jit_compile": True,
         "warmup_epochs": 2,
         **EVERY_OPTION,
@@ -269,7 +269,7 @@ def test_ema_is_the_average_computed_by_hand():
 
 
 def test_ema_follows_the_weights_of_every_step(tmp_path, eager, one_step_a_call, monkeypatch):
-    run = tiny.begin(tmp_path / "run", ema_decay=0.3, epochs=1, batch_norm=True)
+    run = tiny.begin(tmp_path / "run", ema_decay=0.3, epochs=1, norm="batch")
     state = training.Training(run)
     expected = [weight.numpy() for weight in state.average.weights]
     assert {id(w) for w in state.average.weights} == {id(w) for w in tiny.parameters(state.model)}
@@ -287,7 +287,7 @@ def test_ema_follows_the_weights_of_every_step(tmp_path, eager, one_step_a_call,
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_best_holds_the_averages_where_ema_is_on_else_the_weights(decay, tmp_path, eager):
-    run = tiny.begin(tmp_path / "run", ema_decay=decay, epochs=1, batch_norm=True)
+    run = tiny.begin(tmp_path / "run", ema_decay=decay, epochs=1, norm="batch")
     tiny.train(run)
     state = training.Training(run)  # restores what was trained
     weights, averages = tiny.bits(state.model), [average.numpy().tobytes() for average in state.average.averages]
@@ -375,6 +375,13 @@ def test_posterior_flow_of_32_steps_trains_20_epochs(posterior, tmp_path):
     rows = tiny.rows(tiny.train(tiny.begin(tmp_path, posterior=posterior, **options)))
     assert len(rows) == 20  # a quantity that is not finite ends a training
     assert rows[-1]["val_elbo"] > rows[0]["val_elbo"] + 50
+
+
+def test_divergence_names_the_rates_that_the_model_has(tmp_path):
+    for inference, remedy in (("amortized", "try a lower config.learning"), ("svi", "try a lower config.refine_learn")):
+        state = training.Training(tiny.begin(tmp_path / inference, inference=inference))
+        with pytest.raises(Fault, match=remedy):
+            state.diverged("elbo")
 
 
 def test_learning_rate_that_diverges_exits_3(tmp_path, monkeypatch, capsys):

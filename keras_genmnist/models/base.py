@@ -26,6 +26,7 @@ class GenerativeModel(tf_keras.Model):
     """
 
     labelled = False
+    remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
 
     def __init__(self, image_shape: tuple[int, int, int]):
         super().__init__()
@@ -249,6 +250,12 @@ class LatentVariableModel(DecoderModel):
         self.layer_sizes = layer_sizes or [self.latent_size]
         names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound, *self.layer_names))
         self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
+
+    @property
+    def remedy(self) -> str:
+        if isinstance(self.encoder, RefinedPosterior):
+            return f"a lower config.refine_learning_rate, {super().remedy}"
+        return super().remedy
 
     @property
     def layer_names(self) -> list[str]:

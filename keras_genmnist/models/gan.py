@@ -206,7 +206,7 @@ def build(config: ConfigDict) -> GAN:
         # Gulrajani et al. (2017), section 4: the penalty is of each image's own gradient.
         require_fit(config, "gradient_penalty", discriminator_norm=["none", "spectral"])
     if config.network == "mlp":
-        generator = networks.mlp(config.hidden_layers, config.hidden_size, batch_norm=True)
+        generator = networks.mlp(config.hidden_layers, config.hidden_size, norm="batch")
         generator.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
         discriminator = networks.mlp_discriminator(config.hidden_layers, config.hidden_size, config.discriminator_norm)
     else:

@@ -218,6 +218,7 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     """The model of `config`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
+    require_choice(config, norm=networks.NORMS)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
@@ -229,14 +230,14 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     )
 
     def mlp(layer):
-        return networks.mlp(config.hidden_layers, hidden_sizes[layer], config.batch_norm)
+        return networks.mlp(config.hidden_layers, hidden_sizes[layer], config.norm)
 
     if config.network == "mlp":
         bottom, image = mlp(0), mlp(0)
         image.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
     else:
-        bottom = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
-        image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm)
+        bottom = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.norm)
+        image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm)
     up = [mlp(layer) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
         encoder = Ladder([bottom, *up], latent_sizes)

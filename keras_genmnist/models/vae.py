@@ -67,7 +67,7 @@ def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
-    require_choice(config, decoder=DECODERS)
+    require_choice(config, norm=networks.NORMS, decoder=DECODERS)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
@@ -96,12 +96,12 @@ def build(config: ConfigDict) -> VAE:
         require(config, "latent_size", config.latent_size >= 2, "2 or more, which prior=realnvp needs")
     outputs = config.pixelcnn_features if config.decoder == "pixelcnn" else 1
     if config.network == "mlp":
-        encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.batch_norm) for _ in range(2))
+        encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.norm) for _ in range(2))
         decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1] * outputs))
         decoder.add(networks.layers.Reshape((*IMAGE_SHAPE[:2], outputs)))
     else:
-        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.batch_norm)
-        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.batch_norm, outputs)
+        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.norm)
+        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm, outputs)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
     piece, prior = DECODERS[config.decoder](config, decoder), PRIORS[config.prior](config, posterior)
     if config.inference != "amortized":

@@ -16,7 +16,7 @@ NAMES = [name for name in configs.names() if configs.load(name).model == "ladder
 
 def random_model(**changes):
     """Three layers of 4, 2 and 1 latents with random weights."""
-    sizes = {"num_layers": 3, "latent_size": 4, "batch_norm": False}
+    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none"}
     model = models.build(tiny.config("ladder", **sizes | changes))
     generator = np.random.default_rng(0)
     for weight in model.weights:

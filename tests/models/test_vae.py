@@ -41,7 +41,7 @@ def test_pixelvae_decodes_pixel_by_pixel(digits):
 
 
 def test_vae_with_batch_norm_has_trained_statistics(digits):
-    model = models.build(tiny.config("vae", batch_norm=True, hidden_layers=1))
+    model = models.build(tiny.config("vae", norm="batch", hidden_layers=1))
     model.compile("adam")
     before = {w.name: w.numpy() for w in model.non_trainable_weights if "moving" in w.name}
     assert len(before) == 4  # mean and variance, of one layer in each network
@@ -198,9 +198,7 @@ def test_vae_refuses_an_unknown_network():
 
 @pytest.mark.parametrize("posterior", ["planar", "radial", "sylvester", "iaf"])
 def test_flow_with_identity_parameters_is_the_plain_vae(posterior, digits):
-    plain, model = (
-        models.build(tiny.config("vae", posterior=name, batch_norm=False)) for name in ("gaussian", posterior)
-    )
+    plain, model = (models.build(tiny.config("vae", posterior=name, norm="none")) for name in ("gaussian", posterior))
     parts = [(m.encoder.network, m.encoder.parameters, m.decoder) for m in (plain, model)]
     for ours, theirs in zip(*parts, strict=True):
         theirs.set_weights(ours.get_weights())
@@ -318,7 +316,7 @@ def test_path_gradient_vanishes_where_the_posterior_is_exact():
 @pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
 def test_gradient_estimators_agree_on_the_decoder(gradient, digits):
     def step(gradient):
-        model = models.build(tiny.config("vae", bound="iwae", train_draws=4, gradient=gradient, batch_norm=False))
+        model = models.build(tiny.config("vae", bound="iwae", train_draws=4, gradient=gradient, norm="none"))
         model.compile(tf_keras.optimizers.SGD(1e-3))
         before = [w.numpy() for w in model.decoder.trainable_weights]
         model.train_step(digits)
