@@ -56,6 +56,13 @@ def test_refinement_depends_on_the_image_alone():
     assert len(np.unique(whole.mean().numpy()[:, 0])) == 5
 
 
+@pytest.mark.parametrize("name", ["svi", "semi_amortized"])
+def test_ascent_climbs_the_decoder_that_learns(name):
+    model = models.build(tiny.config(name))  # one whose statistics change after training would be another
+    z = tf.random.stateless_normal([20, model.latent_size], seed=[1, 2])
+    np.testing.assert_array_equal(model.decoder(z, training=True).mean(), model.decoder(z).mean())
+
+
 def test_ascent_by_hand():
     # f(a) = -a^2 / 2 from 1: the gradient is -a.
     def slopes(values, t):
