@@ -52,6 +52,7 @@ def test_fit_comes_nearer_with_training(name):
 
 def test_figure_has_each_target_beside_its_fits(monkeypatch, capsys):
     monkeypatch.setattr(densities, "STEPS", {"planar": (1,), "radial": (2,)})
+    monkeypatch.setattr(densities, "FITS", 1)
     monkeypatch.setattr(densities, "PIXELS", 20)
     monkeypatch.setattr(densities, "fit", lambda name, steps, seed, fit=densities.fit: fit(name, steps, seed, 20))
     figure = densities.figure(1)
@@ -64,3 +65,19 @@ def test_figure_has_each_target_beside_its_fits(monkeypatch, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == ["planar", "radial"]
     assert f"KL {float(printed[0].split('KL')[1].split()[0]):.2f}" in titles[1]
+
+
+def test_figure_shows_the_best_fit_of_each_density(monkeypatch):
+    monkeypatch.setattr(densities, "STEPS", {"planar": (1,)})
+    monkeypatch.setattr(densities, "PIXELS", 20)
+    fits = [densities.fit("planar", 1, seed, 20) for seed in (1, 2)]
+    scores = iter([np.array([1.0, 4, 3, 2]), np.array([2.0, 3, 4, 1])])
+    monkeypatch.setattr(densities, "fit", lambda name, steps, seed: fits[seed - 5])
+    monkeypatch.setattr(densities, "divergences", lambda fitted, seed: next(scores))
+    axes = densities.figure(5).axes
+    plt.close("all")
+    assert [axis.get_title().split()[-1] for axis in axes[1::2]] == ["1.00", "3.00", "3.00", "1.00"]
+    points = densities.grid(densities.EDGE, 20)[:, None]
+    for row, number in enumerate((0, 1, 0, 1)):
+        expected = fits[number]().prob(points)[:, row].numpy().reshape(20, 20)
+        np.testing.assert_allclose(axes[2 * row + 1].images[0].get_array(), expected, rtol=1e-5)
