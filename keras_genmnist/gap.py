@@ -34,7 +34,7 @@ PLANES = 10  # planar maps
 RATES = (0.02, 0.005)  # of Adam: the first until the ascent has converged, then the second
 ROUND, ROUNDS = 200, 25  # steps between two looks; looks at most
 ASCENT_DRAWS, LOOKING_DRAWS = 4, 200
-CONVERGED = 0.01  # nats: an ascent ends once a round gains less on average
+CONVERGED, PATIENCE = 0.01, 2  # an ascent ends once so many rounds gain less than so many nats each, on average
 SEED = 3435
 LEVELS = {  # the highest first
     "log_px": "log p(x)",
@@ -115,8 +115,10 @@ class Search:
 
         kept, elbo = start, look(start)
         for number, climb in enumerate(self.climbs):
+            end, waited = kept, 0
             for looks in range(ROUNDS):
-                end = climb(x, kept, tf.constant(ROUNDS * number + looks))
+                # From where the last round ended, also if that was lower: the first steps of Adam may lead down.
+                end = climb(x, end, tf.constant(ROUNDS * number + looks))
                 reached = look(end)
                 better = reached > elbo
                 kept = [
@@ -125,7 +127,8 @@ class Search:
                 ]
                 gained = tf.reduce_mean(tf.where(better, reached - elbo, 0.0))
                 elbo = tf.maximum(reached, elbo)
-                if gained < CONVERGED:
+                waited = waited + 1 if gained < CONVERGED else 0
+                if waited == PATIENCE:
                     break
         return kept
 

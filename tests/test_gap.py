@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_genmnist import annealing, gap, models, runs
+from keras_genmnist.bounds import LogTerms
 from keras_genmnist.errors import UsageError
 from tests import tiny
 from tests.oracles import ORACLE
@@ -45,6 +46,18 @@ def test_the_search_starts_at_the_posterior_of_the_encoder(flow, digits):
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
     planes = gap.posterior(model, x, gap.with_planes(start))
     np.testing.assert_allclose(planes.experimental_sample_and_log_prob(3, seed=[1, 2])[1], expected, rtol=1e-4)
+
+
+def test_the_search_goes_on_through_a_round_that_loses():
+    search = object.__new__(gap.Search)
+    search.climbs = [lambda x, parameters, seed: [parameters[0] + 1]]
+
+    def terms(x, parameters, num_draws, seed):
+        height = tf.gather(tf.constant([0.0, -1.0, 5.0, 4.0, 3.0, 9.0]), parameters[0][:, 0])[None]
+        return LogTerms(height, tf.zeros_like(height), tf.zeros_like(height))
+
+    search.terms = terms
+    np.testing.assert_array_equal(search.best(None, [tf.constant([[0]])])[0], [[2]])  # and gives up before the last
 
 
 def test_the_sandwich_encloses_log_px(small, monkeypatch):
