@@ -26,9 +26,10 @@ def _dense(units: int, norm: str) -> list[layers.Layer]:
     if norm == "none":
         return [layers.Dense(units)]
     # No scale: the next layer's weights scale as well.
-    by = layers.LayerNormalization(scale=False)
     if norm == "batch":
         by = layers.BatchNormalization(momentum=0.9, scale=False)
+    else:
+        by = layers.LayerNormalization(scale=False)
     return [layers.Dense(units, use_bias=False), by]
 
 
