@@ -163,9 +163,10 @@ class Ladder(tf_keras.Model):
         for conditional, vote, own in zip(conditionals[::-1], votes[-2::-1], noise[-2::-1], strict=True):
             prior = conditional(z, training=training)
             mean, scale = prior.mean(), prior.stddev()
-            # The product's precision is the sum of the two, in units of which the prior's scale is 1.
-            share = scale**2 / (scale**2 + vote.stddev() ** 2)
-            q = tfd.Normal(share * (vote.mean() - mean) / scale, tf.sqrt(1 - share))
+            # The product of N(0, 1), the prior's, and the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
+            # rounds to 0 where the vote is sure.
+            r = vote.stddev() / scale
+            q = tfd.Normal((vote.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
             e = q.loc + q.scale * own
             z = mean + scale * e
             layers.append(Layer(q, e, z))
