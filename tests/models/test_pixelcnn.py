@@ -35,7 +35,7 @@ def every():
 def test_pixelcnn_config_is_that_of_the_literature():
     config = configs.load("pixelcnn")
     assert config.dataset == "binarized_mnist"
-    assert config.first_kernel_size == 7
+    assert config.kernel_size == 3
 
 
 def test_pixelcnn_conforms():
