@@ -69,15 +69,17 @@ def test_hvae_posteriors_are_those_of_the_layer_below(digits):
         below = layer.z
 
 
+def gaussian(mean, scale):
+    """N(mean, scale^2) whatever it is given."""
+    piece = Gaussian(tf_keras.Sequential(), 1)
+    piece.parameters = tf_keras.layers.Dense(
+        2, kernel_initializer="zeros", bias_initializer=tf.constant_initializer([mean, np.log(np.expm1(scale))])
+    )
+    return piece
+
+
 def test_ladder_merges_by_precision(digits):
     # Two layers of one latent: what the image says is N(2, 0.5^2), p(z[1] | z[2]) is N(1, 2^2).
-    def gaussian(mean, scale):
-        piece = Gaussian(tf_keras.Sequential(), 1)
-        piece.parameters = tf_keras.layers.Dense(
-            2, kernel_initializer="zeros", bias_initializer=tf.constant_initializer([mean, np.log(np.expm1(scale))])
-        )
-        return piece
-
     ladder = Ladder([tf_keras.layers.Flatten(), tf_keras.layers.Flatten()], [1, 1])
     ladder.votes = [gaussian(2.0, 0.5), gaussian(0.3, 0.7)]
     low, top = ladder.infer(digits[:1], [gaussian(1.0, 2.0)], 2 * [tf.zeros([1, 1, 1])], training=False)
@@ -88,6 +90,17 @@ def test_ladder_merges_by_precision(digits):
     np.testing.assert_allclose(low.z, [[[mean]]], rtol=1e-5)
     np.testing.assert_allclose(1 + 2 * low.posterior.loc, [[[mean]]], rtol=1e-5)
     np.testing.assert_allclose(2 * low.posterior.scale, [[[precision**-0.5]]], rtol=1e-5)
+
+
+def test_ladder_has_gradients_where_the_image_is_much_surer_than_the_prior(digits):
+    ladder = Ladder([tf_keras.layers.Flatten(), tf_keras.layers.Flatten()], [1, 1])
+    ladder.votes, prior = [gaussian(2.0, 1e-5), gaussian(0.3, 0.7)], gaussian(1.0, 2.0)
+    with tf.GradientTape() as tape:
+        low, _ = ladder.infer(digits[:1], [prior], 2 * [tf.zeros([1, 1, 1])], training=True)
+        kl = low.posterior.kl_divergence(tfd.Normal(0.0, 1.0))
+    np.testing.assert_allclose(low.posterior.scale, [[[1e-5 / 2]]], rtol=1e-3)
+    for gradient in tape.gradient(kl, [ladder.votes[0].parameters.bias, prior.parameters.bias]):
+        assert np.isfinite(gradient).all() and np.abs(gradient).min() > 0
 
 
 def test_ladder_kl_agrees_with_monte_carlo(digits):
