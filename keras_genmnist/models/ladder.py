@@ -22,8 +22,9 @@ from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.distributions import BernoulliDecoder, StandardNormal
 from keras_genmnist.models.base import LatentVariableModel
 
-tfd, tfpl = tfp.distributions, tfp.layers
+tfd = tfp.distributions
 STANDARD = tfd.Normal(0.0, 1.0)
+MIN_SCALE = 1e-4  # below, a conditional that the image leaves alone shrinks until ratios of scales overflow
 
 
 class Gaussian(tf_keras.Model):
@@ -37,13 +38,14 @@ class Gaussian(tf_keras.Model):
         """
         super().__init__()
         self.network = network
-        self.parameters = tf_keras.layers.Dense(tfpl.IndependentNormal.params_size(latent_size))
-        self.distribution = tfpl.IndependentNormal(latent_size, convert_to_tensor_fn=tfd.Distribution.mean)
+        self.parameters = tf_keras.layers.Dense(2 * latent_size)
 
     def call(self, values, training=False):
         # Draws and images folded into one axis for the network, and back.
         parameters = self.parameters(self.network(tf.reshape(values, [-1, values.shape[-1]]), training=training))
-        return self.distribution(tf.reshape(parameters, tf.concat([tf.shape(values)[:-1], [-1]], axis=0)))
+        parameters = tf.reshape(parameters, tf.concat([tf.shape(values)[:-1], [self.parameters.units]], axis=0))
+        mean, scale = tf.split(parameters, 2, axis=-1)
+        return tfd.MultivariateNormalDiag(mean, MIN_SCALE + tf.nn.softplus(scale))
 
 
 class TopDown(tf_keras.Model):
@@ -163,7 +165,7 @@ class Ladder(tf_keras.Model):
         for conditional, vote, own in zip(conditionals[::-1], votes[-2::-1], noise[-2::-1], strict=True):
             prior = conditional(z, training=training)
             mean, scale = prior.mean(), prior.stddev()
-            # The product of N(0, 1), the prior's, and the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
+            # The product of N(0, 1), the prior's, and of the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
             # rounds to 0 where the vote is sure.
             r = vote.stddev() / scale
             q = tfd.Normal((vote.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
