@@ -224,12 +224,14 @@ class InverseAutoregressiveFlow(tf.Module):
 
     z <- gate(z) z + (1 - gate(z)) m(z), with gate = sigmoid(s(z) + 2), m and s by a masked network that also sees the
     context; each step takes the latents in the reverse order of the one before.  Cheap forwards: the inverse of a MAF.
+    Where K is above 4 the 2 is more, so that all gates together start as four do: 32 of 0.88 would leave 0.02 of z.
 
     Source: Kingma et al. (2016), algorithm 1 and equations 13 and 14, arxiv.org/abs/1606.04934
     """
 
     def __init__(self, steps: int, latent_size: int, hidden_size: int, context_size: int = 100):
         super().__init__()
+        self.gate_bias = GATE_BIAS + math.log(max(1, steps / 4))
         self.context = layers.Dense(context_size, activation="elu")
         self.mades = [
             _made(latent_size, hidden_size, reverse=k % 2 == 1, context_size=context_size) for k in range(steps)
@@ -241,7 +243,7 @@ class InverseAutoregressiveFlow(tf.Module):
         def step(made):
             def gated(z):
                 m, s = tf.unstack(made(z, conditional_input=context), axis=-1)
-                s += GATE_BIAS
+                s += self.gate_bias
                 return tfb.Invert(
                     tfb.Chain([tfb.Shift(tf.sigmoid(-s) * m), tfb.Scale(log_scale=tf.math.log_sigmoid(s))])
                 )

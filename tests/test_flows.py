@@ -122,6 +122,13 @@ def test_iaf_is_the_gate_of_the_paper():
     np.testing.assert_allclose(bijector.forward_log_det_jacobian(z, event_ndims=1), log_det, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [4, 32])
+def test_iaf_of_many_steps_starts_with_a_scale(steps):
+    z = tf.random.stateless_normal([1000, 4, 2], [1, 2])
+    moved = flows.InverseAutoregressiveFlow(steps, 2, 32, context_size=16)(tf.eye(4)).forward(z)
+    assert 0.5 < tf.math.reduce_std(moved) < 1
+
+
 @pytest.mark.parametrize("flow", [flows.MaskedAutoregressiveFlow, flows.RealNVP])
 def test_prior_flow_moves_every_latent_and_mixes_them(flow):
     bijector, z = shaken(flow(2, 4, 7)), points(4)
