@@ -12,7 +12,7 @@ from study import genmnist
 
 from keras_genmnist.figures import save
 
-EPOCHS, WARMUP = 40, 10
+EPOCHS, WARMUP = 20, 5
 VARIANTS = {
     "neither": ("none", 0),
     "warm-up": ("none", WARMUP),
