@@ -1,7 +1,7 @@
 """Trains ladders with and without batch norm and warm-up, and draws the KL of each layer over the epochs.
 
 After section 3.2 of Sonderby et al. (2016), arxiv.org/abs/1602.02282: which layers are used.  Run it in the root of the
-repository: runs that are there already are used as they are.  Writes docs/ladder_layers.png.
+repository: runs that are there already are used as they are.  Writes docs/ladder_kl.png.
 """
 
 import json
@@ -35,11 +35,12 @@ def main() -> None:
         epochs = rows(name, *settings)
         layers = [[row[f"val_kl_{number}"] for row in epochs] for number in range(1, 6)]
         axis.stackplot([row["epoch"] for row in epochs], layers, labels=[f"layer {number}" for number in range(1, 6)])
-        axis.set(title=f"{name}: -ELBO {-epochs[-1]['val_elbo']:.1f}", xlabel="epoch", xlim=(1, EPOCHS), ylim=(0, 40))
+        axis.set_title(f"{name}\n-ELBO {-epochs[-1]['val_elbo']:.1f}", fontsize=10)
+        axis.set(xlabel="epoch", xlim=(1, EPOCHS), ylim=(0, 40))
     axes[0].set_ylabel("KL (nats per image)")
-    axes[-1].legend(loc="upper right")
+    axes[0].legend(loc="upper right")
     figure.suptitle("KL of each layer of ladder on mnist, validation images", fontsize=11)
-    save(figure, Path("docs/ladder_layers.png"))
+    save(figure, Path("docs/ladder_kl.png"))
 
 
 if __name__ == "__main__":
