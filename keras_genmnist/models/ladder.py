@@ -28,7 +28,10 @@ MIN_SCALE = 1e-4  # below, a conditional that the image leaves alone shrinks unt
 
 
 class Gaussian(tf_keras.Model):
-    """A diagonal Gaussian given vectors, [..., F] -> distribution, batch [...], event [D]."""
+    """A diagonal Gaussian given vectors, [..., F] -> distribution, batch [...], event [D].
+
+    N(z; mean, diag(scale^2)), with scale = MIN_SCALE + softplus of the network's output.
+    """
 
     def __init__(self, network: tf_keras.Model, latent_size: int):
         """

@@ -32,10 +32,11 @@ def every():
     return np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 3, 3, 1)
 
 
-def test_pixelcnn_config_is_that_of_the_literature():
+def test_pixelcnn_config_is_that_of_the_literature_but_for_a_wider_first_kernel():
     config = configs.load("pixelcnn")
     assert config.dataset == "binarized_mnist"
     assert config.kernel_size == 3
+    assert config.first_kernel_size == 13  # there 7
 
 
 def test_pixelcnn_conforms():
