@@ -22,12 +22,12 @@ NUM_SAMPLES = 100
 TARGET_SECONDS, TARGET_RATIO = 3.0, 20.0
 
 
-def naive(network, uniform: tf.Tensor) -> tf.Tensor:
+def naive(network, uniform: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
     """What `network.sample` draws of uniform numbers [B, H, W]: [B, H, W, 1]."""
     batch, height, width = uniform.shape
 
     def draw(i, images):
-        probability = tf.sigmoid(network(images)[..., 0])
+        probability = tf.sigmoid(network(images, context)[..., 0])
         here = tf.reshape(tf.one_hot(i, height * width), [1, height, width])
         drawn = tf.cast(uniform < probability, tf.float32)
         return i + 1, images + (here * drawn)[..., None]
@@ -49,9 +49,9 @@ def main(argv):
     model = models.build(configs.load("pixelcnn"))
     uniform = tf.random.stateless_uniform([NUM_SAMPLES, *model.image_shape[:2]], [1, 2])
     cached = tf.function(model.network.sample)
-    seconds(cached, uniform)  # compiles
-    times, images = zip(*(seconds(cached, uniform) for _ in range(_ROUNDS.value)), strict=True)
-    slow, expected = seconds(tf.function(naive), model.network, uniform)
+    seconds(cached, uniform, model.places)  # compiles
+    times, images = zip(*(seconds(cached, uniform, model.places) for _ in range(_ROUNDS.value)), strict=True)
+    slow, expected = seconds(tf.function(naive), model.network, uniform, model.places)
     np.testing.assert_array_equal(images[0], expected)
     fast = statistics.median(times)
     print(f"{NUM_SAMPLES} images of pixelcnn: {fast:.2f} s (asked {TARGET_SECONDS}) with caches, {slow:.1f} s naively")

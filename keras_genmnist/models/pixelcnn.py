@@ -5,10 +5,11 @@ Source: van den Oord et al. (2016), "Pixel Recurrent Neural Networks", arxiv.org
 """
 
 import tensorflow as tf
+import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.config import require_fit, require_kernel, require_positive
+from keras_genmnist.config import require, require_fit, require_kernel, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.models.base import TractableModel, capped, with_png
 
@@ -21,18 +22,32 @@ class PixelCNN(TractableModel):
     With classes y, p(x) = (1/C) sum{ p(x | y) : y }, and training maximises log p(x | y) of the labels.
     """
 
-    def __init__(self, network: GatedPixelCNN, image_shape: tuple[int, int, int], num_classes: int = 0):
+    def __init__(
+        self, network: GatedPixelCNN, image_shape: tuple[int, int, int], num_classes: int = 0, place_features: int = 0
+    ):
         """
         Args:
           network: images [B, H, W, 1], context -> logits [B, H, W, 1], each of the pixels before it.
           image_shape: (H, W, 1).
           num_classes: C; 0 for none.
+          place_features: P, learned of each pixel's place, which convolutions do not know; 0 for none.
         """
         super().__init__(image_shape)
         self.network, self.num_classes, self.labelled = network, num_classes, num_classes > 0
+        self.places = None
+        if place_features:
+            start = tf_keras.initializers.RandomNormal(stddev=0.1)
+            self.places = self.add_weight("places", [1, *image_shape[:2], place_features], initializer=start)
 
     def _context(self, labels: tf.Tensor | None) -> tf.Tensor | None:
-        return None if labels is None else tf.one_hot(labels, self.num_classes)[:, None, None]
+        """What the network is told of the places and the class: [B, 1, 1, C], [1, H, W, P] or [B, H, W, P + C]."""
+        if labels is None:
+            return self.places
+        classes = tf.one_hot(labels, self.num_classes)[:, None, None]
+        if self.places is None:
+            return classes
+        everywhere = tf.tile(classes, [1, *self.image_shape[:2], 1])
+        return tf.concat([tf.repeat(self.places, tf.shape(labels)[0], axis=0), everywhere], axis=-1)
 
     def _log_probs(self, x: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, 1], nats."""
@@ -134,5 +149,6 @@ def build(config: ConfigDict) -> PixelCNN:
     require_fit(config, "model", binarization=["dynamic", "static"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
+    require(config, "place_features", config.place_features >= 0, "0 or more")
     network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)
-    return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0)
+    return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0, config.place_features)

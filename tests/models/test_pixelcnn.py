@@ -15,15 +15,19 @@ from tests import conformance, tiny
 eager = tiny.eager
 
 
-@pytest.fixture
-def model():
-    """Of 3 x 3 images, its weights drawn at random."""
-    model = PixelCNN(GatedPixelCNN(2, features=8, size=3, first_size=3), (3, 3, 1))
+def randomised(**options) -> PixelCNN:
+    """A PixelCNN of 3 x 3 images, its weights drawn at random."""
+    model = PixelCNN(GatedPixelCNN(2, features=8, size=3, first_size=3), (3, 3, 1), **options)
     model.build_variables()
     generator = np.random.default_rng(0)
     for weight in model.weights:
         weight.assign(generator.normal(0, 0.5, weight.shape))
     return model
+
+
+@pytest.fixture(params=[0, 2], ids=["without places", "with places"])
+def model(request):
+    return randomised(place_features=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +119,24 @@ def test_pixelcnn_training_raises_log_prob(digits):
     assert model.merit({"val_nll": 80.0}) > model.merit({"val_nll": 90.0})
 
 
+def test_pixelcnn_learns_where_pixels_are():
+    # White in one place alone, in no order that the pixels before it could tell.
+    always = np.zeros([200, 5, 5, 1], np.float32)
+    always[:, 2, 2] = 1
+    losses = {}
+    for places in (0, 4):
+        tf_keras.utils.set_random_seed(0)
+        model = PixelCNN(GatedPixelCNN(1, features=8, size=3, first_size=3), (5, 5, 1), place_features=places)
+        model.compile(tf_keras.optimizers.Adam(3e-2))
+        step = tf.function(model.train_step)
+        for _ in range(300):
+            step(always)
+        losses[places] = float(model.validate([always])["nll"])
+    # Where the 3 pixels above and the one to the left are black, the next is white once in a few times.
+    assert losses[0] > 1
+    assert losses[4] < 0.3
+
+
 @pytest.mark.parametrize(
     "field, value, accepted",
     [
@@ -123,6 +145,7 @@ def test_pixelcnn_training_raises_log_prob(digits):
         ("features", 0, "1 or more"),
         ("kernel_size", 4, "an odd number"),
         ("first_kernel_size", 1, "3 or more"),
+        ("place_features", -1, "0 or more"),
     ],
 )
 def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
@@ -131,15 +154,9 @@ def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
     assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
 
 
-@pytest.fixture
-def conditional():
-    """Of 3 x 3 images of three classes."""
-    model = PixelCNN(GatedPixelCNN(2, features=8, size=3, first_size=3), (3, 3, 1), num_classes=3)
-    model.build_variables()
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        weight.assign(generator.normal(0, 0.5, weight.shape))
-    return model
+@pytest.fixture(params=[0, 2], ids=["without places", "with places"])
+def conditional(request):
+    return randomised(num_classes=3, place_features=request.param)
 
 
 def log_prob_given(model, x, label):
