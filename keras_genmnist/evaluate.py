@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from keras_genmnist import bounds, data, files, quality, runs
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units
 from keras_genmnist.runs import Run
 
 BATCH = 100
 DRAWS_PER_CALL = 50  # with the batch, 5,000 decoder rows: enough to fill the cores, and 16 MB of logits
-ACTIVE_VARIANCE = 0.01
 NUM_DRAWS = 1000
 SAMPLES_PER_CALL = 500
 VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_draws would double the time
@@ -102,8 +101,7 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
     """ELBO and its terms, importance-weighted NLL, and how much of the latent space is used.
 
     NLL = -log (1/S) sum{ p(x, z[s]) / q(z[s] | x) : s = 1..S }, in a streamed logsumexp: memory does not grow with S.
-    Effective sample size = (sum of weights)^2 / sum of squared weights.  A unit is active where its posterior mean
-    varies over the images by more than 0.01.
+    Effective sample size = (sum of weights)^2 / sum of squared weights.
 
     Args:
       model: the model.
@@ -140,21 +138,20 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, j
     reconstruction, layer_kl = reconstruction / num_draws, np.array(layer_kl) / num_draws
     kl = layer_kl.sum(axis=0)
     nll = mean_and_error(np.log(num_draws) - log_sum)
-    active = np.concatenate(means).var(axis=0) > ACTIVE_VARIANCE
+    units = active_units(np.concatenate(means), model.layer_sizes)
     scores = {
         "num_images": len(images),
         "elbo": mean_and_error(reconstruction - kl),
         "kl": mean_and_error(kl),
         "reconstruction": mean_and_error(reconstruction),
         "nll": nll | {"num_draws": num_draws, "ess": float(np.exp(2 * log_sum - log_sum_squares).mean())},
-        "active_units": int(active.sum()),
+        "active_units": sum(units),
         "latent_size": model.latent_size,
     }
     if len(model.layer_sizes) > 1:
-        split = np.split(active, np.cumsum(model.layer_sizes)[:-1])
         scores["layers"] = [
-            {"kl": mean_and_error(own), "active_units": int(units.sum()), "latent_size": len(units)}
-            for own, units in zip(layer_kl, split, strict=True)
+            {"kl": mean_and_error(own), "active_units": count, "latent_size": size}
+            for own, count, size in zip(layer_kl, units, model.layer_sizes, strict=True)
         ]
     return scores
 

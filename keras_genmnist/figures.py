@@ -80,7 +80,9 @@ def reconstructions(subject: Subject) -> Figure:
 
 def training_curves(subject: Subject) -> Figure:
     """What tells how training went, over the epochs; what only the steep first tenth reaches falls outside."""
-    curves, rows = subject.model.curves, subject.rows
+    rows = subject.rows
+    # A run that an earlier version began lacks what has come since.
+    curves = {label: names for label, names in subject.model.curves.items() if rows[0].keys() >= set(names)}
     figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axis, (label, names) in zip(np.atleast_1d(axes), curves.items(), strict=True):

@@ -343,9 +343,11 @@ def train(run: Run, started: float) -> None:
 
 
 def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:
+    # What there is of each of several layers would not fit.
+    columns = [name for names in model.curves.values() if len(names) <= 2 for name in names]
     return (
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
-        + "".join(f"{name} {row[name]:.2f}  " for names in model.curves.values() for name in names)
+        + "".join(f"{name} {row[name]:.2f}  " for name in columns)
         + f"{row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s"
     )
 

@@ -1,4 +1,4 @@
-"""Trains ladders with and without batch norm and warm-up, and draws the KL of each layer over the epochs.
+"""Trains ladders with and without batch norm and warm-up, and draws how each layer is used over the epochs.
 
 After section 3.2 of Sonderby et al. (2016), arxiv.org/abs/1602.02282: which layers are used.  Run it in the root of the
 repository: runs that are there already are used as they are.  Writes docs/ladder_kl.png.
@@ -19,6 +19,8 @@ VARIANTS = {
     "batch norm": ("batch", 0),
     "batch norm and warm-up": ("batch", WARMUP),
 }
+# Of metrics.jsonl: label of an axis, and its top, without what the first epochs reach.
+QUANTITIES = {"kl": ("KL (nats per image)", 40), "active_units": ("active units", 124)}
 
 
 def rows(name: str, norm: str, warmup: int) -> list[dict]:
@@ -30,16 +32,21 @@ def rows(name: str, norm: str, warmup: int) -> list[dict]:
 
 
 def main() -> None:
-    figure, axes = plt.subplots(1, len(VARIANTS), figsize=(13, 3.6), sharey=True, layout="constrained")
-    for axis, (name, settings) in zip(axes, VARIANTS.items(), strict=True):
+    figure, axes = plt.subplots(
+        len(QUANTITIES), len(VARIANTS), figsize=(13, 6), sharex=True, sharey="row", layout="constrained"
+    )
+    for column, (name, settings) in zip(axes.T, VARIANTS.items(), strict=True):
         epochs = rows(name, *settings)
-        layers = [[row[f"val_kl_{number}"] for row in epochs] for number in range(1, 6)]
-        axis.stackplot([row["epoch"] for row in epochs], layers, labels=[f"layer {number}" for number in range(1, 6)])
-        axis.set_title(f"{name}\n-ELBO {-epochs[-1]['val_elbo']:.1f}", fontsize=10)
-        axis.set(xlabel="epoch", xlim=(1, EPOCHS), ylim=(0, 40))
-    axes[0].set_ylabel("KL (nats per image)")
-    axes[0].legend(loc="upper right")
-    figure.suptitle("KL of each layer of ladder on mnist, validation images", fontsize=11)
+        for axis, quantity in zip(column, QUANTITIES, strict=True):
+            layers = [[row[f"val_{quantity}_{number}"] for row in epochs] for number in range(1, 6)]
+            labels = [f"layer {number}" for number in range(1, 6)]
+            axis.stackplot([row["epoch"] for row in epochs], layers, labels=labels)
+        column[0].set_title(f"{name}\n-ELBO {-epochs[-1]['val_elbo']:.1f}", fontsize=10)
+        column[-1].set(xlabel="epoch", xlim=(1, EPOCHS))
+    for axis, (label, top) in zip(axes[:, 0], QUANTITIES.values(), strict=True):
+        axis.set(ylabel=label, ylim=(0, top))
+    axes[0, 0].legend(loc="upper right")
+    figure.suptitle("Layers of ladder on mnist, validation images", fontsize=11)
     save(figure, Path("docs/ladder_kl.png"))
 
 

@@ -136,6 +136,13 @@ def test_training_curves_leave_out_what_only_the_first_tenth_reaches(subject):
     plt.close(figure)
 
 
+def test_training_curves_leave_out_what_the_run_did_not_record(subject):
+    rows = [{"epoch": e, "elbo": -100.0, "val_elbo": -101.0} for e in range(1, 21)]
+    figure = figures.training_curves(subject._replace(rows=rows))
+    assert [axis.get_ylabel() for axis in figure.axes] == ["ELBO (nats per image)"]
+    plt.close(figure)
+
+
 def test_progress_shows_strips_of_the_first_and_the_last_epoch(subject, tmp_path):
     run = dataclasses.replace(subject.run, workdir=tmp_path)
     for epoch in range(1, 31):

@@ -16,6 +16,8 @@ from keras_genmnist.inference import RefinedPosterior
 MAX_SAMPLES = 1024
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
 LEAST_IMPROVED = 0.5
+# A latent whose posterior mean varies over the images by no more than this tells them nothing.
+ACTIVE_VARIANCE = 0.01
 
 
 class GenerativeModel(tf_keras.Model):
@@ -298,6 +300,7 @@ class LatentVariableModel(DecoderModel):
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
         self.seed, self.warmup_steps = seed, warmup_steps
         self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
+        self.compiled_encode = tf.function(self.encode)
         if isinstance(self.encoder, RefinedPosterior):
             self.compiled_improves = tf.function(self.encoder.improves, jit_compile=jit_compile)
 
@@ -310,6 +313,8 @@ class LatentVariableModel(DecoderModel):
         curves = {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
         if self.layer_names:
             curves["KL of each layer (nats per image)"] = [f"val_{name}" for name in self.layer_names]
+            numbers = range(1, len(self.layer_sizes) + 1)
+            curves["active units of each layer"] = [f"val_active_units_{number}" for number in numbers]
         return curves
 
     def merit(self, row):
@@ -319,6 +324,10 @@ class LatentVariableModel(DecoderModel):
         found = _averaged(self, batches)
         if isinstance(self.encoder, RefinedPosterior):
             found["improved"] = float(np.mean(self.compiled_improves(batches[0])))
+        if self.layer_names:
+            means = np.concatenate([self.compiled_encode(batch)["z"] for batch in batches])
+            for number, units in enumerate(active_units(means, self.layer_sizes)):
+                found[f"active_units_{number + 1}"] = float(units)
         return found
 
     def warnings(self, rows):
@@ -428,6 +437,18 @@ def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndar
         logs = model.compiled_test_step(batch)
     model.reset_metrics()  # the next epoch's averages begin here
     return {name: float(value) for name, value in logs.items()}
+
+
+def active_units(means: np.ndarray, layer_sizes: list[int]) -> list[int]:
+    """How many latents of each layer, the lowest first, are used: their posterior mean varies by more than 0.01.
+
+    Args:
+      means: of the posteriors of N images, [N, D].
+      layer_sizes: the number of latents of each layer, with sum D.
+    Source: Burda et al. (2016), appendix C, arxiv.org/abs/1509.00519
+    """
+    active = means.var(axis=0) > ACTIVE_VARIANCE
+    return [int(layer.sum()) for layer in np.split(active, np.cumsum(layer_sizes)[:-1])]
 
 
 def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:

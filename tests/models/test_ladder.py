@@ -150,6 +150,20 @@ def test_ladder_reports_the_kl_of_each_layer(digits):
     assert model.curves["KL of each layer (nats per image)"] == ["val_kl_1", "val_kl_2", "val_kl_3"]
 
 
+def test_ladder_reports_the_active_units_of_each_layer(digits):
+    model = random_model()
+    model.compile("adam")
+    # The top layer's only latent no longer depends on the image.
+    kernel = model.encoder.votes[-1].parameters.kernel
+    kernel.assign(tf.zeros_like(kernel))
+    means = model.encode(digits)["z"].numpy()
+    lowest, middle = (means[:, part].var(axis=0) for part in (slice(0, 4), slice(4, 6)))
+    logs = model.validate([digits[:5], digits[5:]])
+    assert [logs[f"active_units_{n}"] for n in (1, 2, 3)] == [(lowest > 0.01).sum(), (middle > 0.01).sum(), 0]
+    assert logs["active_units_1"] > 0
+    assert model.curves["active units of each layer"] == [f"val_active_units_{n}" for n in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     "field, value, accepted",
     [
