@@ -39,14 +39,13 @@ def train(argv: list[str]) -> None:
             raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
         name = resumed.name
         config = _overridden(values, resumed.config.copy_and_resolve_references(), argv)
-    lock = runs.lock(workdir)
     if resumed:
         runs.require_same_config(resumed, name, config)
         run = resumed
     else:
         command = shlex.join(["genmnist", "train", *argv])
         run = runs.Run(workdir, name, config, command, runs.commit())
-    with lock:
+    with runs.lock(workdir):
         training.train(run, STARTED)
 
 

@@ -22,6 +22,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist import __version__, files, models
+from keras_genmnist import config as configs
 from keras_genmnist.errors import Fault, UsageError
 
 
@@ -81,7 +82,7 @@ def load(workdir: Path, name: str = "NAME") -> Run:
 
     Raises:
       UsageError: if there is none.
-      Fault: if its config.json and the copy of it are both damaged.
+      Fault: if its config.json and the copy of it are both damaged, or of an earlier version that had fewer fields.
     """
     if not exists(workdir):
         raise UsageError(f"no run in {workdir}: train one with `genmnist train --model={name} --workdir={workdir}`")
@@ -94,6 +95,11 @@ def load(workdir: Path, name: str = "NAME") -> Run:
             continue
         if path == copy:
             warn(f"{first} is damaged: using its copy {copy}")
+        if missing := set(configs.load(run.name)) - set(run.config):
+            raise Fault(
+                f"{workdir} was begun by an earlier version: {path} has no {', '.join(sorted(missing))}; give another "
+                "--workdir, or add what the run was trained with"
+            )
         return run
     raise Fault(f"{first} and its copy {copy} are both damaged: restore one of them, or train in another workdir")
 

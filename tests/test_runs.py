@@ -82,6 +82,15 @@ def test_workdir_without_run_is_refused(tmp_path):
         runs.load(tmp_path)
 
 
+def test_config_json_of_an_earlier_version_is_a_fault_that_names_what_it_lacks(tmp_path):
+    run = tiny.begin(tmp_path / "run")
+    content = json.loads((run.workdir / "config.json").read_text())
+    del content["config"]["norm"], content["config"]["decay"]
+    (run.workdir / "config.json").write_text(json.dumps(content))
+    with pytest.raises(Fault, match=r"earlier version: .*/run/config\.json has no decay, norm; give another --workdir"):
+        runs.load(run.workdir)
+
+
 # Another config, another model, another process
 
 
