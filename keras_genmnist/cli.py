@@ -25,7 +25,7 @@ def train(argv: list[str]) -> None:
     genmnist train --model=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]
     """
     values = _run_flags()
-    _parse(values, argv, known_only=True)
+    _parse(values, argv, before_config=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
     workdir, name = _workdir(values), values.model
@@ -262,16 +262,21 @@ def _run_flags() -> flags.FlagValues:
     return values
 
 
-def _parse(values: flags.FlagValues, argv: list[str], known_only: bool = False) -> None:
-    """Parses the flags, and refuses what is not one."""
+def _parse(values: flags.FlagValues, argv: list[str], before_config: bool = False) -> None:
+    """Parses the flags, and refuses what is not one; fields of a config too, unless they are still to be defined."""
     try:
-        rest = values(["genmnist", *(a for a in argv if not _wants_help([a]))], known_only=known_only)[1:]
+        rest = values(["genmnist", *(a for a in argv if not _wants_help([a]))], known_only=True)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(_plain(error)) from error
-    stray = [argument for argument in rest if not argument.startswith("--config.")] if known_only else rest
+    stray = [a for a in rest if a != "--" and not (before_config and a.startswith("--config."))]
+    if stray and stray[0].startswith("--"):
+        known = sorted(name for name in values if not name.startswith("config"))
+        near = configs.suggest(stray[0].removeprefix("--").split("=")[0], known)
+        accepted = ", ".join(known + before_config * ["config.FIELD"]) or "none"
+        raise UsageError(f"unknown flag {stray[0]!r}{near} Flags: {accepted}")
     if stray:
         raise UsageError(f"unexpected argument {stray[0]!r}; flags are --name=value, config fields --config.name=value")
-    if _wants_help(argv) and not known_only:
+    if _wants_help(argv) and not before_config:
         raise _Help(values, ConfigDict())
 
 

@@ -94,6 +94,7 @@ def training_curves(subject: Subject) -> Figure:
         axis.set(xlabel="epoch", ylabel=label, xlim=(0, epochs[-1] + 1))
         axis.set_ylim(min(settled) - margin, max(settled) + margin)
         axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.yaxis.get_major_locator().set_params(integer=all(value == int(value) for value in settled))  # counts
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(f"Training, {_caption(subject)}", fontsize=11)
@@ -101,11 +102,15 @@ def training_curves(subject: Subject) -> Figure:
 
 
 def _legend(column: str) -> str:
-    return ("validation " if column.startswith("val_") else "training ") + column.removeprefix("val_").replace("_", " ")
+    *quantity, last = column.removeprefix("val_").split("_")
+    if last.isdigit():  # the label of the axis says of what
+        return f"layer {last}"
+    words = [word.upper() if word in ("elbo", "iwae", "kl", "nll") else word for word in (*quantity, last)]
+    return " ".join(["validation" if column.startswith("val_") else "training", *words])
 
 
 def progress(subject: Subject) -> Figure:
-    """Samples of the same latents at up to ten epochs, the first and the last among them."""
+    """Samples of the same seeds at up to ten epochs, the first and the last among them."""
     epochs = sorted({row["epoch"] for row in subject.rows})
     chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
     strips = [plt.imread(subject.run.progress / f"{epoch}.png") for epoch in chosen]
@@ -113,8 +118,8 @@ def progress(subject: Subject) -> Figure:
     for axis, strip, epoch in zip(np.atleast_1d(axes), strips, chosen, strict=True):
         axis.imshow(strip, cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
-        axis.set_ylabel(f"{epoch}", rotation=0, ha="right", va="center")
-    figure.suptitle(f"Samples of the same latents by epoch, {_caption(subject)}", fontsize=11)
+        axis.set_ylabel(f"epoch {epoch}", rotation=0, ha="right", va="center")
+    figure.suptitle(f"Samples of the same seeds by epoch, {_caption(subject)}", fontsize=11)
     return figure
 
 
@@ -196,7 +201,7 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     if name == "layers" and len(getattr(model, "layer_sizes", [])) < 2:
         return "it needs several layers of latents"
     if name == "completion" and not hasattr(model, "complete"):
-        return "it needs a model that draws pixels one after the other"
+        return "it needs a PixelCNN without latents"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
     if name == "latent_means" and dataset.test.labels is None:

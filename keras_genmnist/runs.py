@@ -3,7 +3,7 @@
 config.json       what is trained: {"name", "command", "commit", "config"}; a copy is in checkpoints/
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
 best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
-progress/         a strip of samples of the same latents at each epoch
+progress/         a strip of samples of the same seeds at each epoch
 metrics.jsonl     one JSON object an epoch
 tensorboard/      scalars and samples
 metrics.json      what `evaluate` measured

@@ -73,8 +73,8 @@ def sample(source: Source, num_samples: int, seed: int, out: Path, digit: int | 
     name, chosen = ("sample", {}) if digit is None else ("sample_class", {"label": tf.constant(digit)})
     if name not in source.signatures:
         raise UsageError(
-            f"--digit={digit} cannot be chosen, {source.label} draws all digits: leave it out, or train a model with "
-            "--config.class_conditional=true"
+            f"--digit={digit} cannot be chosen, {source.label} draws all digits: leave it out, or train with "
+            "--model=pixelcnn --config.class_conditional=true"
         )
     draw = source.signatures[name]
     digits = draw(num_samples=tf.constant(num_samples), seed=tf.constant(seed), **chosen)["probabilities"].numpy()

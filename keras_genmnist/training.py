@@ -26,7 +26,7 @@ from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
 SECONDS_PER_CALL = 0.5  # a signal waits for the compiled loop to return
-STRIP = 10  # digits of each epoch that are kept, of the same latents
+STRIP = 10  # digits of each epoch that are kept, of the same seeds
 IMAGES_PER_CHUNK = 5_000  # what the compiled loop is given at a time; 16 MB
 
 
@@ -343,8 +343,8 @@ def train(run: Run, started: float) -> None:
 
 
 def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:
-    # What there is of each of several layers would not fit.
-    columns = [name for names in model.curves.values() if len(names) <= 2 for name in names]
+    # What there is of each of several layers, its number at the end, would not fit.
+    columns = [name for names in model.curves.values() for name in names if not name[-1].isdigit()]
     return (
         f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
         + "".join(f"{name} {row[name]:.2f}  " for name in columns)

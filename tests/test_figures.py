@@ -118,13 +118,18 @@ def test_training_curves_show_every_epoch(subject):
     left, right = figure.axes
     for axis, name in ((left, "elbo"), (right, "kl")):
         lines = {line.get_label(): line for line in axis.lines}
-        assert lines.keys() == {f"training {name}", f"validation {name}"}
-        for label, key in ((f"training {name}", name), (f"validation {name}", f"val_{name}")):
+        assert lines.keys() == {f"training {name.upper()}", f"validation {name.upper()}"}
+        for label, key in ((f"training {name.upper()}", name), (f"validation {name.upper()}", f"val_{name}")):
             assert lines[label].get_xdata().tolist() == [row["epoch"] for row in rows]
             assert lines[label].get_ydata().tolist() == [row[key] for row in rows]
         assert axis.get_legend() is not None
         assert "nats" in axis.get_ylabel()
     plt.close(figure)
+
+
+def test_training_curves_name_the_layers():
+    labels = [figures._legend(column) for column in ("val_kl_1", "val_active_units_10", "iwae", "generator_loss")]
+    assert labels == ["layer 1", "layer 10", "training IWAE", "training generator loss"]
 
 
 def test_training_curves_leave_out_what_only_the_first_tenth_reaches(subject):
@@ -148,7 +153,7 @@ def test_progress_shows_strips_of_the_first_and_the_last_epoch(subject, tmp_path
     for epoch in range(1, 31):
         files.write(run.progress / f"{epoch}.png", images.png(np.full([28, 280, 1], epoch / 255)).numpy())
     figure = figures.progress(subject._replace(run=run, rows=[{"epoch": epoch} for epoch in range(1, 31)]))
-    shown = [int(axis.get_ylabel()) for axis in figure.axes]
+    shown = [int(axis.get_ylabel().removeprefix("epoch ")) for axis in figure.axes]
     assert shown == sorted(set(shown)) and len(shown) <= 10
     assert (shown[0], shown[-1]) == (1, 30)
     for axis, epoch in zip(figure.axes, shown, strict=True):

@@ -97,15 +97,17 @@ class GenerativeModel(tf_keras.Model):
         num_samples = capped(num_samples, num_samples)
         return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
 
-    def checked(self, images: tf.Tensor, name: str = "images") -> tf.Tensor:
-        """The images [B, H, W, C] given to a signature as `name`, refused unless they are pixels in [0, 1]."""
+    def checked(self, images: tf.Tensor, name: str = "images", binary: bool = False) -> tf.Tensor:
+        """The images [B, H, W, C] given to a signature as `name`, refused unless they are pixels in [0, 1], or bits."""
         # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
         images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), name)
-        message = f"values of {name} are out of range: give pixels in [0, 1]"
-        checks = (
+        message = f"values of {name} are out of range: give pixels {'of 0 or 1' if binary else 'in [0, 1]'}"
+        checks = [
             tf.debugging.assert_non_negative(images, message),
             tf.debugging.assert_less_equal(images, 1.0, message),
-        )
+        ]
+        if binary:
+            checks.append(tf.debugging.assert_equal(images, tf.round(images), message))
         with tf.control_dependencies(checks):
             return tf.identity(images)
 
@@ -228,7 +230,7 @@ class TractableModel(GenerativeModel):
     def signatures(self):
         @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
         def log_prob(images):
-            return {"log_prob": self.log_prob(self.checked(images))}
+            return {"log_prob": self.log_prob(self.checked(images, binary=True))}
 
         return super().signatures() | {"log_prob": log_prob}
 
@@ -312,9 +314,9 @@ class LatentVariableModel(DecoderModel):
     def curves(self):
         curves = {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
         if self.layer_names:
-            curves["KL of each layer (nats per image)"] = [f"val_{name}" for name in self.layer_names]
+            curves["validation KL of each layer (nats per image)"] = [f"val_{name}" for name in self.layer_names]
             numbers = range(1, len(self.layer_sizes) + 1)
-            curves["active units of each layer"] = [f"val_active_units_{number}" for number in numbers]
+            curves["validation active units of each layer"] = [f"val_active_units_{number}" for number in numbers]
         return curves
 
     def merit(self, row):
@@ -423,7 +425,7 @@ class LatentVariableModel(DecoderModel):
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
-            terms = self.log_terms(self.checked(images), 1, seed=tf.stack([seed, 0]))
+            terms = self.log_terms(self.checked(images, binary=True), 1, seed=tf.stack([seed, 0]))
             return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
 
         own = [encode, encode_draw, reconstruct, elbo]

@@ -92,7 +92,7 @@ class PixelCNN(TractableModel):
           mask: [N, H, W, 1], 1 where `images` is known, else 0.
           seeds: int32 [N, 2].
         Returns:
-          As `draw`.
+          As `draw`; the probabilities of known pixels are the pixels.
         """
         labels = None
         if self.labelled:
@@ -104,7 +104,8 @@ class PixelCNN(TractableModel):
         # A known pixel's uniform number is below every probability, or above.
         known = tf.where(images > 0.5, -1.0, 2.0)
         uniform = tf.where(mask > 0.5, known, self._uniform(seeds)[..., None])
-        return self._drawn(tf.squeeze(uniform, axis=-1), labels)
+        drawn = self._drawn(tf.squeeze(uniform, axis=-1), labels)
+        return drawn | {"probabilities": tf.where(mask > 0.5, images, drawn["probabilities"])}
 
     def _drawn(self, uniform: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
         context = self._context(labels)
@@ -130,7 +131,8 @@ class PixelCNN(TractableModel):
         def complete(images, mask, seed):
             tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
             count = capped(tf.shape(images)[0], tf.shape(images)[0], "the number of images")
-            return with_png(self.complete(self.checked(images), self.checked(mask, "mask"), seeds_of(count, seed)))
+            known = self.checked(images, binary=True), self.checked(mask, "mask", binary=True)
+            return with_png(self.complete(*known, seeds_of(count, seed)))
 
         @tf.function(input_signature=[integer, integer, integer])
         def sample_class(label, num_samples, seed):

@@ -147,7 +147,7 @@ def test_ladder_reports_the_kl_of_each_layer(digits):
     logs = model.validate([digits])
     layers = [logs[f"kl_{number}"] for number in (1, 2, 3)]
     np.testing.assert_allclose(sum(layers), logs["kl"], rtol=1e-5)
-    assert model.curves["KL of each layer (nats per image)"] == ["val_kl_1", "val_kl_2", "val_kl_3"]
+    assert model.curves["validation KL of each layer (nats per image)"] == ["val_kl_1", "val_kl_2", "val_kl_3"]
 
 
 def test_ladder_reports_the_active_units_of_each_layer(digits):
@@ -161,7 +161,7 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
     logs = model.validate([digits[:5], digits[5:]])
     assert [logs[f"active_units_{n}"] for n in (1, 2, 3)] == [(lowest > 0.01).sum(), (middle > 0.01).sum(), 0]
     assert logs["active_units_1"] > 0
-    assert model.curves["active units of each layer"] == [f"val_active_units_{n}" for n in (1, 2, 3)]
+    assert model.curves["validation active units of each layer"] == [f"val_active_units_{n}" for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(

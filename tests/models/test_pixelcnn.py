@@ -94,16 +94,20 @@ def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
     complete = models.build(tiny.config("pixelcnn")).signatures()["complete"]
     mask = np.zeros_like(digits)
     mask[:, :14] = 1
-    ours, again, other = (complete(digits, mask, tf.constant(seed))["images"].numpy() for seed in (7, 7, 8))
+    first, *others = (complete(digits, mask, tf.constant(seed)) for seed in (7, 7, 8))
+    ours, again, other = (drawn["images"].numpy() for drawn in (first, *others))
     np.testing.assert_array_equal(ours, again)
     assert (ours != other).any()
     np.testing.assert_array_equal(ours[:, :14], digits[:, :14])
+    np.testing.assert_array_equal(first["probabilities"][:, :14], digits[:, :14])  # and so its PNG
+    assert np.ptp(first["probabilities"][:, 14:]) > 0
     with pytest.raises(tf.errors.InvalidArgumentError, match="agree in shape"):
         complete(digits, mask[:1], tf.constant(7))
     with pytest.raises(tf.errors.InvalidArgumentError, match="out of range"):
         complete(255 * digits, mask, tf.constant(7))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="values of mask are out of range"):
-        complete(digits, 2 * mask, tf.constant(7))
+    for images, hidden, name in ((0.5 * digits, mask, "images"), (digits, 0.5 * mask, "mask"), (digits, -mask, "mask")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"values of {name} are out of range.*of 0 or 1"):
+            complete(images, hidden, tf.constant(7))
 
 
 def test_pixelcnn_training_raises_log_prob(digits):
@@ -185,7 +189,8 @@ def test_pixelcnn_of_classes_completes_by_the_class_that_fits():
     # Class 3 is sure that the first row is white, all others that it is black.
     model._log_prob_by_class = lambda x, mask: tf.tile(tf.where(tf.range(10) == 3, 0.0, -1e3)[:, None], [1, len(x)])
     seen = []
-    model._drawn = lambda uniform, labels: seen.append(labels.numpy())
+    drawn = model._drawn
+    model._drawn = lambda uniform, labels: seen.append(labels.numpy()) or drawn(uniform, labels)
     model.complete(
         np.zeros([4, 28, 28, 1], np.float32), np.zeros([4, 28, 28, 1], np.float32), tf.ones([4, 2], tf.int32)
     )
