@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             # Objective: elbo, iwae
             "bound": "elbo",
             "train_draws": 1,
-            "free_bits": 0.0,
+            "free_bits": 2.0,  # of each layer; after 20 epochs the ELBO is -92.4, of 0 -93.0
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 250,

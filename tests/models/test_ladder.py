@@ -7,6 +7,7 @@ import tf_keras
 from keras_genmnist import bounds, models
 from keras_genmnist import config as configs
 from keras_genmnist.errors import UsageError
+from keras_genmnist.models import ladder
 from keras_genmnist.models.ladder import MIN_SCALE, Gaussian, Ladder
 from tests import conformance, tiny
 
@@ -32,7 +33,8 @@ def test_ladder_configs_are_those_of_the_literature():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ladder_conforms(name, digits):
+def test_ladder_conforms(name, digits, monkeypatch):
+    monkeypatch.setattr(ladder, "VOTE_BIAS", 0.0)  # draws of votes so sure differ by less than float32 tells
     conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)
 
 
@@ -139,6 +141,15 @@ def test_ladder_decoding_depends_on_every_layer():
     for number in range(7):
         moved = model.decode(e + tf.one_hot(number, 7))
         assert np.abs(moved - model.decode(e)).max() > 1e-5  # not of each image: a ReLU may be off
+
+
+def test_ladder_votes_begin_sure(digits):
+    model = models.build(tiny.config("ladder", num_layers=3, latent_size=4, norm="none"))
+    features = digits
+    for network, vote in zip(model.encoder.networks, model.encoder.votes, strict=True):
+        features = network(features)
+        assert tf.reduce_max(vote(features).stddev()) < 0.1
+    assert tf.reduce_min(model.decoder.conditionals[0](tf.zeros([1, 2])).stddev()) > 0.5
 
 
 def test_ladder_reports_the_kl_of_each_layer(digits):
