@@ -20,7 +20,7 @@ VARIANTS = {
     "batch norm and warm-up": ("batch", WARMUP),
 }
 # Of metrics.jsonl: label of an axis, and its top, without what the first epochs reach.
-QUANTITIES = {"kl": ("KL (nats per image)", 40), "active_units": ("active units", 124)}
+QUANTITIES = {"kl": ("KL (nats per image)", 40), "active_units": ("active units", 80)}
 
 
 def rows(name: str, norm: str, warmup: int) -> list[dict]:
