@@ -13,7 +13,7 @@ from tests.oracles import ORACLE, LinearGaussian
 
 
 def likelihood(model, x, num_draws):
-    return evaluate.likelihood(model, x, num_draws, jit_compile=False, label="test")
+    return evaluate.likelihood(model, x, num_draws, "test")
 
 
 class Tabulated:
