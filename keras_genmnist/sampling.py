@@ -74,7 +74,7 @@ def sample(source: Source, num_samples: int, seed: int, out: Path, digit: int | 
     if name not in source.signatures:
         raise UsageError(
             f"--digit={digit} cannot be chosen, {source.label} draws all digits: leave it out, or train with "
-            "--model=pixelcnn --config.class_conditional=true"
+            "--model=pixelcnn --config.dataset=mnist --config.class_conditional=true"
         )
     draw = source.signatures[name]
     digits = draw(num_samples=tf.constant(num_samples), seed=tf.constant(seed), **chosen)["probabilities"].numpy()
