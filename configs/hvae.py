@@ -6,4 +6,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("ladder", inference="bottom_up", free_bits=0.0)
+    return based_on("ladder", inference="bottom_up", free_bits=0.0)  # as the paper; with free bits not tried
