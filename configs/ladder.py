@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
             # Objective: elbo, iwae
             "bound": "elbo",
             "train_draws": 1,
-            "free_bits": 2.0,  # of each layer; after 20 epochs the ELBO is -92.4, of 0 -93.0
+            # Of each latent above the lowest layer: 8, 4, 2, 1 nats.  After 20 epochs the ELBO is -92.0, without -93.0.
+            "free_bits": 0.25,
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 250,

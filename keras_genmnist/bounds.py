@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -46,13 +47,13 @@ class Objective(NamedTuple):
     bound: "elbo" or "iwae".
     num_draws: S, draws from the posterior a step and image.
     gradient: "standard", "stl" or "dreg"; see `PathGradient`.
-    free_bits: nats of each layer's KL that cost nothing; see `elbo`.
+    free_bits: nats of KL that cost nothing, of every layer or of each; see `elbo`.
     """
 
     bound: str = "elbo"
     num_draws: int = 1
     gradient: str = "standard"
-    free_bits: float = 0.0
+    free_bits: float | tuple[float, ...] = 0.0
 
     def __call__(self, terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
         """The bound, [B], nats."""
@@ -136,15 +137,16 @@ def reconstruction(terms: LogTerms) -> tf.Tensor:
     return tf.reduce_mean(terms.log_likelihood, axis=0)
 
 
-def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float = 0.0) -> tf.Tensor:
+def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float | tuple[float, ...] = 0.0) -> tf.Tensor:
     """Evidence lower bound.  (1/S) sum{ log p(x | z[s]) : s = 1..S } - KL(q(z | x) || p(z))
 
     Args:
       terms: log densities of S draws.
       kl_weight: factor on the KL, in [0, 1]; below 1 while warming up (Sonderby et al. 2016, section 2.3,
         arxiv.org/abs/1602.02282), when the result is not a bound.
-      free_bits: where a layer's mean KL over the images is below this, it costs this and has no gradient (Kingma et al.
-        2016, equation 15, with a layer as group, arxiv.org/abs/1606.04934).
+      free_bits: one number for all layers, or one for each: where a layer's mean KL over the images is below this, it
+        costs this and has no gradient (Kingma et al. 2016, equation 15, with a layer as group,
+        arxiv.org/abs/1606.04934).
     Returns:
       [B], nats.
     Raises:
@@ -153,8 +155,9 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float =
     """
     log_weights(terms)  # for its check of the shapes
     costs = layer_kl(terms)
-    if free_bits:
-        costs = tf.where(tf.reduce_mean(costs, axis=1, keepdims=True) > free_bits, costs, free_bits)
+    if np.any(free_bits):
+        floors = tf.reshape(tf.constant(free_bits, costs.dtype), [-1, 1])
+        costs = tf.where(tf.reduce_mean(costs, axis=1, keepdims=True) > floors, costs, floors)
     return reconstruction(terms) - kl_weight * tf.reduce_sum(costs, axis=0)
 
 

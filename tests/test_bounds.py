@@ -57,10 +57,11 @@ def test_kl_is_the_sum_of_the_layers():
     assert bounds.layer_kl(random_terms(4)).shape == (1, 5)
 
 
-def test_free_bits_are_of_each_layer():
+@pytest.mark.parametrize("free_bits, cost", [(5.0, 5 + 5 + 9), ((0.0, 5.0, 10.0), 1 + 5 + 10)])
+def test_free_bits_are_of_each_layer(free_bits, cost):
     terms = random_terms(4)._replace(layer_kl=tf.constant([5 * [1.0], 5 * [4.0], 5 * [9.0]]))
-    floor = bounds.elbo(terms, free_bits=5.0)
-    np.testing.assert_allclose(floor, bounds.reconstruction(terms) - (5 + 5 + 9), rtol=1e-6)  # float32
+    floor = bounds.elbo(terms, free_bits=free_bits)
+    np.testing.assert_allclose(floor, bounds.reconstruction(terms) - cost, rtol=1e-6)  # float32
 
 
 def test_free_bits_stop_the_gradient_of_the_kl():

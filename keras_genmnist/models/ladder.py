@@ -239,6 +239,9 @@ def build(config: ConfigDict) -> HierarchicalVAE:
         for size in (config.latent_size, config.hidden_size)
     )
 
+    # The image holds the lowest layer open; those above collapse more easily.
+    free_bits = (0.0, *(config.free_bits * size for size in latent_sizes[1:]))
+
     def mlp(layer):
         return networks.mlp(config.hidden_layers, hidden_sizes[layer], config.norm)
 
@@ -259,5 +262,5 @@ def build(config: ConfigDict) -> HierarchicalVAE:
         encoder,
         TopDown(conditionals, BernoulliDecoder(image, IMAGE_SHAPE), latent_sizes),
         IMAGE_SHAPE,
-        Objective(config.bound, config.train_draws, free_bits=config.free_bits),
+        Objective(config.bound, config.train_draws, free_bits=free_bits),
     )
