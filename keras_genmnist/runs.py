@@ -9,12 +9,14 @@ tensorboard/      scalars and samples
 metrics.json      what `evaluate` measured
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,17 +128,17 @@ def require_same_config(run: Run, name: str, config: ConfigDict) -> None:
         )
 
 
-def lock(workdir: Path):
-    """Claims the directory for this process until it ends.
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Claims the directory for this process; where no run was begun meanwhile, leaves it as it was.
 
-    Returns:
-      The open lock file, to be kept.
     Raises:
       UsageError: if another process holds it, or the directory cannot be written.
     """
+    made = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "w")  # noqa: SIM115 (the caller keeps it open)
+        file = open(workdir / ".lock", "w")  # noqa: SIM115 (open until the caller is done)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"another process is training in {workdir}: wait for it, or give another --workdir") from None
@@ -144,7 +146,14 @@ def lock(workdir: Path):
         raise UsageError(
             f"cannot write to the workdir {workdir}: {files.reason(workdir, error)}; give a --workdir you may write to"
         ) from error
-    return file
+    with file:
+        try:
+            yield
+        finally:
+            if not exists(workdir):
+                (workdir / ".lock").unlink()
+                if made:
+                    workdir.rmdir()
 
 
 def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | None:

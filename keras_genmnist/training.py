@@ -173,6 +173,11 @@ class Training:
         waited = self.epoch - int(self.progress.best_epoch)
         return self.step >= self.last_step or 0 < self.run.config.patience <= waited
 
+    @property
+    def outcome(self) -> str:
+        """How many epochs were trained and which is the best, in words."""
+        return f"{self.epoch} epoch{'s' * (self.epoch != 1)}, the best is {int(self.progress.best_epoch)}"
+
     def chunks(self) -> Iterator[tf.Tensor]:
         """The batches from the present step to the last, [steps_per_chunk, B, ...]; the last chunk has more."""
         config = self.run.config
@@ -296,7 +301,7 @@ def train(run: Run, started: float) -> None:
     rows = [row for row in runs.read_metrics(run) if row["step"] <= training.step]
     files.write(run.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
     if training.finished:
-        print(f"{run.workdir} is finished: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}")
+        print(f"{run.workdir} is finished: {training.outcome}")
         return
     print(
         f"{'resuming' if training.step else 'training'} {run.name} on {run.config.dataset} in {run.workdir}: "
@@ -339,7 +344,7 @@ def train(run: Run, started: float) -> None:
                 )
                 raise SystemExit(128 + received[0])
     reason = "" if training.step == training.last_step else f", no better one in {run.config.patience} epochs"
-    print(f"finished {run.workdir}: {training.epoch} epochs, the best is {int(training.progress.best_epoch)}{reason}")
+    print(f"finished {run.workdir}: {training.outcome}{reason}")
 
 
 def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:

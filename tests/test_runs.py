@@ -111,18 +111,29 @@ def test_other_model_is_refused(tmp_path):
 
 def test_second_process_on_a_workdir_is_refused_until_the_first_ends(tmp_path):
     # A file opened twice holds two locks, in one process as in two.
-    first = runs.lock(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"another process is training in .*run"):
-        runs.lock(tmp_path / "run")
-    first.close()
-    runs.lock(tmp_path / "run").close()
+    with runs.lock(tmp_path / "run"), pytest.raises(UsageError, match=r"another process is training in .*run"):
+        runs.lock(tmp_path / "run").__enter__()
+    with runs.lock(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_lock_leaves_nothing_where_no_run_was_begun(there, tmp_path):
+    if there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="refused"), runs.lock(tmp_path / "run"):
+        raise UsageError("refused")
+    assert list(tmp_path.rglob("*")) == there * [tmp_path / "run"]
+    with runs.lock(tmp_path / "run"):
+        tiny.begin(tmp_path / "run")
+    assert (tmp_path / "run" / ".lock").exists()
 
 
 def test_workdir_that_cannot_be_written_is_one_line(tmp_path):
     # A file in the place of a folder: permissions do not bind the superuser, who may run this.
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        for act in (runs.lock, tiny.begin):
+        for act in (lambda workdir: runs.lock(workdir).__enter__(), tiny.begin):
             with pytest.raises(UsageError, match=r"cannot write.*file.* give a ") as refused:
                 act(workdir)
             assert "\n" not in str(refused.value)
