@@ -151,9 +151,10 @@ def lock(workdir: Path) -> Iterator[None]:
             yield
         finally:
             if not exists(workdir):
-                (workdir / ".lock").unlink()
-                if made:
-                    workdir.rmdir()
+                with contextlib.suppress(OSError):  # the directory was removed meanwhile, or holds something else
+                    (workdir / ".lock").unlink()
+                    if made:
+                        workdir.rmdir()
 
 
 def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | None:

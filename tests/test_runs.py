@@ -129,6 +129,16 @@ def test_lock_leaves_nothing_where_no_run_was_begun(there, tmp_path):
     assert (tmp_path / "run" / ".lock").exists()
 
 
+def test_lock_hides_no_error_where_the_workdir_is_gone_or_holds_something(tmp_path):
+    with pytest.raises(UsageError, match="refused"), runs.lock(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+        raise UsageError("refused")
+    with pytest.raises(UsageError, match="refused"), runs.lock(tmp_path / "run"):
+        (tmp_path / "run" / "notes").write_text("")
+        raise UsageError("refused")
+    assert (tmp_path / "run" / "notes").exists()
+
+
 def test_workdir_that_cannot_be_written_is_one_line(tmp_path):
     # A file in the place of a folder: permissions do not bind the superuser, who may run this.
     (tmp_path / "file").write_text("")

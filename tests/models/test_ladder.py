@@ -30,6 +30,7 @@ def test_ladder_configs_are_those_of_the_literature():
     model = models.build(configs.load("ladder"))
     assert model.layer_sizes == [64, 32, 16, 8, 4]
     assert model.latent_size == 124
+    assert model.objective.free_bits == (0, 8, 4, 2, 1)  # above the lowest layer 1/4 nat of each latent
 
 
 @pytest.mark.parametrize("name", NAMES)
