@@ -31,7 +31,7 @@ IMAGES_PER_CHUNK = 5_000  # what the compiled loop is given at a time; 16 MB
 
 
 class Progress(tf.Module):
-    """What a checkpoint holds beside the model: the step, the best epoch so far, the seconds spent."""
+    """What a checkpoint holds beside the model: the step, the best epoch so far, the seconds of the present one."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,6 @@ class Progress(tf.Module):
         self.best = tf.Variable(-math.inf, dtype=tf.float32)
         self.best_epoch = tf.Variable(0, dtype=tf.int64)
         self.epoch_seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.seconds = tf.Variable(0.0, dtype=tf.float64)
 
 
 class WeightAverage(tf.Module):
@@ -233,10 +232,10 @@ class Training:
         train_seconds = float(progress.epoch_seconds)
         start = time.time()
         validation = self.validate()
+        self.model.reset_metrics()  # the next epoch's averages begin here
         if not all(map(math.isfinite, validation.values())):
             self.diverged("val_" + next(name for name, value in validation.items() if not math.isfinite(value)))
         seconds = self.saving_seconds + train_seconds + time.time() - start
-        progress.seconds.assign_add(seconds)
         progress.epoch_seconds.assign(0.0)
         row = {
             "epoch": self.epoch,

@@ -13,6 +13,7 @@ import tf_keras
 
 from keras_genmnist import cli, data, models, runs, training
 from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.models import gan
 from tests import tiny
 
 EVERY_OPTION = {"clip_norm": 1.0, "ema_decay": 0.5}
@@ -160,22 +161,27 @@ def test_metrics_jsonl_has_the_fields_of_every_epoch(tmp_path, eager):
     assert 0 < tiny.STEPS * 1000 / first["images_per_second"] <= first["seconds"] + 1e-3
 
 
-def test_metrics_of_an_epoch_are_the_averages_over_its_images(tmp_path, eager, monkeypatch):
-    run = tiny.begin(tmp_path / "run", epochs=2)
-    elbos, train_step = [], models.base.LatentVariableModel.train_step
+@pytest.mark.parametrize(
+    ("name", "kind", "quantity"),
+    [("vae", models.base.LatentVariableModel, "elbo"), ("gan", gan.GAN, "discriminator_loss")],
+)
+def test_metrics_of_an_epoch_are_the_averages_over_its_images(name, kind, quantity, tmp_path, eager, monkeypatch):
+    run = tiny.begin(tmp_path / "run", name, epochs=2)
+    values, train_step = [], kind.train_step
 
     def recorded(self, x):
-        before = float(self.averages["elbo"].total)
+        average = self.averages[quantity]
+        total, count = float(average.total), float(average.count)
         logs = train_step(self, x)
-        elbos.append((float(self.averages["elbo"].total) - before) / len(x))
+        values.append((float(average.total) - total) / (float(average.count) - count))
         return logs
 
-    monkeypatch.setattr(models.base.LatentVariableModel, "train_step", recorded)
+    monkeypatch.setattr(kind, "train_step", recorded)
     for epoch, row in enumerate(tiny.rows(tiny.train(run))):
-        own = elbos[epoch * tiny.STEPS : (epoch + 1) * tiny.STEPS]
+        own = values[epoch * tiny.STEPS : (epoch + 1) * tiny.STEPS]
         # float32 totals of 2e6 nats are exact to 0.1, 1e-4 of a batch's mean.
-        assert row["elbo"] == pytest.approx(np.mean(own), abs=1e-3)
-    assert len(elbos) == 2 * tiny.STEPS
+        assert row[quantity] == pytest.approx(np.mean(own), abs=1e-3)
+    assert len(values) == 2 * tiny.STEPS
 
 
 def test_tensorboard_has_scalars_and_a_sample_sheet(tmp_path, eager):
@@ -322,7 +328,6 @@ def script_validation(monkeypatch, elbos: list[float]) -> list[dict]:
 
     def validate(self):
         weights.append(tiny.bits(self.model))
-        self.model.reset_metrics()
         return {"elbo": float(next(remaining)), "kl": 0.0, "reconstruction": 0.0}
 
     monkeypatch.setattr(training.Training, "validate", validate)

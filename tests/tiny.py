@@ -116,7 +116,7 @@ def variables(folder: Path) -> dict[str, bytes]:
     indices = folder.glob("ckpt-*.index")
     newest = max(indices, key=lambda path: int(path.stem.removeprefix("ckpt-")))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
-    clocks = ("progress/seconds", "progress/epoch_seconds", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+    clocks = ("progress/epoch_seconds", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
     names = [name for name in reader.get_variable_to_shape_map() if not name.startswith(clocks)]
     return {name: np.asarray(reader.get_tensor(name)).tobytes() for name in names}
 

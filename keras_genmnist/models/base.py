@@ -437,7 +437,6 @@ def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndar
     model.reset_metrics()
     for batch in batches:
         logs = model.compiled_test_step(batch)
-    model.reset_metrics()  # the next epoch's averages begin here
     return {name: float(value) for name, value in logs.items()}
 
 
