@@ -220,6 +220,16 @@ def test_export_caps_interpolated_images(loaded):
     assert interpolate(z1=z, z2=z, alphas=tf.zeros([3]))["png_bytes"].shape == [2, 3]
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"alphas is out of range: give 1 to {MAX_SAMPLES}"):
         interpolate(z1=z, z2=z, alphas=tf.zeros([MAX_SAMPLES // 2 + 1]))
+    for z1, z2, alphas in ((1, MAX_SAMPLES + 1, 1), (MAX_SAMPLES + 1, 1, 1), (641, 641, 6_700_417)):  # 2^32 + 1
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"alphas is out of range: give 1 to {MAX_SAMPLES}"):
+            interpolate(z1=tf.zeros([z1, 2]), z2=tf.zeros([z2, 2]), alphas=tf.zeros([alphas]))
+
+
+@pytest.mark.parametrize("rows", [0, MAX_SAMPLES + 1])
+def test_export_caps_reconstructed_images(loaded, rows):
+    message = f"number of images is out of range: give 1 to {MAX_SAMPLES}"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        loaded.signatures["reconstruct"](images=tf.zeros([rows, 28, 28, 1]))
 
 
 def test_export_draws_as_many_as_it_promises(loaded):

@@ -159,7 +159,9 @@ class DecoderModel(GenerativeModel):
         @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
         def interpolate(z1, z2, alphas):
             z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
-            z1 = capped(tf.shape(z1)[0] * tf.size(alphas), z1, "the number of rows of z1 times that of alphas")
+            rows = tf.maximum(*(tf.shape(z, tf.int64)[0] for z in (z1, z2)))  # one row serves all of the other
+            number, name = rows * tf.size(alphas, tf.int64), "the number of rows of z1 and z2 times that of alphas"
+            z1, z2 = (capped(number, z, name) for z in (z1, z2))
             return with_png({"probabilities": self.interpolate(z1, z2, alphas)})
 
         return super().signatures() | {"decode": decode, "interpolate": interpolate}
@@ -421,7 +423,8 @@ class LatentVariableModel(DecoderModel):
 
         @tf.function(input_signature=[batch])
         def reconstruct(images):
-            return with_png({"probabilities": self.reconstruct(self.checked(images))})
+            images = capped(tf.shape(images)[0], self.checked(images), "the number of images")
+            return with_png({"probabilities": self.reconstruct(images)})
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
@@ -454,10 +457,11 @@ def active_units(means: np.ndarray, layer_sizes: list[int]) -> list[int]:
 
 def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:
     """`values`, once the number of images has been checked: what is made of them cannot run, and allocate, before."""
+    number, most = tf.cast(number, tf.int64), tf.constant(MAX_SAMPLES, tf.int64)
     message = f"{name} is out of range: give 1 to {MAX_SAMPLES}"
     checks = (
         tf.debugging.assert_positive(number, message),
-        tf.debugging.assert_less_equal(number, MAX_SAMPLES, message),
+        tf.debugging.assert_less_equal(number, most, message),
     )
     with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
         return tf.identity(values)
