@@ -193,7 +193,8 @@ def train_batches(
         )
         images = tf.gather(source, index)
         if binarization == "dynamic":
-            images = _bernoulli(images, seed=tf.stack([tf.cast(seed, tf.int64), step]))
+            # Negative, so that no model draws from the same words: its seeds, of the same steps, are not.
+            images = _bernoulli(images, seed=tf.stack([tf.constant(-1 - seed, tf.int64), step]))
         images = tf.cast(images, tf.float32)
         if binarization == "none":
             images /= 255

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_genmnist import data
 from keras_genmnist.data import Split
@@ -204,6 +205,13 @@ def test_train_batches_dynamic_have_the_grey_level_as_mean(dynamic_bits):
     assert (np.abs(mean - grey) <= 5 * standard_error).all()
     # All pixels together see a bias of 0.0006: one of k / 256 instead of k / 255 would be 0.002.
     assert abs((mean - grey).mean()) < 5 * np.sqrt((standard_error**2).mean() / 784)
+
+
+def test_train_batches_dynamic_draw_from_other_words_than_the_models():
+    images = np.full([100, 28, 28, 1], 128, np.uint8)
+    shown = batches(Split(images, None, None), "dynamic", 7, 8, seed=5)
+    of_a_model = data._bernoulli(tf.constant(images), tf.constant([5, 7], tf.int64))  # its step's seed
+    assert abs(np.corrcoef(shown.ravel(), of_a_model.numpy().ravel())[0, 1]) < 0.02  # 5 standard errors
 
 
 def test_train_batches_dynamic_draw_every_pixel_and_step_anew(dynamic_bits):
