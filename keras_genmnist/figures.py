@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from keras_genmnist import data, files, images, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.data import Dataset
-from keras_genmnist.errors import UsageError
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import DecoderModel, GenerativeModel, LatentVariableModel
 from keras_genmnist.runs import Run
 
@@ -110,13 +110,20 @@ def _legend(column: str) -> str:
 
 
 def progress(subject: Subject) -> Figure:
-    """Samples of the same seeds at up to ten epochs, the first and the last among them."""
-    epochs = sorted({row["epoch"] for row in subject.rows})
+    """Samples of the same seeds at up to ten epochs, the first and the last among them.
+
+    Raises:
+      Fault: if no epoch has any.
+    """
+    strips = {row["epoch"]: subject.run.progress / f"{row['epoch']}.png" for row in subject.rows}
+    # An epoch has none if the training was killed after it was saved, and before it was drawn.
+    epochs = sorted(epoch for epoch, strip in strips.items() if strip.exists())
+    if not epochs:
+        raise Fault(f"{subject.run.progress} has no samples: restore it, or leave progress out of --which")
     chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
-    strips = [plt.imread(subject.run.progress / f"{epoch}.png") for epoch in chosen]
     figure, axes = plt.subplots(len(chosen), 1, figsize=(8, 0.8 * len(chosen) + 1), layout="constrained")
-    for axis, strip, epoch in zip(np.atleast_1d(axes), strips, chosen, strict=True):
-        axis.imshow(strip, cmap="gray", vmin=0, vmax=1)
+    for axis, epoch in zip(np.atleast_1d(axes), chosen, strict=True):
+        axis.imshow(plt.imread(strips[epoch]), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(f"epoch {epoch}", rotation=0, ha="right", va="center")
     figure.suptitle(f"Samples of the same seeds by epoch, {_caption(subject)}", fontsize=11)
@@ -235,7 +242,7 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
-    subject = Subject(run, model, dataset, runs.read_metrics(run), seed)
+    subject = Subject(run, model, dataset, runs.history(run), seed)
     for name in which or [name for name in FIGURES if name not in lacking]:
         save(FIGURES[name](subject), out / f"{run.name}_{name}.png")
 

@@ -219,7 +219,7 @@ def read_metrics(run: Run) -> list[dict]:
     """The rows of metrics.jsonl, one an epoch; a half-written last line is left out."""
     rows: list[dict] = []
     try:
-        lines = run.metrics_jsonl.read_text().splitlines()
+        lines = run.metrics_jsonl.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return rows
     for line in lines:
@@ -228,6 +228,17 @@ def read_metrics(run: Run) -> list[dict]:
         except ValueError:
             warn(f"{run.metrics_jsonl}: left out the damaged line {line[:40]!r}")
     return rows
+
+
+def history(run: Run) -> list[dict]:
+    """The rows of a run that has finished an epoch.
+
+    Raises:
+      Fault: if there are none.
+    """
+    if rows := read_metrics(run):
+        return rows
+    raise Fault(f"{run.metrics_jsonl} is missing or damaged: restore it, or train in another workdir")
 
 
 def commit() -> str:

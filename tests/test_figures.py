@@ -7,7 +7,7 @@ import tensorflow as tf
 from matplotlib.collections import PathCollection
 
 from keras_genmnist import data, figures, files, images, models, runs
-from keras_genmnist.errors import UsageError
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.figures import Subject
 from tests import tiny
 
@@ -158,6 +158,17 @@ def test_progress_shows_strips_of_the_first_and_the_last_epoch(subject, tmp_path
     assert (shown[0], shown[-1]) == (1, 30)
     for axis, epoch in zip(figure.axes, shown, strict=True):
         np.testing.assert_allclose(picture(axis), epoch / 255, atol=1e-6)
+    plt.close(figure)
+
+
+def test_progress_shows_the_epochs_that_were_drawn(subject, tmp_path):
+    run = dataclasses.replace(subject.run, workdir=tmp_path)
+    subject = subject._replace(run=run, rows=[{"epoch": epoch} for epoch in range(1, 4)])
+    with pytest.raises(Fault, match="progress has no samples"):
+        figures.progress(subject)
+    files.write(run.progress / "2.png", images.png(np.zeros([28, 280, 1])).numpy())
+    figure = figures.progress(subject)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["epoch 2"]
     plt.close(figure)
 
 

@@ -301,10 +301,11 @@ def test_half_written_line_of_metrics_is_left_out_and_said(tmp_path, capsys):
     run = tiny.begin(tmp_path / "run")
     assert runs.read_metrics(run) == []
     row = {"epoch": 1, "step": 4, "elbo": -1.5}
-    run.metrics_jsonl.write_text(json.dumps(row) + "\n" + json.dumps(row)[:20])
-    assert runs.read_metrics(run) == [row]
-    message = capsys.readouterr().err
-    assert message.startswith("genmnist: ") and "damaged line" in message and message.count("\n") == 1
+    for last in (json.dumps(row)[:20].encode(), b"\xff\xfe"):
+        run.metrics_jsonl.write_bytes(json.dumps(row).encode() + b"\n" + last)
+        assert runs.read_metrics(run) == [row]
+        message = capsys.readouterr().err
+        assert message.startswith("genmnist: ") and "damaged line" in message and message.count("\n") == 1
 
 
 def test_half_written_line_of_metrics_is_gone_after_training_on(tmp_path, eager):
