@@ -14,7 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from keras_genmnist import bounds, data, files, quality, runs
-from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units
 from keras_genmnist.runs import Run
 
@@ -47,9 +47,7 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
             reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"
         raise UsageError(f"--num_draws={num_draws} means nothing for {run.name}: leave it out, {reason}")
     dataset = data.load(run.config.dataset)
-    rows = runs.read_metrics(run)
-    if not rows:
-        raise Fault(f"{run.metrics_jsonl} is missing or damaged: restore it, or train in another workdir")
+    rows = runs.history(run)
     record = {
         "model": run.name,
         "config": run.config.to_dict(),
@@ -82,11 +80,16 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
     print(table(record))
     print(f"wrote {run.metrics_json}")
     if results:
-        suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
-        path = Path("results") / f"{run.workdir.name}{suffix}.json"
-        files.write_json(path, record)
-        print(f"wrote {path}")
+        write_result(run, record)
     return record
+
+
+def write_result(run: Run, record: dict, kind: str = "") -> None:
+    """Writes results/NAME[KIND][-DATASET].json, with the name of the run's directory; no DATASET is mnist."""
+    suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
+    path = Path("results") / f"{run.workdir.name}{kind}{suffix}.json"
+    files.write_json(path, record)
+    print(f"wrote {path}")
 
 
 def draw(model: GenerativeModel, count: int) -> np.ndarray:

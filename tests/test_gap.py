@@ -81,14 +81,14 @@ def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypa
         gaps = record[split]["gaps"]
         total = gaps["approximation"]["mean"] + gaps["amortization"]["mean"]
         np.testing.assert_allclose(total, levels[0] - levels[-1], rtol=1e-6)
-    assert json.loads((tmp_path / "results" / f"{run.workdir.name}_gap.json").read_text()) == record
+    assert json.loads((tmp_path / "results" / f"{run.workdir.name}_gap-mnist_5k.json").read_text()) == record
     assert (tmp_path / "figures" / f"{run.name}_gap.png").stat().st_size > 5_000
 
 
 def test_gap_refuses_what_it_cannot_measure(run, tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="--num_images=501 is out of range: give 1 to 500"):
+    with pytest.raises(UsageError, match="--num_images=501 is out of range: give 2 to 500"):
         gap.gap(run, 501, results=False, out=tmp_path)
-    for name in ("pixelcnn", "ladder"):
-        monkeypatch.setattr(runs, "load_model", lambda run, name=name: models.build(tiny.config(name)))
+    for config in (tiny.config("pixelcnn"), tiny.config("ladder"), tiny.config("ladder", num_layers=1)):
+        monkeypatch.setattr(runs, "load_model", lambda run, config=config: models.build(config))
         with pytest.raises(UsageError, match="no such gap"):
             gap.gap(run, 8, results=False, out=tmp_path)
