@@ -131,6 +131,7 @@ REFUSED = {
     "too exact for a double": (DOUBLES, {"inputs": [9007199254740993]}, "does not fit float64 without loss"),
     "beyond all integers": (FLOATS, '{"y": NaN, "inputs": [1' + "0" * 400 + "]}", "does not fit float32 without"),
     "no base64": (STRINGS, {"inputs": {"b64": "?"}}, "input x: a 'b64' value is not base64"),
+    "no ASCII": (STRINGS, {"inputs": {"b64": "é"}}, "input x: a 'b64' value is not base64"),
     "base64 cut off": (STRINGS, {"inputs": {"b64": "aGVsbG8"}}, "input x: a 'b64' value is not base64"),
 }
 

@@ -6,7 +6,6 @@ Source: tensorflow.org/tfx/serving/api_rest, and where that is silent tensorflow
 """
 
 import base64
-import binascii
 import itertools
 import json
 from collections.abc import Mapping
@@ -173,7 +172,7 @@ def _bytes(value: str | dict, name: str) -> bytes:
         raise invalid(f"input {name}: an object is not of expected type: string")
     try:
         return base64.b64decode(value["b64"], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise invalid(f"input {name}: a 'b64' value is not base64: {error}") from error
 
 
