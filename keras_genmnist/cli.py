@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import os
 import shlex
 import signal
@@ -43,8 +44,7 @@ def train(argv: list[str]) -> None:
         runs.require_same_config(resumed, name, config)
         run = resumed
     else:
-        command = shlex.join(["genmnist", "train", *argv])
-        run = runs.Run(workdir, name, config, command, runs.commit())
+        run = runs.Run(workdir, name, config, _command("train", argv), runs.commit())
     with runs.lock(workdir):
         training.train(run, STARTED)
 
@@ -148,7 +148,7 @@ def gap(argv: list[str]) -> None:
     genmnist gap --model=NAME | --workdir=DIR [--num_images=100] [--results] [--out=figures]
     """
     values = _run_flags()
-    flags.DEFINE_integer("num_images", 100, "Of the training and of the test split.", 1, flag_values=values)
+    flags.DEFINE_integer("num_images", 100, "Of the training and of the test split.", 2, flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME_gap.json.", flag_values=values)
     flags.DEFINE_string("out", "figures", "Folder of the picture.", flag_values=values)
     _parse(values, argv)
@@ -174,12 +174,20 @@ def compare(argv: list[str]) -> None:
     if len(values.models) < 2 or len(set(values.models)) < len(values.models):
         given = ",".join(values.models)
         raise UsageError(f"--models={given} must be two or more, each once, of {', '.join(configs.names())}")
+    if not math.isfinite(values.minutes):
+        raise UsageError(f"--minutes={values.minutes} is out of range: give a number above 0")
     for name in values.models:
         configs.load(name)  # refuses a misspelt name before TensorFlow's seconds of import
     with _quiet():
         from keras_genmnist import compare
     compare.compare(
-        values.models, values.minutes, values.dataset, values.num_draws, Path(values.workdir), Path(values.out)
+        values.models,
+        values.minutes,
+        values.dataset,
+        values.num_draws,
+        Path(values.workdir),
+        Path(values.out),
+        _command("compare", argv),
     )
 
 
@@ -237,7 +245,10 @@ def main() -> None:
         elif verb not in VERBS:
             raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
         else:
-            VERBS[verb]([argument for argument in argv if argument != "--debug"])
+            try:
+                VERBS[verb]([argument for argument in argv if argument != "--debug"])
+            except PermissionError as error:
+                raise UsageError(f"no permission for {error.filename}: give a path that you may use") from error
     except _Help as wanted:
         print(f"{inspect.getdoc(VERBS[verb])}\n\n{wanted}")
     except (UsageError, Fault) as error:
@@ -260,6 +271,11 @@ def _run_flags() -> flags.FlagValues:
     flags.DEFINE_string("model", None, f"One of {', '.join(configs.names())}.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/MODEL by default.", flag_values=values)
     return values
+
+
+def _command(verb: str, argv: list[str]) -> str:
+    """What was typed, for the record."""
+    return shlex.join(["genmnist", verb, *argv])
 
 
 def _parse(values: flags.FlagValues, argv: list[str], before_config: bool = False) -> None:
@@ -326,7 +342,7 @@ def _trained(values: flags.FlagValues):
 
 
 def _workdir(values: flags.FlagValues) -> Path:
-    if values.workdir is None and values.model is None:
+    if not (values.workdir or values.model):
         raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of a run")
     return Path(values.workdir or Path("runs") / values.model)
 

@@ -24,7 +24,9 @@ SHOWN = 20  # samples of each model
 TRIAL_EPOCHS = 2  # the first compiles, the last is timed
 
 
-def compare(names: list[str], minutes: float, dataset: str, num_draws: int, workdir: Path, out: Path) -> dict:
+def compare(
+    names: list[str], minutes: float, dataset: str, num_draws: int, workdir: Path, out: Path, command: str
+) -> dict:
     """Trains what is missing, scores all, prints a table and draws a figure.
 
     Args:
@@ -34,6 +36,7 @@ def compare(names: list[str], minutes: float, dataset: str, num_draws: int, work
       num_draws: of the importance-weighted NLL.
       workdir: WORKDIR/NAME are the runs; one that is there is used as it is, or trained to its end.
       out: the folder of compare.png.
+      command: what the runs that are trained will say began them.
     Returns:
       What is written to WORKDIR/compare.json.
     Raises:
@@ -53,7 +56,6 @@ def compare(names: list[str], minutes: float, dataset: str, num_draws: int, work
     for name in names:
         if name in missing:
             budgeted = _within(name, planned[name], 60 * minutes)
-            command = f"genmnist compare --models={','.join(names)} --minutes={minutes:g}"
             present[name] = Run(workdir / name, name, budgeted, command, runs.commit())
         run = present[name]
         with runs.lock(run.workdir):

@@ -157,7 +157,9 @@ BAD_USAGE = {
     "num_draws=0": (["evaluate", "--model=vae", "--num_draws=0"], ["num_draws=0", "positive"]),
     "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many", "whole number"]),
     "num_samples=0": (["sample", "--model=vae", "--num_samples=0"], ["num_samples=0", "positive"]),
-    "num_images=0": (["gap", "--model=vae", "--num_images=0"], ["num_images=0", "positive"]),
+    "num_images=1": (["gap", "--model=vae", "--num_images=1"], ["num_images=1", "2"]),
+    "empty workdir": (["evaluate", "--workdir="], ["--model=NAME", MODELS, "--workdir=DIR"]),
+    "minutes=nan": (["compare", "--models=vae,iaf", "--minutes=nan"], ["--minutes=nan", "above 0"]),
     "compare nothing": (["compare"], ["--models=", "two or more", MODELS]),
     "compare with itself": (["compare", "--models=vae,vae"], ["vae,vae", "each once"]),
     "compare what is not": (["compare", "--models=vae,vea"], ["'vea'", "did you mean vae?", MODELS]),
@@ -232,6 +234,15 @@ def test_run_without_metrics_is_one_line_and_no_traceback(genmnist, run):
     shutil.copytree(run.workdir, "copy")
     Path("copy/metrics.jsonl").unlink()
     assert_one_line(genmnist("evaluate", "--workdir=copy", "--num_draws=1"), 3, "copy/metrics.jsonl")
+    assert_one_line(genmnist("figures", "--workdir=copy"), 3, "copy/metrics.jsonl")
+
+
+def test_a_path_that_may_not_be_read_is_one_line_and_exit_2(genmnist, monkeypatch):
+    def exists(workdir):
+        raise PermissionError(13, "Permission denied", str(workdir / "config.json"))
+
+    monkeypatch.setattr(runs, "exists", exists)
+    assert_one_line(genmnist("evaluate", "--workdir=theirs"), 2, "no permission for theirs/config.json")
 
 
 def test_debug_shows_the_traceback_too(genmnist):

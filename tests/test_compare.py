@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from keras_genmnist import compare, models
+from keras_genmnist import compare, models, runs
 from keras_genmnist import config as configs
 from keras_genmnist.errors import UsageError
 from tests import tiny
@@ -24,7 +24,7 @@ def one_epoch(name, config, seconds):
 
 def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "_within", one_epoch)
-    found = compare.compare(["vae", "vae_2d"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures")
+    found = compare.compare(["vae", "vae_2d"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
     printed = capsys.readouterr().out
     assert "2 of 2 models to train, 0.05 minutes each: vae, vae_2d" in printed
     for own in found.values():
@@ -32,10 +32,11 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
         assert own["milliseconds_per_image"] > 0
         assert {"elbo", "nll"} <= own["test"].keys()
     assert json.loads((tmp_path / "runs" / "compare.json").read_text()) == found
+    assert runs.load(tmp_path / "runs" / "vae").command == "typed"
     assert (tmp_path / "figures" / "compare.png").stat().st_size > 10_000
 
     before = (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text()
-    again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures")
+    again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
     printed = capsys.readouterr().out
     assert "0 of 2 models to train, 0.05 minutes each: none" in printed
     assert f"vae is in {tmp_path / 'runs'} already, of 1 epochs" in printed
@@ -43,7 +44,7 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
     assert list(again) == ["vae_2d", "vae"]
     assert again["vae"]["test"]["nll"] == found["vae"]["test"]["nll"]
     with pytest.raises(UsageError, match="holds vae on mnist_5k: give another --workdir"):
-        compare.compare(["vae", "iaf"], 0.05, "mnist", 2, tmp_path / "runs", tmp_path / "figures")
+        compare.compare(["vae", "iaf"], 0.05, "mnist", 2, tmp_path / "runs", tmp_path / "figures", "")
 
 
 def test_compare_knows_exact_likelihoods(digits):
@@ -60,11 +61,11 @@ def test_compare_knows_exact_likelihoods(digits):
 
 def test_compare_refuses_what_it_cannot_compare(tmp_path):
     with pytest.raises(UsageError, match="gan has no likelihood"):
-        compare.compare(["vae", "gan"], 1, "mnist_5k", 2, tmp_path, tmp_path)
+        compare.compare(["vae", "gan"], 1, "mnist_5k", 2, tmp_path, tmp_path, "")
     with pytest.raises(UsageError, match=r"config\.dataset='nist'"):
-        compare.compare(["vae"], 1, "nist", 2, tmp_path, tmp_path)
+        compare.compare(["vae"], 1, "nist", 2, tmp_path, tmp_path, "")
     with pytest.raises(UsageError, match="--minutes=1e-06 is too short"):
-        compare.compare(["vae", "vae_2d"], 1e-6, "mnist_5k", 2, tmp_path, tmp_path)
+        compare.compare(["vae", "vae_2d"], 1e-6, "mnist_5k", 2, tmp_path, tmp_path, "")
     assert list(tmp_path.iterdir()) == []
 
 
