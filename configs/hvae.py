@@ -6,4 +6,5 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("ladder", inference="bottom_up", free_bits=0.0)  # as the paper; with free bits not tried
+    # As the paper; with free bits not tried.
+    return based_on("ladder", inference="bottom_up", dropout=0.0, free_bits=0.0)

@@ -113,13 +113,21 @@ class BottomUp(tf_keras.Model):
         super().__init__()
         self.network, self.posteriors = network, posteriors
 
-    def infer(self, x: tf.Tensor, conditionals: list[Gaussian], noise: list[tf.Tensor], training: bool) -> list[Layer]:
+    def infer(
+        self,
+        x: tf.Tensor,
+        conditionals: list[Gaussian],
+        noise: list[tf.Tensor],
+        training: bool,
+        seed: tf.Tensor | None = None,
+    ) -> list[Layer]:
         """
         Args:
           x: images [B, H, W, C].
           conditionals: p(z[l] | z[l+1]) for l = 1 .. L-1.
           noise: of each layer, [S, B, D], standard normal to draw and zero for the means.
-          training: whether batch norm uses the batch's statistics.
+          training: whether batch norm uses the batch's statistics, and features are dropped.
+          seed: int32 [2], of the dropout.
         Returns:
           The layers, the lowest first.
         """
@@ -149,20 +157,32 @@ class Ladder(tf_keras.Model):
 
     kl_is_exact = True
 
-    def __init__(self, networks: list[tf_keras.Model], latent_sizes: list[int]):
+    def __init__(self, networks: list[tf_keras.Model], latent_sizes: list[int], dropout: float = 0.0):
         """
         Args:
           networks: images [B, H, W, C], training -> features [B, F], then each of the features before it.
           latent_sizes: D of each layer.
+          dropout: share of the features dropped on the way from each network to the next, in training.
         """
         super().__init__()
-        self.networks = networks
+        self.networks, self.dropout = networks, dropout
         self.votes = [Gaussian(tf_keras.Sequential(), size, VOTE_BIAS) for size in latent_sizes]
 
-    def infer(self, x: tf.Tensor, conditionals: list[Gaussian], noise: list[tf.Tensor], training: bool) -> list[Layer]:
+    def infer(
+        self,
+        x: tf.Tensor,
+        conditionals: list[Gaussian],
+        noise: list[tf.Tensor],
+        training: bool,
+        seed: tf.Tensor | None = None,
+    ) -> list[Layer]:
         """As BottomUp.infer."""
         features, votes = x, []
-        for network, vote in zip(self.networks, self.votes, strict=True):
+        for number, (network, vote) in enumerate(zip(self.networks, self.votes, strict=True)):
+            # Without it the layers above the lowest learn the training images by heart.
+            if training and self.dropout and number:
+                own_seed = tf.random.experimental.stateless_fold_in(seed, number)
+                features = tf.nn.experimental.stateless_dropout(features, self.dropout, own_seed)
             features = network(features, training=training)
             votes.append(vote(features))
         shape = tf.shape(noise[-1])
@@ -195,14 +215,15 @@ class HierarchicalVAE(LatentVariableModel):
         sizes = decoder.layer_sizes
         super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, layer_sizes=sizes)
 
-    def _infer(self, x: tf.Tensor, noise: tf.Tensor, training: bool = False) -> list[Layer]:
+    def _infer(
+        self, x: tf.Tensor, noise: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
+    ) -> list[Layer]:
         split = tf.split(noise, self.layer_sizes, axis=-1)
-        return self.encoder.infer(x, self.decoder.conditionals, split, training)
+        return self.encoder.infer(x, self.decoder.conditionals, split, training, seed)
 
     def log_terms(self, x, num_samples, seed, training=False, hold=None):
-        layers = self._infer(
-            x, tf.random.stateless_normal([num_samples, tf.shape(x)[0], self.latent_size], seed), training
-        )
+        noise = tf.random.stateless_normal([num_samples, tf.shape(x)[0], self.latent_size], seed)
+        layers = self._infer(x, noise, training, seed)
         log_priors = tf.stack([tf.reduce_sum(STANDARD.log_prob(layer.e), axis=-1) for layer in layers])
         log_posteriors = tf.stack([tf.reduce_sum(layer.posterior.log_prob(layer.e), axis=-1) for layer in layers])
         if self.encoder.kl_is_exact:
@@ -234,6 +255,9 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+    require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
+    if config.dropout:
+        require_fit(config, "dropout", inference=["ladder"])  # bottom-up, noise of the layer below has its place
     latent_sizes, hidden_sizes = (
         [max(1, size >> layer) for layer in range(config.num_layers)]
         for size in (config.latent_size, config.hidden_size)
@@ -253,7 +277,7 @@ def build(config: ConfigDict) -> HierarchicalVAE:
         image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm)
     up = [mlp(layer) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
-        encoder = Ladder([bottom, *up], latent_sizes)
+        encoder = Ladder([bottom, *up], latent_sizes, config.dropout)
     else:
         below = [tf_keras.Sequential(), *up]  # the features of the image, then the layer below
         encoder = BottomUp(bottom, [Gaussian(*pair) for pair in zip(below, latent_sizes, strict=True)])

@@ -17,7 +17,7 @@ NAMES = [name for name in configs.names() if configs.load(name).model == "ladder
 
 def random_model(**changes):
     """Three layers of 4, 2 and 1 latents with random weights."""
-    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none"}
+    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none", "dropout": 0.0}
     model = models.build(tiny.config("ladder", **sizes | changes))
     generator = np.random.default_rng(0)
     for weight in model.weights:
@@ -185,9 +185,35 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
         ("num_layers", 0, "1 or more"),
         ("latent_size", 0, "1 or more"),
         ("free_bits", -1.0, "0 (none) or more"),
+        ("dropout", 1.0, "0 (none) or a value below 1"),
     ],
 )
 def test_ladder_refuses_a_value_out_of_range(field, value, accepted):
     with pytest.raises(UsageError) as refused:
         models.build(tiny.config("ladder", **{field: value}))
     assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
+
+
+def test_dropout_is_of_the_seed_in_training_and_of_the_layers_above_the_lowest(digits):
+    model = random_model(dropout=0.5)
+    noise = tf.zeros([1, len(digits), 7])
+
+    def votes(training, seed):
+        # Where the prior is the same, a change of a layer's posterior is one of its vote: the topmost's has no prior.
+        return model._infer(digits, noise, training, tf.constant([1, seed]))[-1].posterior.mean().numpy()
+
+    np.testing.assert_array_equal(votes(True, 1), votes(True, 1))
+    assert np.abs(votes(True, 1) - votes(True, 2)).max() > 1e-3
+    np.testing.assert_array_equal(votes(False, 1), votes(False, 2))
+
+    alone = random_model(num_layers=1, dropout=0.5)  # a lowest layer only
+    first, second = (
+        alone._infer(digits, tf.zeros([1, len(digits), 4]), True, tf.constant([1, seed]))[0].posterior.mean()
+        for seed in (1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+
+
+def test_dropout_does_not_go_with_bottom_up_inference():
+    with pytest.raises(UsageError, match=r"inference='bottom_up' does not go with config\.dropout=0\.5: give ladder"):
+        models.build(tiny.config("hvae", dropout=0.5))
