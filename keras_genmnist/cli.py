@@ -342,7 +342,7 @@ def _trained(values: flags.FlagValues):
 
 
 def _workdir(values: flags.FlagValues) -> Path:
-    if not (values.workdir or values.model):
+    if not values.workdir and values.model is None:
         raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of a run")
     return Path(values.workdir or Path("runs") / values.model)
 
