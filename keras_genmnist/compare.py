@@ -51,7 +51,8 @@ def compare(
     missing = [name for name in names if name not in present]
     print(f"{len(missing)} of {len(names)} models to train, {minutes:g} minutes each: {', '.join(missing) or 'none'}")
     for name, run in present.items():
-        print(f"{name} is in {workdir} already, of {run.config.epochs} epochs")
+        epochs = run.config.epochs
+        print(f"{name} is in {workdir} already, of {epochs} epoch{'s' * (epochs != 1)}")
     found, shown = {}, {}
     for name in names:
         if name in missing:

@@ -39,7 +39,7 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
     again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
     printed = capsys.readouterr().out
     assert "0 of 2 models to train, 0.05 minutes each: none" in printed
-    assert f"vae is in {tmp_path / 'runs'} already, of 1 epochs" in printed
+    assert f"vae is in {tmp_path / 'runs'} already, of 1 epoch\n" in printed
     assert (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text() == before
     assert list(again) == ["vae_2d", "vae"]
     assert again["vae"]["test"]["nll"] == found["vae"]["test"]["nll"]
