@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
             "encoder_channels": 16,
             "decoder_channels": 32,
             "norm": "batch",
-            # Between the networks on the way up.  On 10,000 images 400 epochs end at an NLL of 89.28, without at 89.56.
-            "dropout": 0.2,
+            # Between the networks on the way up.  NLL 82.91, -ELBO 86.64; without 83.00, 86.58.
+            "dropout": 0.1,
             # Objective: elbo, iwae
             "bound": "elbo",
             "train_draws": 1,
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
             "dataset": "mnist",
             "binarization": "dynamic",
             "batch_size": 250,
-            "epochs": 400,  # 56 minutes of a core
+            "epochs": 400,  # 60 minutes of a core
             "learning_rate": 2e-3,
             "decay": "cosine",
             "warmup_epochs": 40,  # a tenth of the training, as the paper
