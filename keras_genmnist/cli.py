@@ -175,7 +175,7 @@ def compare(argv: list[str]) -> None:
         given = ",".join(values.models)
         raise UsageError(f"--models={given} must be two or more, each once, of {', '.join(configs.names())}")
     if not math.isfinite(values.minutes):
-        raise UsageError(f"--minutes={values.minutes} is out of range: give a number above 0")
+        raise UsageError(f"--minutes={values.minutes} is out of range: give a finite number above 0")
     for name in values.models:
         configs.load(name)  # refuses a misspelt name before TensorFlow's seconds of import
     with _quiet():
