@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
             "norm": "batch",
             # Between the networks on the way up.  NLL 82.91, -ELBO 86.64; without 83.00, 86.58.
             "dropout": 0.1,
+            # Of the votes above the lowest layer, in scales of the prior.
+            "vote_noise": 0.5,
             # Objective: elbo, iwae
             "bound": "elbo",
             "train_draws": 1,

@@ -26,7 +26,14 @@ QUANTITIES = {"kl": ("KL (nats per image)", 40), "active_units": ("active units"
 def rows(name: str, norm: str, warmup: int) -> list[dict]:
     """The metrics of the run, trained if need be."""
     workdir = f"runs/ladder_{name.replace(' ', '_')}"
-    config = {"epochs": EPOCHS, "norm": norm, "warmup_epochs": warmup, "dropout": 0.0, "free_bits": 0.0}
+    config = {
+        "epochs": EPOCHS,
+        "norm": norm,
+        "warmup_epochs": warmup,
+        "dropout": 0.0,
+        "vote_noise": 0.0,
+        "free_bits": 0.0,
+    }
     genmnist("train", "--model=ladder", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in config.items()))
     return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
 

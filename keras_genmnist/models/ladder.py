@@ -8,6 +8,7 @@ the change from z are the same in p and q, and leave the bounds as they are.
 Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -157,15 +158,22 @@ class Ladder(tf_keras.Model):
 
     kl_is_exact = True
 
-    def __init__(self, networks: list[tf_keras.Model], latent_sizes: list[int], dropout: float = 0.0):
+    def __init__(
+        self,
+        networks: list[tf_keras.Model],
+        latent_sizes: list[int],
+        dropout: float = 0.0,
+        vote_noise: float = 0.0,
+    ):
         """
         Args:
           networks: images [B, H, W, C], training -> features [B, F], then each of the features before it.
           latent_sizes: D of each layer.
           dropout: share of the features dropped on the way from each network to the next, in training.
+          vote_noise: deviation added to the image's Gaussians above the lowest layer, in those of p(z[l] | z[l+1]).
         """
         super().__init__()
-        self.networks, self.dropout = networks, dropout
+        self.networks, self.dropout, self.vote_noise = networks, dropout, vote_noise
         self.votes = [Gaussian(tf_keras.Sequential(), size, VOTE_BIAS) for size in latent_sizes]
 
     def infer(
@@ -186,15 +194,18 @@ class Ladder(tf_keras.Model):
             features = network(features, training=training)
             votes.append(vote(features))
         shape = tf.shape(noise[-1])
-        top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (votes[-1].mean(), votes[-1].stddev())))
+        noises = [0.0, *(len(votes) - 1) * [self.vote_noise]]
+        top_scale = tf.sqrt(votes[-1].stddev() ** 2 + noises[-1] ** 2)
+        top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (votes[-1].mean(), top_scale)))
         z = top.loc + top.scale * noise[-1]
         layers = [Layer(top, z, z)]
-        for conditional, vote, own in zip(conditionals[::-1], votes[-2::-1], noise[-2::-1], strict=True):
+        lower = (parts[-2::-1] for parts in (votes, noises, noise))
+        for conditional, vote, vote_noise, own in zip(conditionals[::-1], *lower, strict=True):
             prior = conditional(z, training=training)
             mean, scale = prior.mean(), prior.stddev()
             # The product of N(0, 1), the prior's, and of the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
             # rounds to 0 where the vote is sure.
-            r = vote.stddev() / scale
+            r = tf.sqrt((vote.stddev() / scale) ** 2 + vote_noise**2)
             q = tfd.Normal((vote.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
             e = q.loc + q.scale * own
             z = mean + scale * e
@@ -256,8 +267,10 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
-    if config.dropout:
-        require_fit(config, "dropout", inference=["ladder"])  # bottom-up, noise of the layer below has its place
+    require(config, "vote_noise", 0 <= config.vote_noise < math.inf, "0 (none) or more")
+    for field in ("dropout", "vote_noise"):
+        if config[field]:
+            require_fit(config, field, inference=["ladder"])  # bottom-up, noise of the layer below has its place
     latent_sizes, hidden_sizes = (
         [max(1, size >> layer) for layer in range(config.num_layers)]
         for size in (config.latent_size, config.hidden_size)
@@ -277,7 +290,7 @@ def build(config: ConfigDict) -> HierarchicalVAE:
         image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm)
     up = [mlp(layer) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
-        encoder = Ladder([bottom, *up], latent_sizes, config.dropout)
+        encoder = Ladder([bottom, *up], latent_sizes, config.dropout, config.vote_noise)
     else:
         below = [tf_keras.Sequential(), *up]  # the features of the image, then the layer below
         encoder = BottomUp(bottom, [Gaussian(*pair) for pair in zip(below, latent_sizes, strict=True)])

@@ -17,7 +17,7 @@ NAMES = [name for name in configs.names() if configs.load(name).model == "ladder
 
 def random_model(**changes):
     """Three layers of 4, 2 and 1 latents with random weights."""
-    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none", "dropout": 0.0}
+    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none", "dropout": 0.0, "vote_noise": 0.0}
     model = models.build(tiny.config("ladder", **sizes | changes))
     generator = np.random.default_rng(0)
     for weight in model.weights:
@@ -186,6 +186,8 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
         ("latent_size", 0, "1 or more"),
         ("free_bits", -1.0, "0 (none) or more"),
         ("dropout", 1.0, "0 (none) or a value below 1"),
+        ("vote_noise", -0.5, "0 (none) or more"),
+        ("vote_noise", float("nan"), "0 (none) or more"),
     ],
 )
 def test_ladder_refuses_a_value_out_of_range(field, value, accepted):
@@ -214,6 +216,21 @@ def test_dropout_is_of_the_seed_in_training_and_of_the_layers_above_the_lowest(d
     np.testing.assert_array_equal(first, second)
 
 
-def test_dropout_does_not_go_with_bottom_up_inference():
-    with pytest.raises(UsageError, match=r"inference='bottom_up' does not go with config\.dropout=0\.5: give ladder"):
-        models.build(tiny.config("hvae", dropout=0.5))
+def test_vote_noise_is_of_the_layers_above_the_lowest(digits):
+    def scales(vote_noise):
+        layers = random_model(vote_noise=vote_noise)._infer(digits, tf.zeros([1, len(digits), 7]))
+        return [layer.posterior.scale.numpy() for layer in layers]
+
+    (low, middle, top), (noisy_low, noisy_middle, noisy_top) = scales(0.0), scales(0.5)
+    np.testing.assert_allclose(noisy_low, low, rtol=5e-3)  # but the mean of the layer above, and so the prior, moves
+    # Of the product of N(0, 1) and a Gaussian of scale r it is r / sqrt(1 + r^2); the topmost is the vote alone.
+    r = middle / np.sqrt(1 - middle**2)
+    noisy = np.sqrt(r**2 + 0.25)
+    np.testing.assert_allclose(noisy_middle, noisy / np.sqrt(1 + noisy**2), rtol=1e-3)
+    np.testing.assert_allclose(noisy_top, np.sqrt(top**2 + 0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["dropout", "vote_noise"])
+def test_noise_on_the_way_up_does_not_go_with_bottom_up_inference(field):
+    with pytest.raises(UsageError, match=rf"'bottom_up' does not go with config\.{field}=0\.5: give ladder"):
+        models.build(tiny.config("hvae", **{field: 0.5}))
