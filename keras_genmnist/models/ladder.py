@@ -187,25 +187,25 @@ class Ladder(tf_keras.Model):
         """As BottomUp.infer."""
         features, votes = x, []
         for number, (network, vote) in enumerate(zip(self.networks, self.votes, strict=True)):
-            # Without it the layers above the lowest learn the training images by heart.
+            # Without it and the blur the layers above the lowest learn the training images by heart.
             if training and self.dropout and number:
                 own_seed = tf.random.experimental.stateless_fold_in(seed, number)
                 features = tf.nn.experimental.stateless_dropout(features, self.dropout, own_seed)
             features = network(features, training=training)
             votes.append(vote(features))
         shape = tf.shape(noise[-1])
-        noises = [0.0, *(len(votes) - 1) * [self.vote_noise]]
-        top_scale = tf.sqrt(votes[-1].stddev() ** 2 + noises[-1] ** 2)
+        blurs = [0.0, *(len(votes) - 1) * [self.vote_noise]]
+        top_scale = tf.sqrt(votes[-1].stddev() ** 2 + blurs[-1] ** 2)
         top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (votes[-1].mean(), top_scale)))
         z = top.loc + top.scale * noise[-1]
         layers = [Layer(top, z, z)]
-        lower = (parts[-2::-1] for parts in (votes, noises, noise))
-        for conditional, vote, vote_noise, own in zip(conditionals[::-1], *lower, strict=True):
+        lower = (parts[-2::-1] for parts in (votes, blurs, noise))
+        for conditional, vote, blur, own in zip(conditionals[::-1], *lower, strict=True):
             prior = conditional(z, training=training)
             mean, scale = prior.mean(), prior.stddev()
             # The product of N(0, 1), the prior's, and of the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
             # rounds to 0 where the vote is sure.
-            r = tf.sqrt((vote.stddev() / scale) ** 2 + vote_noise**2)
+            r = tf.sqrt((vote.stddev() / scale) ** 2 + blur**2)
             q = tfd.Normal((vote.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
             e = q.loc + q.scale * own
             z = mean + scale * e
