@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             "epochs": 400,  # 60 minutes of a core
             "learning_rate": 2e-3,
             "decay": "cosine",
-            "warmup_epochs": 100,  # 44 latents of the lowest layer stay active, by 40 epochs 38
+            "warmup_epochs": 100,  # of hvae NLL 82.81, by 40 epochs 82.91; more latents of the lowest layer stay active
             "clip_norm": 0.0,
             "ema_decay": 0.0,
             "patience": 0,
