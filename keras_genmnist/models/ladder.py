@@ -267,7 +267,7 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
-    require(config, "vote_noise", 0 <= config.vote_noise < math.inf, "0 (none) or more")
+    require(config, "vote_noise", 0 <= config.vote_noise < math.inf, "0 (none) or more, finite")
     for field in ("dropout", "vote_noise"):
         if config[field]:
             require_fit(config, field, inference=["ladder"])  # bottom-up, noise of the layer below has its place
