@@ -170,7 +170,8 @@ class Ladder(tf_keras.Model):
           networks: images [B, H, W, C], training -> features [B, F], then each of the features before it.
           latent_sizes: D of each layer.
           dropout: share of the features dropped on the way from each network to the next, in training.
-          vote_noise: deviation added to the image's Gaussians above the lowest layer, in those of p(z[l] | z[l+1]).
+          vote_noise: standard deviation added to the image's Gaussians above the lowest layer, in units of that of
+            p(z[l] | z[l+1]).
         """
         super().__init__()
         self.networks, self.dropout, self.vote_noise = networks, dropout, vote_noise
