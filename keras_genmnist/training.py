@@ -100,7 +100,7 @@ def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.op
     Args:
       config: has learning_rate and, if not 0.9, beta_1; for the optimizer `generator_optimizer` and the like,
         generator_learning_rate and generator_beta_1.
-      steps: of the whole training.
+      steps: that this optimizer takes in the whole training.
       name: of the optimizer.
     """
     prefix = name.removesuffix("optimizer")
@@ -135,7 +135,9 @@ class Training:
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
-        optimizers = {name: adam(config, self.last_step, name) for name in self.model.optimized}
+        optimizers = {
+            name: adam(config, self.model.optimizer_steps(name, self.last_step), name) for name in self.model.optimized
+        }
         warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
         self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
         for name, variables in self.model.optimized.items():

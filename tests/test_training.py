@@ -246,6 +246,20 @@ def test_cosine_decay_reaches_zero_at_the_last_step():
     assert training.adam(tiny.config(decay="cosine"), 10)._learning_rate(10) == 0
 
 
+@pytest.mark.parametrize("critic_steps", [1, 2])
+def test_cosine_decay_of_each_optimizer_of_a_gan_ends_at_0_with_its_own_last_step(critic_steps, tmp_path, eager):
+    run = tiny.begin(tmp_path / "run", "gan", critic_steps=critic_steps, decay="cosine")
+    trained = training.Training(run)
+    optimizers = trained.model.generator_optimizer, trained.model.discriminator_optimizer
+    chunks = trained.chunks()
+    while not trained.finished:
+        trained.train_epoch(chunks, on_steps=lambda count: None, stopped=lambda: False)
+    assert [int(optimizer.iterations) for optimizer in optimizers] == [2 * tiny.STEPS // critic_steps, 2 * tiny.STEPS]
+    for optimizer in optimizers:
+        assert optimizer._learning_rate(optimizer.iterations - 1) > 0
+        assert optimizer._learning_rate(optimizer.iterations) == 0
+
+
 def test_constant_decay_keeps_the_learning_rate():
     np.testing.assert_allclose(adam_steps(5, decay="constant"), [0.1] * 5, rtol=1e-4)  # as above
 

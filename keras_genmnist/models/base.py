@@ -54,6 +54,10 @@ class GenerativeModel(tf_keras.Model):
         """The variables that each optimizer among the arguments of `compile` trains, by its name there."""
         return {"optimizer": self.trainable_variables}
 
+    def optimizer_steps(self, optimizer: str, batches: int) -> int:
+        """How many steps the optimizer named in `optimized` takes in a training on so many batches."""
+        return batches
+
     @property
     def curves(self) -> dict[str, list[str]]:
         """What tells how training goes: label of an axis -> columns of metrics.jsonl."""

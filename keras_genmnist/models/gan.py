@@ -81,6 +81,9 @@ class GAN(DecoderModel):
             "discriminator_optimizer": self.discriminator.trainable_variables,
         }
 
+    def optimizer_steps(self, optimizer, batches):
+        return batches // self.critic_steps if optimizer == "generator_optimizer" else batches
+
     @property
     def metrics(self):
         return list(self.averages.values())
