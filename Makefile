@@ -35,8 +35,9 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 	@echo "          $(GENMNIST) serve --export=demo/exports/vae --export=demo/exports/vae_2d    the explorer"
 	@echo "          demo/vae/metrics.json   the evaluation;  $(PY) -m tensorboard.main --logdir=demo  the curves"
 
+# A process for each core; one that has none left takes tests from the other.
 test: $(INSTALLED) ## install, then run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=auto --dist=worksteal
 
 ##@ Verbs (MODEL=vae, FLAGS=...)
 train: $(INSTALLED) ## train MODEL into runs/MODEL, or go on with it

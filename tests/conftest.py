@@ -4,6 +4,10 @@ import os
 import signal
 from pathlib import Path
 
+# Before TensorFlow starts: tests run side by side, one process for each core, and so do the commands they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import tensorflow as tf
