@@ -567,20 +567,75 @@ def test_page_fits_a_phone(page, server, model, scheme):
     assert (background == "rgb(17, 17, 18)") == (scheme == "dark")
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+FONTS = ["DejaVu Sans", "Liberation Sans"]  # a wide one and a narrow one
+SCRIBBLE = [(x, y) for x in np.linspace(0.1, 0.9, 14) for y in (0.1, 0.9)]  # fills its square
+WIDTH_OF = """(font) => {
+    const context = document.createElement("canvas").getContext("2d");
+    context.font = `100px "${font}", monospace`;
+    return context.measureText("log-likelihood").width;
+}"""
+
+
+def heights(page):
+    """The name and height of each panel."""
+    return page.evaluate("() => [...document.querySelectorAll('.panel')].map((e) => [e.className, e.offsetHeight])")
+
+
+@pytest.mark.parametrize("font", FONTS)
 @pytest.mark.parametrize("model", MODELS)
-def test_panels_do_not_jump(page, server, model, viewport):
-    page.set_viewport_size(viewport)
+def test_panels_do_not_jump(page, server, model, font):
     page.route("**/sample.png*", lambda route: route.abort())  # before the sheet is there, and with an error instead
     page.goto(f"{server}/#{model}")
     page.wait_for_selector(".panel")
-    before = page.locator("#panels").bounding_box()
-    settle(page)
-    page.unroute("**/sample.png*")
-    page.get_by_role("button", name="Another").click()
+    if page.evaluate(WIDTH_OF, font) == page.evaluate(WIDTH_OF, "no such font"):
+        pytest.skip(f"the font {font} is not installed")
+    page.evaluate("(font) => (document.body.style.fontFamily = `'${font}'`)", font)
+    for width, size in [(390, 100), (390, 125), (768, 100), (1280, 100), (1280, 125), (1920, 100)]:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("(size) => (document.documentElement.style.fontSize = `${size}%`)", size)
+        before = heights(page)
+        settle(page)
+        if model == "vae_2d":
+            point_at(page, [-2.95, -2.5])
+        else:
+            random = page.get_by_role("button", name="Random vector")
+            if random.count():
+                random.click()
+        draw(page, SEVEN)
+        assert heights(page) == before, (width, size, "a seven")
+        draw(page, SCRIBBLE)
+        assert heights(page) == before, (width, size, "a scribble")
+        page.route("**:predict", lambda route: route.abort())
+        draw(page, SEVEN)
+        assert "does not answer" in page.locator(".drawing .error").inner_text()
+        assert heights(page) == before, (width, size, "an error")
+        page.unroute("**:predict")
+        page.get_by_role("button", name="Clear").click()
+        settle(page)
+        assert heights(page) == before, (width, size, "cleared")
+    page.logged.clear()  # the browser's own note of what was aborted
+
+
+def test_drawing_that_is_too_white_for_a_digit_is_told(page, server):
+    visit(page, server, "vae")
+    warning = page.locator(".warning")
     draw(page, SEVEN)
-    assert page.locator("#panels").bounding_box()["height"] == before["height"]
-    page.logged.clear()  # the browser's own note of the sheet
+    assert warning.inner_text() == ""
+    draw(page, SCRIBBLE)
+    assert warning.inner_text() == "Too white for a digit: its numbers mean little."
+    page.get_by_role("button", name="Clear").click()
+    assert warning.inner_text() == ""
+
+
+def test_address_that_cannot_be_decoded_is_told_and_left(page, server):
+    page.goto(f"{server}/#%")
+    page.wait_for_selector("text=No model named % is available here.")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector("text=No model named % is available here.")
+    page.evaluate("location.hash = 'vae'")
+    page.wait_for_selector(".panel")
+    settle(page)
+    assert page.get_by_role("button", name="Try again").is_hidden()
 
 
 @pytest.mark.parametrize("model", MODELS)

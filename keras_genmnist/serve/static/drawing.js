@@ -9,6 +9,9 @@ import { predict } from "./server.js";
 const PEN = 0.075; // share of the pad's width
 const STEP = 1 / 28; // of the pen on the keyboard
 
+const MOST_INK = 0.4; // share of white pixels: of MNIST's digits, none has as much
+const TOO_WHITE = "Too white for a digit: its numbers mean little.";
+
 export const suits = (model) => readingsOf(model).length > 0;
 
 export function open(model, signal) {
@@ -24,6 +27,7 @@ export function open(model, signal) {
     drawInk();
     panel.find(".invitation").hidden = strokes.length > 0;
     const image = strokes.length ? nested(seen(strokes)) : null;
+    panel.find(".warning").textContent = image && isTooWhite(image) ? TOO_WHITE : "";
     panel.ask("readings", async () => {
       for (const reading of readings) await reading.show(image, finished);
     });
@@ -58,6 +62,12 @@ export function open(model, signal) {
   followPointer(pad, pen);
   followKeys(pad, panel.find(".pen"), pen);
   return panel.element;
+}
+
+/** Whether an image [28][28][1] is nothing that a model of digits, white on black, has seen. */
+function isTooWhite(image) {
+  const pixels = image.flat(2);
+  return pixels.reduce((sum, pixel) => sum + pixel, 0) > MOST_INK * pixels.length;
 }
 
 function followPointer(pad, pen) {

@@ -36,7 +36,12 @@ function say(message) {
 
 /** The name in the address, or the first model. */
 function chosen() {
-  return decodeURIComponent(location.hash.slice(1)) || models[0].name;
+  const name = location.hash.slice(1);
+  try {
+    return decodeURIComponent(name) || models[0].name;
+  } catch {
+    return name; // a stray %: no model has this name, and the page says so
+  }
 }
 
 function fillPicker() {
@@ -54,7 +59,8 @@ function turnTo(name) {
   at("title").textContent = model?.label ?? name;
   at("facts").textContent = model ? facts(model) : "";
   document.title = `${model?.label ?? name} · genmnist`;
-  if (!model) return say(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
+  at("retry").hidden = true;
+  if (!model) return give(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
   const suited = PANELS.filter(({ suits }) => suits(model));
   at("panels").replaceChildren(...suited.map(({ open }) => open(model, leave.signal)));
   say(suited.length ? "" : `The explorer knows none of this model’s signatures: ${model.signatures.join(", ")}.`);
@@ -72,5 +78,5 @@ function facts({ version, latent_size, class_conditional }) {
 
 at("picker").addEventListener("change", () => (location.hash = encodeURIComponent(at("picker").value)));
 at("retry").addEventListener("click", start);
-window.addEventListener("hashchange", () => turnTo(chosen()));
+window.addEventListener("hashchange", () => models.length && turnTo(chosen()));
 start();

@@ -40,41 +40,38 @@ const reconstruction = {
 const elbo = {
   needs: ["elbo"],
   open: (call) =>
-    number(`ELBO, ${ELBO_DRAWS} draws`, "log-likelihood –\nKL –", async (image) => {
+    number(`ELBO, ${ELBO_DRAWS} draws`, ["log-likelihood", "KL"], async (image) => {
       const terms = await call("elbo", { images: new Array(ELBO_DRAWS).fill(image), seed: 0 });
       const average = (draws) => figure(mean(draws), 1);
-      const note = `log-likelihood ${average(terms.reconstruction)}\nKL ${average(terms.kl)}`;
-      return { value: `${average(terms.elbo)} nats`, note };
+      return { value: `${average(terms.elbo)} nats`, terms: [average(terms.reconstruction), average(terms.kl)] };
     }),
 };
 
 const logProb = {
   needs: ["log_prob"],
   open: (call) =>
-    number("log p(x)", "exact", async (image) => {
+    number("log p(x)", ["exact"], async (image) => {
       const [value] = await call("log_prob", { images: [image] });
-      return { value: `${figure(value, 1)} nats`, note: "exact" };
+      return { value: `${figure(value, 1)} nats` };
     }),
 };
 
 const logit = {
   needs: ["discriminate"],
   open: (call) =>
-    number("Discriminator’s logit", "the higher, the more real", async (image) => {
+    number("Discriminator’s logit", ["the higher, the more real"], async (image) => {
       const [value] = await call("discriminate", { images: [image] });
-      return { value: figure(value), note: "the higher, the more real" };
+      return { value: figure(value) };
     }),
 };
 
 const codeOnPlane = {
   needs: ["encode", "reconstruct"],
   open: (call) => {
-    const name = "Latent code";
-    const note = "the diamond on the map";
-    const reading = number(name, note, async (image) => {
+    const reading = number("Latent code", ["the diamond on the map"], async (image) => {
       const { z } = await call("encode", { images: [image] });
       announce(z[0]);
-      return { value: z[0].map((value) => figure(value)).join(", "), note };
+      return { value: z[0].map((value) => figure(value)).join(", ") };
     });
     return {
       ...reading,
@@ -156,17 +153,27 @@ function picture(caption) {
   return { element, canvas, show };
 }
 
-/** A reading that is a number: `read` makes its value and note of an image; without one, a dash and `note`. */
-function number(name, note, read) {
+/**
+ * A reading that is a number: `read` makes its value of an image, and the terms it is made of.
+ *
+ * Below it is a line for each of `notes`.  What changes has a place of its own beside the note, of a fixed width: the
+ * note breaks where it broke before, and nothing moves.
+ */
+function number(name, notes, read) {
   const element = copy("number");
-  const write = ({ value, note }) => {
+  const lines = notes.map((note) => {
+    const line = copy("note");
+    line.firstElementChild.textContent = note;
+    return line;
+  });
+  const write = ({ value, terms = [] }) => {
     element.querySelector("output").textContent = value;
-    element.querySelector("small").textContent = note;
+    lines.forEach((line, i) => (line.lastElementChild.textContent = terms[i] ?? ""));
   };
-  const blank = { value: "–", note };
   element.querySelector("span").textContent = name;
-  write(blank);
-  return { element, place: ".beside", show: async (image) => write(image ? await read(image) : blank) };
+  element.append(...lines);
+  write({ value: "–" });
+  return { element, place: ".beside", show: async (image) => write(image ? await read(image) : { value: "–" }) };
 }
 
 /** A bar for each latent's [mean, variance], from -3 to 3, the fainter the nearer its variance is to the prior's, 1. */
