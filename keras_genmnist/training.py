@@ -157,7 +157,7 @@ class Training:
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
         self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
-        self.sample = tf.function(lambda: self.model.sample(64, config.seed)["probabilities"])
+        self._sample = tf.function(lambda: self.model.sample(64, config.seed)["probabilities"])
 
     @property
     def step(self) -> int:
@@ -262,6 +262,13 @@ class Training:
         metrics = self.model.validate(self.validation)
         self.average.swap()
         return metrics
+
+    def sample(self) -> np.ndarray:
+        """64 images, [64, H, W, C], always of the same seeds, drawn with the weights that are scored."""
+        self.average.swap()
+        samples = self._sample().numpy()
+        self.average.swap()
+        return samples
 
     def save(self) -> None:
         """Saves the training state.

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import cli, data, models, runs, training
+from keras_genmnist import cli, data, images, models, runs, training
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models import gan
 from tests import tiny
@@ -334,6 +334,26 @@ def test_validation_scores_the_averages_and_gives_the_weights_back(tmp_path, eag
     assert state.validate()["elbo"] != scored
     for weight, before in zip(state.model.weights, weights, strict=True):
         np.testing.assert_array_equal(weight, before)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_pictures_of_an_epoch_are_of_the_scored_weights(decay, tmp_path, eager):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    # A high rate, so that weights and averages are far apart.
+    run = tiny.train(tiny.begin(tmp_path / "run", ema_decay=decay, epochs=1, learning_rate=0.1))
+
+    def sheet(model, count, columns):
+        return images.png(images.tile(model.sample(64, run.config.seed)["probabilities"][:count], columns)).numpy()
+
+    (file,) = run.tensorboard.glob("events.out.tfevents.*")
+    values = [value for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
+    drawn = next(value.tensor.string_val[2] for value in values if value.tag == "samples")
+    scored, raw = runs.load_model(run), training.Training(run).model
+    strip = (run.progress / "1.png").read_bytes()
+    assert strip == sheet(scored, 10, 10)
+    np.testing.assert_array_equal(tf.io.decode_png(drawn), tf.io.decode_png(sheet(scored, 64, 8)))
+    assert (strip == sheet(raw, 10, 10)) == (decay == 0)
 
 
 def script_validation(monkeypatch, elbos: list[float]) -> list[dict]:
