@@ -73,7 +73,7 @@ figures-%: $(INSTALLED)
 	$(GENMNIST) figures --workdir=$(RUNS)/$* --out=figures
 
 ##@ Docker (DOCKER_BUILD_FLAGS=...)
-DOCKER_BUILD = docker build $(DOCKER_BUILD_FLAGS) --build-arg COMMIT=$$(git rev-parse HEAD 2>/dev/null)
+DOCKER_BUILD = docker build $(DOCKER_BUILD_FLAGS) --build-arg COMMIT=$$(git describe --always --abbrev=12 --exclude="*" --dirty=+ 2>/dev/null)
 image: ## build the image genmnist (GPU; it runs without one too) and check that its CUDA libraries load
 	$(DOCKER_BUILD) -t genmnist .
 	docker run --rm --interactive --entrypoint python genmnist - <docker/check_cuda.py

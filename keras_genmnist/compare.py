@@ -65,7 +65,7 @@ def compare(
         drawing = num_draws if isinstance(model, LatentVariableModel) else None
         record = evaluate.evaluate(run, drawing, results=False)
         found[name] = {
-            **{field: record[field] for field in ("epochs", "train_seconds", "test", "machine", "commit")},
+            **{field: record[field] for field in ("epochs", "train_seconds", "test", "trained", "evaluated")},
             "milliseconds_per_image": cost(model, data.load(dataset).test.binary, run.config.jit_compile),
             "curve": _curve(model, runs.read_metrics(run)),
         }

@@ -4,8 +4,6 @@ Where a model has a likelihood, nats per image on the reference binarization; fo
 classifier of classifier.py.
 """
 
-import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +34,11 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
     Returns:
       What is written.
     Raises:
-      UsageError: if num_draws is given and the model has no likelihood.
+      UsageError: if num_draws is given and the model has no likelihood, or `results` wanted of code in no commit.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
+    if results:
+        require_commits(run)
     model = runs.load_model(run)
     if num_draws and not isinstance(model, LatentVariableModel):
         if isinstance(model, TractableModel):
@@ -58,8 +58,7 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
         "epochs": rows[-1]["epoch"],
         "best_epoch": max(rows, key=model.merit)["epoch"],
         "parameters": model.num_parameters,
-        "machine": machine(),
-        "commit": run.commit,
+        **provenance(run),
         "command": run.command,
         "weights": "ema" if run.config.ema_decay else "raw",
     }
@@ -71,11 +70,8 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
     elif isinstance(model, TractableModel):
         for name in ("validation", "test"):
             record[name] = exact_likelihood(model, getattr(dataset, name).binary)
-    scored = {"samples": model}
-    if run.config.ema_decay and "test" not in record:  # samples are all that tells the two kinds of weights apart
-        scored["samples_raw"] = runs.load_model(run, raw=True)
-    for name, drawing in scored.items():
-        record[name] = quality.score(draw(drawing, len(dataset.test.images)), dataset)
+    files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
+    record |= quality_of_samples(run, model, dataset)
     files.write_json(run.metrics_json, record)
     print(table(record))
     print(f"wrote {run.metrics_json}")
@@ -84,12 +80,52 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
     return record
 
 
+def provenance(run: Run) -> dict:
+    """What a record of the run comes from, for JSON.
+
+    Returns:
+      `trained`: each `machine` and each `commit` that trained an epoch, in turn; null where that is not known, as of
+        runs that an earlier version trained.  `evaluated`: the machine and the commit of this process.
+    Raises:
+      Fault: if no epoch is finished.
+    """
+    rows = runs.history(run)
+    machines, commits = ((row.get("machine") for row in rows), (row.get("commit", run.commit) for row in rows))
+    trained = {"machine": list(dict.fromkeys(machines)), "commit": list(dict.fromkeys(commits))}
+    return {"trained": trained, "evaluated": runs.origin()}
+
+
+def require_commits(run: Run) -> None:
+    """Checks that commits hold all the code that a result would come from, here and where the run was trained.
+
+    Raises:
+      UsageError: naming the commit that the code differs from.
+    """
+    found = provenance(run)
+    places = [(f"the code that trained {run.workdir}", commit) for commit in found["trained"]["commit"]]
+    for place, commit in [("this code", found["evaluated"]["commit"]), *places]:
+        if commit.endswith("+"):
+            advice = "commit it" if place == "this code" else "train again from a commit in another workdir"
+            raise UsageError(
+                f"--results names a commit, and {place} has changes since {commit[:-1]}: {advice}, or leave out "
+                "--results"
+            )
+
+
 def write_result(run: Run, record: dict, kind: str = "") -> None:
     """Writes results/NAME[KIND][-DATASET].json, with the name of the run's directory; no DATASET is mnist."""
     suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
     path = Path("results") / f"{run.workdir.name}{kind}{suffix}.json"
     files.write_json(path, record)
     print(f"wrote {path}")
+
+
+def quality_of_samples(run: Run, model: GenerativeModel, dataset: data.Dataset) -> dict[str, dict]:
+    """The scores of as many samples as there are test images, by what was scored."""
+    scored = {"samples": model}
+    if run.config.ema_decay and not isinstance(model, LatentVariableModel | TractableModel):
+        scored["samples_raw"] = runs.load_model(run, raw=True)
+    return {name: quality.score(draw(drawing, len(dataset.test.images)), dataset) for name, drawing in scored.items()}
 
 
 def draw(model: GenerativeModel, count: int) -> np.ndarray:
@@ -175,22 +211,6 @@ def exact_likelihood(model: TractableModel, images: np.ndarray) -> dict:
 def mean_and_error(values: np.ndarray) -> dict[str, float]:
     """The mean over images and its standard error."""
     return {"mean": float(values.mean()), "se": float(values.std(ddof=1) / np.sqrt(len(values)))}
-
-
-def machine() -> str:
-    """The processor, its cores, and the GPU if there is one."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    count = len(os.sched_getaffinity(0))
-    cpu = f"{count} core{'s' * (count > 1)} of {names[0] if names else platform.machine()}"
-    gpus = [tf.config.experimental.get_device_details(g)["device_name"] for g in tf.config.list_physical_devices("GPU")]
-    return ", ".join([cpu, *gpus])
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def table(record: dict) -> str:

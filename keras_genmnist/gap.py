@@ -19,7 +19,7 @@ from keras_genmnist import annealing, bounds, data, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
-from keras_genmnist.evaluate import machine, mean_and_error, write_result
+from keras_genmnist.evaluate import mean_and_error, provenance, require_commits, write_result
 from keras_genmnist.figures import save
 from keras_genmnist.flows import Planar
 from keras_genmnist.inference import Ascent
@@ -186,9 +186,11 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
     Returns:
       What is written.
     Raises:
-      UsageError: if the model has no such latents, or a split has fewer images.
+      UsageError: if the model has no such latents, a split has fewer images, or `results` wanted of code in no commit.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
+    if results:
+        require_commits(run)
     model, dataset = runs.load_model(run), data.load(run.config.dataset)
     if not isinstance(model, VAE):
         raise UsageError(f"{run.name} has no such gap: give a run of a VAE with one layer of latents")
@@ -200,8 +202,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
         "model": run.name,
         "config": run.config.to_dict(),
         "num_images": num_images,
-        "machine": machine(),
-        "commit": run.commit,
+        **provenance(run),
         "command": run.command,
     }
     for split, images in splits.items():

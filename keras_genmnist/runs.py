@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -242,7 +243,10 @@ def history(run: Run) -> list[dict]:
 
 
 def commit() -> str:
-    """The commit of this code: from the environment in the image, from git in a checkout, else the version."""
+    """The commit of this code: from the environment in the image, from git in a checkout, else the version.
+
+    A "+" at its end says that the code is not what the commit holds.
+    """
     if recorded := os.environ.get("GENMNIST_COMMIT"):
         return recorded
     root = Path(__file__).parent.parent
@@ -255,8 +259,30 @@ def commit() -> str:
         except OSError:  # no git here
             return ""
 
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    # A config that is in no commit counts, the results that the last evaluation wrote do not.
+    changed = "+" if git("status", "--porcelain", "--", "keras_genmnist", "configs") else ""
     return (git("rev-parse", "--short=12", "HEAD") or __version__) + changed
+
+
+def machine() -> str:
+    """The processor, its cores, and the GPU if there is one."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    count = len(os.sched_getaffinity(0))
+    cpu = f"{count} core{'s' * (count > 1)} of {names[0] if names else platform.machine()}"
+    gpus = [tf.config.experimental.get_device_details(g)["device_name"] for g in tf.config.list_physical_devices("GPU")]
+    return ", ".join([cpu, *gpus])
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def origin() -> dict[str, str]:
+    """What a number measured now comes from: its `machine` and `commit`."""
+    return {"machine": machine(), "commit": commit()}
 
 
 def warn(message: str) -> None:

@@ -121,6 +121,7 @@ class Training:
           Fault: if the data or every checkpoint is damaged.
         """
         self.run, config = run, run.config
+        self.origin = runs.origin()  # now: the checkout may change while this process goes on
         check_config(config)
         self.model = models.build(config)
         self.dataset = data.load(config.dataset)  # last: it may have to be downloaded
@@ -248,6 +249,7 @@ class Training:
             "images_per_second": round(self.steps_per_epoch * config.batch_size / train_seconds, 1),
             "dataset": config.dataset,
             "binarization": data.binarization_label(config.dataset, config.binarization),
+            **self.origin,
         }
         if self.model.merit(row) > float(progress.best):
             progress.best.assign(self.model.merit(row))

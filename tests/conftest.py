@@ -23,6 +23,9 @@ tf.config.threading.set_inter_op_parallelism_threads(1)
 # Where the tests run in the background, SIGINT is ignored, by what they start as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Nor does a test depend on whether the checkout has changes that are not committed.
+os.environ["GENMNIST_COMMIT"] = "0123456789ab"
+
 
 def prepared(name: str) -> Path:
     """The folder of a prepared tfds dataset; skips the test where there is none."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import classifier, evaluate, quality, runs
+from keras_genmnist import classifier, evaluate, gap, quality, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.errors import UsageError
 from tests import tiny
@@ -150,12 +150,10 @@ def test_evaluate_records_what_was_scored(run, evaluated):
     record, _ = evaluated
     assert record["config"] == run.config.to_dict()
     assert [record[key] for key in ("model", "dataset", "binarization", "seed")] == ["vae", "mnist_5k", "dynamic", 3435]
-    assert [record[key] for key in ("weights", "epochs", "commit", "command")] == [
-        "raw",
-        1,
-        "commit",
-        "genmnist train",
-    ]
+    assert [record[key] for key in ("weights", "epochs", "command")] == ["raw", 1, "genmnist train"]
+    here = {"machine": runs.machine(), "commit": runs.commit()}
+    assert record["evaluated"] == here
+    assert record["trained"] == {key: [value] for key, value in here.items()}
     # 784-8-8-(2+2) and 2-8-8-784: weights, and biases or what batch norm has in their place.
     encoder, decoder = 785 * 8 + 9 * 8 + 9 * 4, 3 * 8 + 9 * 8 + 9 * 784
     assert record["parameters"] == encoder + decoder
@@ -169,6 +167,49 @@ def test_evaluate_records_what_was_scored(run, evaluated):
     assert record["validation"]["elbo"] != record["test"]["elbo"]
     assert record["samples"]["num_samples"] == 500
     assert record["samples"]["classifier"] == classifier.HASH
+
+
+def test_result_names_every_machine_and_commit_of_the_training(run, tmp_path, monkeypatch):
+    copy = runs.load(shutil.copytree(run.workdir, tmp_path / "run"))
+    (row,) = runs.read_metrics(run)
+    older = {key: value for key, value in row.items() if key not in ("machine", "commit")}
+    rows = [older, older, row | {"machine": "A", "commit": "a"}, row | {"machine": "A", "commit": "b"}, older]
+    copy.metrics_jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluate.provenance(copy)
+    # An older version said in config.json alone what began the run.
+    assert found["trained"] == {"machine": [None, "A"], "commit": ["commit", "a", "b"]}
+
+
+@pytest.mark.parametrize("which", ["here", "trained"])
+def test_results_of_code_that_is_in_no_commit_are_refused_before_any_work(which, run, tmp_path, monkeypatch):
+    copy = runs.load(shutil.copytree(run.workdir, tmp_path / "run"))
+    if which == "here":
+        monkeypatch.setattr(runs, "commit", lambda: "c0ffee+")
+    else:
+        (row,) = runs.read_metrics(run)
+        copy.metrics_jsonl.write_text(json.dumps(row | {"commit": "c0ffee+"}) + "\n")
+    monkeypatch.setattr(runs, "load_model", None)  # would be called for any work
+    for verb in (lambda: evaluate.evaluate(copy, 2, results=True), lambda: gap.gap(copy, 2, True, tmp_path)):
+        with pytest.raises(UsageError, match=r"--results .* c0ffee: .* leave out --results") as raised:
+            verb()
+        assert len(str(raised.value).splitlines()) == 1
+        assert (str(copy.workdir) in str(raised.value)) == (which == "trained")
+    assert not copy.metrics_json.exists()
+
+
+def test_likelihood_is_kept_where_the_samples_fail(run, evaluated, tmp_path, monkeypatch):
+    copy = runs.load(shutil.copytree(run.workdir, tmp_path / "vae_copy"))
+    copy.metrics_json.unlink(missing_ok=True)
+
+    def out_of_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(evaluate, "draw", out_of_memory)
+    with pytest.raises(MemoryError):
+        evaluate.evaluate(copy, num_draws=2, results=False)
+    record, _ = evaluated
+    kept = json.loads(copy.metrics_json.read_text())
+    assert kept == {key: value for key, value in record.items() if not key.startswith("samples")}
 
 
 def test_evaluate_table_shows_every_number(evaluated):

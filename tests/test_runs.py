@@ -343,6 +343,17 @@ def test_commit_of_a_checkout_tells_whether_it_was_changed(checkout):
     assert runs.commit() == git(checkout, "rev-parse", "HEAD")[:12] + "+"
 
 
+def test_commit_is_that_of_the_code_alone(checkout):
+    for name in ("results/vae.json", "README.md"):  # what `evaluate --results` itself leaves behind
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("{}")
+    git(checkout, "add", "--all")
+    assert not runs.commit().endswith("+")
+    (checkout / "configs").mkdir()
+    (checkout / "configs" / "mine.py").write_text("")  # no commit holds it, and a run can be of it
+    assert runs.commit().endswith("+")
+
+
 def test_commit_of_an_image_is_the_recorded_one(checkout, monkeypatch):
     monkeypatch.setenv("GENMNIST_COMMIT", "0123456789ab")
     assert runs.commit() == "0123456789ab"

@@ -154,6 +154,7 @@ def test_metrics_jsonl_has_the_fields_of_every_epoch(tmp_path, eager):
     assert set(fields) <= first.keys() & second.keys()
     assert [(row["epoch"], row["step"]) for row in (first, second)] == [(1, tiny.STEPS), (2, 2 * tiny.STEPS)]
     assert (first["dataset"], first["binarization"]) == ("mnist_5k", "static")
+    assert (first["machine"], first["commit"]) == (runs.machine(), runs.commit())
     # The bound's two terms, averaged in float32 over up to 4,000 images of some 500 nats: 1e-3 is 2e-6 of it.
     assert first["elbo"] == pytest.approx(first["reconstruction"] - first["kl"], abs=1e-3)
     assert first["val_elbo"] == pytest.approx(first["val_reconstruction"] - first["val_kl"], abs=1e-3)
