@@ -21,7 +21,8 @@ from keras_genmnist.runs import Run
 
 BATCH, TIMED_BATCHES = 100, 10
 SHOWN = 20  # samples of each model
-TRIAL_EPOCHS = 2  # the first compiles, the last is timed
+TRIAL_EPOCHS = 8  # at most: a trial ends where an epoch takes as long as the one before, within the share STEADY
+STEADY = 0.05
 
 
 def compare(
@@ -61,6 +62,9 @@ def compare(
         run = present[name]
         with runs.lock(run.workdir):
             training.train(run, time.time())
+        if name in missing:
+            used, epochs = sum(_seconds(runs.read_metrics(run))), run.config.epochs
+            print(f"{name} used {used / 60:.2f} of {minutes:g} minutes, for {epochs} epoch{'s' * (epochs != 1)}")
         model = runs.load_model(run)
         drawing = num_draws if isinstance(model, LatentVariableModel) else None
         record = evaluate.evaluate(run, drawing, results=False)
@@ -89,21 +93,43 @@ def _within(name: str, config: ConfigDict, seconds: float) -> ConfigDict:
     """The config with as many epochs as the time suffices for; the warm-up stays the same share of them."""
     trial = config.copy_and_resolve_references()
     trial.epochs = TRIAL_EPOCHS
-    print(f"timing an epoch of {name}", flush=True)
+    print(f"timing epochs of {name}", flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         run = Run(Path(folder), name, trial, "", "")
-        training.train(run, time.time())
-        epoch_seconds = runs.read_metrics(run)[-1]["seconds"]
-    epochs = int(seconds / epoch_seconds)
+        training.train(run, time.time(), enough=lambda rows: _timed(_seconds(rows), seconds))
+        taken = _seconds(runs.read_metrics(run))
+    epochs = _fitting(taken, seconds)
     if epochs < 1:
         raise UsageError(
-            f"--minutes={seconds / 60:g} is too short: give {epoch_seconds / 60:.2g} or more, of one epoch of {name}"
+            f"--minutes={seconds / 60:g} is too short: give {taken[0] / 60:.2g} or more, of one epoch of {name}"
         )
     budgeted = config.copy_and_resolve_references()
     budgeted.epochs = epochs
     if "warmup_epochs" in config:
         budgeted.warmup_epochs = config.warmup_epochs * epochs // config.epochs
     return budgeted
+
+
+def _seconds(rows: list[dict]) -> list[float]:
+    return [row["seconds"] for row in rows]
+
+
+def _timed(taken: list[float], seconds: float) -> bool:
+    """Whether a trial whose epochs took so long has shown how many fit into `seconds`."""
+    # The first epoch compiles the training; the second one's time has what was compiled to draw after the first.
+    steady = len(taken) > 2 and abs(taken[-1] - taken[-2]) <= STEADY * taken[-2]
+    return steady or sum(taken) >= seconds
+
+
+def _fitting(taken: list[float], seconds: float) -> int:
+    """The number of epochs that fit into `seconds`: the first take as long as those of the trial did.
+
+    All others take the mean of the trial's last two.
+    """
+    ends = np.cumsum(taken)
+    if ends[-1] > seconds:
+        return int(np.sum(ends <= seconds))
+    return len(taken) + int((seconds - ends[-1]) / np.mean(taken[-2:]))
 
 
 def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
@@ -126,7 +152,7 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
 def _curve(model: GenerativeModel, rows: list[dict]) -> dict[str, list[float]]:
     """Seconds of training, and what the bound that chooses the epoch cost on the validation split, nats."""
     return {
-        "seconds": np.cumsum([row["seconds"] for row in rows]).tolist(),
+        "seconds": np.cumsum(_seconds(rows)).tolist(),
         "nats": [-model.merit(row) for row in rows],
     }
 

@@ -294,12 +294,13 @@ class Training:
         )
 
 
-def train(run: Run, started: float) -> None:
+def train(run: Run, started: float, enough: Callable[[list[dict]], bool] = lambda rows: False) -> None:
     """Trains `run` from where it stands to its end.
 
     Args:
       run: the run, locked by the caller.
       started: time.time() at the start of the process.
+      enough: of the rows of metrics.jsonl so far, whether to end before the last epoch.
     Raises:
       UsageError: if a config value is out of range.
       Fault: if the data or every checkpoint is damaged, or a quantity stops being finite.
@@ -331,7 +332,7 @@ def train(run: Run, started: float) -> None:
             bar.update(num_steps)
 
         first_epoch = training.epoch
-        while not training.finished:
+        while not training.finished and not enough(rows):
             training.train_epoch(chunks, on_steps, stopped=lambda: bool(received))
             if training.step % training.steps_per_epoch == 0:
                 row = training.end_epoch() | (startup if training.epoch == first_epoch + 1 else {})

@@ -27,6 +27,8 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
     found = compare.compare(["vae", "vae_2d"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
     printed = capsys.readouterr().out
     assert "2 of 2 models to train, 0.05 minutes each: vae, vae_2d" in printed
+    for name, own in found.items():
+        assert f"{name} used {own['train_seconds'] / 60:.2f} of 0.05 minutes, for 1 epoch\n" in printed
     for own in found.values():
         assert own["epochs"] == len(own["curve"]["seconds"]) == len(own["curve"]["nats"]) == 1
         assert own["milliseconds_per_image"] > 0
@@ -69,11 +71,58 @@ def test_compare_refuses_what_it_cannot_compare(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def scripted(monkeypatch, seconds):
+    """Epochs of a training that take `seconds`, the last for ever after; returns how many were asked for."""
+    trained = []
+
+    def train(run, started, enough):
+        rows = []
+        while len(rows) < run.config.epochs and not enough(rows):
+            rows.append({"seconds": seconds[min(len(rows), len(seconds) - 1)]})
+            trained.append(rows[-1])
+
+    monkeypatch.setattr(compare.training, "train", train)
+    monkeypatch.setattr(compare.runs, "read_metrics", lambda run: trained)
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "epochs"),
+    [
+        ([70.0, 75.0, 62.0, 61.0], 360, 5),  # the second one was slow: 70 + 75 + 62 + 61 + 61.5 = 329.5
+        ([70.0, 75.0, 61.0, 62.0], 329, 4),
+        ([10.0, 2.0, 2.0], 60, 26),  # compiling is in the time: 10 + 25 * 2
+        ([10.0, 2.0, 2.0], 61.9, 26),
+        ([100.0], 100, 1),
+        ([100.0, 80.0], 179, 1),
+        ([30.0, 20.0, 18.0], 49, 1),
+        ([30.0, 20.0, 18.0], 50, 2),
+    ],
+)
+def test_as_many_epochs_are_trained_as_fit(seconds, budget, epochs, monkeypatch):
+    scripted(monkeypatch, seconds)
+    budgeted = compare._within("vae", configs.load("vae"), budget)
+    assert budgeted.epochs == epochs
+    taken = [seconds[min(n, len(seconds) - 1)] for n in range(epochs + 1)]
+    assert sum(taken[:-1]) <= budget < sum(taken)
+
+
+def test_the_trial_goes_on_until_epochs_are_steady_and_no_longer_than_the_time(monkeypatch):
+    for seconds, budget, number in (
+        ([9.0, 5.0, 4.0, 3.0, 2.0, 1.96], 600, 6),
+        ([9.0, 2.0, 2.0], 600, 3),
+        ([9.0, 5.0, 4.0, 3.0, 2.0, 1.96], 14, 2),
+        ([2.0**-n for n in range(100)], 600, compare.TRIAL_EPOCHS),
+    ):
+        trained = scripted(monkeypatch, seconds)
+        compare._within("vae", configs.load("vae"), budget)
+        assert len(trained) == number
+
+
 def test_the_warm_up_stays_the_same_share_of_the_training(monkeypatch):
-    monkeypatch.setattr(compare.training, "train", lambda run, started: None)
-    monkeypatch.setattr(compare.runs, "read_metrics", lambda run: [{"seconds": 100.0}, {"seconds": 2.0}])
+    scripted(monkeypatch, [4.0, 2.0, 2.0])
     config = configs.load("ladder")
     config.epochs, config.warmup_epochs = 500, 50
-    budgeted = compare._within("ladder", config, 60)
+    budgeted = compare._within("ladder", config, 62)
     assert (budgeted.epochs, budgeted.warmup_epochs) == (30, 3)
     assert (config.epochs, config.warmup_epochs) == (500, 50)
