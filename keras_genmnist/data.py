@@ -45,6 +45,11 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split
 
+    @property
+    def has_grey_levels(self) -> bool:
+        """Whether its images are grey: those of binarized_mnist are 0 and 255 alone."""
+        return self.name != "binarized_mnist"
+
 
 def load(name: str) -> Dataset:
     """Loads a dataset.

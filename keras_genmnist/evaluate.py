@@ -121,19 +121,35 @@ def write_result(run: Run, record: dict, kind: str = "") -> None:
 
 
 def quality_of_samples(run: Run, model: GenerativeModel, dataset: data.Dataset) -> dict[str, dict]:
-    """The scores of as many samples as there are test images, by what was scored."""
-    scored = {"samples": model}
-    if run.config.ema_decay and not isinstance(model, LatentVariableModel | TractableModel):
-        scored["samples_raw"] = runs.load_model(run, raw=True)
-    return {name: quality.score(draw(drawing, len(dataset.test.images)), dataset) for name, drawing in scored.items()}
+    """The scores of as many samples as there are test images, for JSON; like is compared with like.
+
+    Args:
+      run: the model's run.
+      model: with the weights that are scored.
+      dataset: the run's.
+    Returns:
+      `samples`: mean images, or a GAN's grey levels, against grey levels; not of a model that draws pixel by pixel, and
+        not where the test images are bits.  `samples_raw`: a GAN's, by the weights that the average is of.
+        `samples_binary`: drawn bits against the reference binarization.  `pixels` of each says which.
+    """
+    drawn, found = draw(model, len(dataset.test.images)), {}
+    if dataset.has_grey_levels and not model.pixel_by_pixel:
+        pixels = {"pixels": "mean images" if model.draws_bits else "grey levels"}
+        found["samples"] = pixels | quality.score(drawn["probabilities"], dataset)
+        if not model.draws_bits and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
+            raw = draw(runs.load_model(run, raw=True), len(dataset.test.images))
+            found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset)
+    if model.draws_bits:
+        found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(drawn["images"], dataset, binary=True)
+    return found
 
 
-def draw(model: GenerativeModel, count: int) -> np.ndarray:
-    """The mean images of `count` samples, float32 [count, H, W, C] in [0, 1], always of the same seeds."""
+def draw(model: GenerativeModel, count: int) -> dict[str, np.ndarray]:
+    """`count` draws, always of the same seeds: float32 [count, H, W, C] each, as GenerativeModel.draw."""
     seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
     compiled = tf.function(model.draw, reduce_retracing=True)
-    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL])["probabilities"] for i in range(0, count, SAMPLES_PER_CALL)]
-    return np.concatenate(parts)
+    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL]) for i in range(0, count, SAMPLES_PER_CALL)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
 
 
 def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, label: str) -> dict:
@@ -251,22 +267,35 @@ def _likelihood_table(record: dict) -> str:
 
 
 def _samples_table(record: dict) -> str:
+    def judged(key, form):
+        def cell(score):
+            spread = score[key]["spread"]
+            return f"{score[key]['mean']:{form}}" + (f" +- {spread:{form}}" if spread is not None else "")
+
+        return cell
+
+    def parzen(score):
+        return f"{score['parzen']['mean']:.1f} +- {score['parzen']['se']:.1f} nats" if "parzen" in score else ""
+
     rows = {
-        "Frechet distance": lambda score: f"{score['frechet']:.2f}",
-        "  of training images": lambda score: f"{score['frechet_floor']:.2f}",
-        "  ratio of the two": lambda score: f"{score['frechet_ratio']:.1f}",
-        "precision": lambda score: f"{score['precision']:.1%}",
-        "recall": lambda score: f"{score['recall']:.1%}",
-        "rarest class": lambda score: f"{min(score['class_shares']):.1%}",
-        "commonest class": lambda score: f"{max(score['class_shares']):.1%}",
-        "KL of classes": lambda score: f"{score['class_kl']:.4f} nats",
-        "confident": lambda score: f"{score['confident_share']:.1%}",
-        "Parzen windows": lambda score: f"{score['parzen']['mean']:.1f} +- {score['parzen']['se']:.1f} nats",
+        "Frechet distance": judged("frechet", ".2f"),
+        "  of training images": judged("frechet_floor", ".2f"),
+        "  ratio of the two": judged("frechet_ratio", ".1f"),
+        "precision": judged("precision", ".1%"),
+        "recall": judged("recall", ".1%"),
+        "rarest class": judged("rarest_class", ".1%"),
+        "commonest class": judged("commonest_class", ".1%"),
+        "KL of classes, nats": judged("class_kl", ".4f"),
+        "confident": judged("confident_share", ".1%"),
+        "Parzen windows": parzen,
     }
-    columns = {f"{record['weights']} weights": record["samples"]}
-    if "samples_raw" in record:
-        columns["raw weights"] = record["samples_raw"]
-    return _table(f"{record['samples']['num_samples']:,} samples", rows, columns)
+    weights = {"samples": record["weights"], "samples_raw": "raw", "samples_binary": record["weights"]}
+    scores = {name: record[name] for name in weights if name in record}
+    columns = {f"{score['pixels']}, {weights[name]}": score for name, score in scores.items()}
+    first = next(iter(scores.values()))
+    count, judges = first["num_samples"], len(first["judges"])
+    head = f"samples against test images: mean +- spread over {judges} judges; what differs by less is equal"
+    return f"{head}\n{_table(f'{count:,} samples', rows, columns)}"
 
 
 def _table(corner: str, rows: dict[str, Callable[[dict], str]], columns: dict[str, dict]) -> str:

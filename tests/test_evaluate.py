@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import classifier, evaluate, gap, quality, runs
+from keras_genmnist import classifier, evaluate, gap, models, quality, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.errors import UsageError
 from tests import tiny
@@ -165,8 +165,9 @@ def test_evaluate_records_what_was_scored(run, evaluated):
         assert -scores["nll"]["mean"] > scores["elbo"]["mean"] - 1  # two draws: above but for noise of 0.1
         assert all(scores[name]["se"] > 0 for name in ("elbo", "kl", "reconstruction", "nll"))
     assert record["validation"]["elbo"] != record["test"]["elbo"]
-    assert record["samples"]["num_samples"] == 500
-    assert record["samples"]["classifier"] == classifier.HASH
+    for name, pixels in (("samples", "mean images"), ("samples_binary", "drawn bits")):
+        assert (record[name]["pixels"], record[name]["num_samples"]) == (pixels, 500)
+        assert record[name]["judges"] == [judge.sha256 for judge in classifier.JUDGES]
 
 
 def test_result_names_every_machine_and_commit_of_the_training(run, tmp_path, monkeypatch):
@@ -219,12 +220,22 @@ def test_evaluate_table_shows_every_number(evaluated):
         assert split in table
         for name in ("elbo", "kl", "reconstruction", "nll"):
             assert f"{record[split][name]['mean']:.2f} +- {record[split][name]['se']:.2f}" in table
-    samples = record["samples"]
-    for name in ("frechet", "frechet_floor"):
-        assert f"{samples[name]:.2f}" in table
-    assert f"{samples['parzen']['mean']:.1f} +- {samples['parzen']['se']:.1f} nats" in table
-    for part in ("mnist_5k", "dynamic", "reference", "draws for the NLL", "of 2", "raw"):
+    for samples in (record["samples"], record["samples_binary"]):
+        for name, form in (("frechet", ".2f"), ("frechet_floor", ".2f"), ("precision", ".1%"), ("rarest_class", ".1%")):
+            assert f"{samples[name]['mean']:{form}} +- {samples[name]['spread']:{form}}" in table
+    parzen = record["samples"]["parzen"]
+    assert f"{parzen['mean']:.1f} +- {parzen['se']:.1f} nats" in table
+    for part in (
+        "mnist_5k",
+        "dynamic",
+        "reference",
+        "draws for the NLL",
+        "of 2",
+        "mean images, raw",
+        "drawn bits, raw",
+    ):
         assert part in table
+    assert f"{len(classifier.JUDGES)} judges" in table
 
 
 @pytest.fixture(scope="module")
@@ -233,18 +244,46 @@ def gan(tmp_path_factory):
     return tiny.train(tiny.begin(tmp_path_factory.mktemp("gan") / "gan", "gan", epochs=1, ema_decay=0.9))
 
 
+def assert_scored(found, samples, dataset, binary=False):
+    expected = quality.score(samples, dataset, binary)
+    assert list(found) == ["pixels", *expected]
+    for metric in ("frechet", "frechet_floor", "precision", "recall", "class_kl"):
+        assert found[metric]["each"] == pytest.approx(expected[metric]["each"])
+
+
+def test_evaluate_scores_mean_images_and_drawn_bits(run, evaluated, mnist_5k):
+    record, _ = evaluated
+    drawn = evaluate.draw(runs.load_model(run), 500)
+    assert_scored(record["samples"], drawn["probabilities"], mnist_5k)
+    assert_scored(record["samples_binary"], drawn["images"], mnist_5k, binary=True)
+    assert set(np.unique(drawn["images"])) == {0, 1}
+    assert "samples_raw" not in record
+
+
 def test_evaluate_of_a_gan_scores_averaged_and_raw_weights(gan, mnist_5k):
     record = evaluate.evaluate(gan, num_draws=None, results=False)
-    assert "test" not in record and "validation" not in record
+    assert "test" not in record and "validation" not in record and "samples_binary" not in record
     for name, raw in (("samples", False), ("samples_raw", True)):
-        drawn = evaluate.draw(runs.load_model(gan, raw), 500)
-        expected = quality.score(drawn, mnist_5k)
-        assert record[name].keys() == expected.keys()
-        for metric in ("frechet", "frechet_floor", "precision", "recall", "class_kl"):
-            assert record[name][metric] == pytest.approx(expected[metric])
+        assert record[name]["pixels"] == "grey levels"
+        assert_scored(record[name], evaluate.draw(runs.load_model(gan, raw), 500)["images"], mnist_5k)
     assert record["samples"]["frechet"] != record["samples_raw"]["frechet"]
     table = evaluate.table(record)
-    assert "ema weights" in table and "raw weights" in table and "NLL" not in table
+    assert "grey levels, ema" in table and "grey levels, raw" in table and "NLL" not in table
+
+
+@pytest.mark.parametrize("name, decoder", [("pixelcnn", None), ("vae", "pixelcnn"), ("vae", "bernoulli")])
+def test_like_is_compared_with_like(name, decoder, mnist_5k, monkeypatch):
+    model = models.build(tiny.config(name, **({"decoder": decoder} if decoder else {})))
+    drawn = {"images": "bits", "probabilities": "probabilities"}
+    monkeypatch.setattr(evaluate, "draw", lambda model, count: drawn)
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False: {"scored": samples, "binary": binary})
+    bits = {"samples_binary": {"pixels": "drawn bits", "scored": "bits", "binary": True}}
+    grey = {"samples": {"pixels": "mean images", "scored": "probabilities", "binary": False}}
+    # The probability of a pixel given the pixels drawn before it is no grey level of an image.
+    expected = bits | grey if decoder == "bernoulli" else bits
+    assert evaluate.quality_of_samples(None, model, mnist_5k) == expected
+    # Nor is there anything grey to compare with in binarized_mnist.
+    assert evaluate.quality_of_samples(None, model, mnist_5k._replace(name="binarized_mnist")) == bits
 
 
 def test_evaluate_of_a_gan_refuses_num_draws(gan):
@@ -254,8 +293,8 @@ def test_evaluate_of_a_gan_refuses_num_draws(gan):
 
 def test_draw_is_of_the_model_whatever_the_calls(gan, monkeypatch):
     model = runs.load_model(gan)
-    drawn = evaluate.draw(model, 7)
+    drawn = evaluate.draw(model, 7)["images"]
     assert drawn.shape == (7, 28, 28, 1)
     monkeypatch.setattr(evaluate, "SAMPLES_PER_CALL", 3)
-    np.testing.assert_allclose(evaluate.draw(model, 7), drawn, atol=1e-6)  # other numbers of rows
+    np.testing.assert_allclose(evaluate.draw(model, 7)["images"], drawn, atol=1e-6)  # other numbers of rows
     assert len(np.unique(drawn.reshape(7, -1), axis=0)) == 7

@@ -146,51 +146,75 @@ def test_parzen_sigma_is_the_best_of_those_given():
     assert quality.parzen_sigma(samples, 100 + validation, sigmas) == 30.0
 
 
+def grey(images):
+    return images.astype(np.float32) / 255
+
+
 @pytest.fixture(scope="module")
 def real_score(mnist_5k):
     """Of 500 training images as if they were samples."""
-    return quality.score(mnist_5k.train.images[:500].astype(np.float32) / 255, mnist_5k)
+    return quality.score(grey(mnist_5k.train.images[:500]), mnist_5k)
 
 
-def test_score_is_json_of_every_metric(real_score):
+JUDGED = (
+    "frechet",
+    "frechet_floor",
+    "frechet_ratio",
+    "precision",
+    "recall",
+    "class_shares",
+    "rarest_class",
+    "commonest_class",
+    "class_kl",
+    "confident_share",
+)
+
+
+def test_over_judges_is_mean_and_standard_deviation():
+    # Deviations -1, 0, 1: variance of three (1 + 0 + 1) / 2.
+    assert quality.over_judges([1.0, 2.0, 3.0]) == {"mean": 2.0, "spread": 1.0, "each": [1.0, 2.0, 3.0]}
+    found = quality.over_judges([np.array([0.5, 0.5]), np.array([0.25, 0.75])])
+    assert (found["mean"], found["each"]) == ([0.375, 0.625], [[0.5, 0.5], [0.25, 0.75]])
+    assert found["spread"] == pytest.approx([0.125 * np.sqrt(2)] * 2)
+    assert quality.over_judges([2.0]) == {"mean": 2.0, "spread": None, "each": [2.0]}  # which one judge does not show
+
+
+def test_score_is_json_of_every_metric_by_every_judge(real_score):
     assert json.loads(json.dumps(real_score)) == real_score
-    assert list(real_score) == [
-        "num_samples",
-        "frechet",
-        "frechet_floor",
-        "frechet_ratio",
-        "precision",
-        "recall",
-        "class_shares",
-        "class_kl",
-        "confident_share",
-        "parzen",
-        "classifier",
-    ]
+    assert list(real_score) == ["num_samples", "judges", *JUDGED, "parzen"]
     assert list(real_score["parzen"]) == ["mean", "se", "sigma"]
-    assert (real_score["num_samples"], real_score["classifier"]) == (500, classifier.HASH)
+    assert real_score["num_samples"] == 500
+    assert real_score["judges"] == [judge.sha256 for judge in classifier.JUDGES]
+    for name in JUDGED:
+        assert len(real_score[name]["each"]) == len(classifier.JUDGES)
+        assert real_score[name] == quality.over_judges(real_score[name]["each"])
+    assert real_score["frechet"]["spread"] > 0
 
 
-def test_score_is_made_of_the_metrics(real_score, mnist_5k):
+@pytest.mark.parametrize("number", range(len(classifier.JUDGES)))
+def test_score_is_made_of_the_metrics(number, real_score, mnist_5k):
     samples, test, validation = (
-        images[:500].astype(np.float32) / 255
-        for images in (mnist_5k.train.images, mnist_5k.test.images, mnist_5k.validation.images)
+        grey(images[:500]) for images in (mnist_5k.train.images, mnist_5k.test.images, mnist_5k.validation.images)
     )
-    network = classifier.load()
+    network = classifier.load(number)
     features, probabilities = network.read(samples)
     real = network.features(test)
     shares = quality.class_shares(probabilities)
-    log_likelihoods = quality.parzen(samples, test, real_score["parzen"]["sigma"])
     expected = {
         "frechet": quality.frechet_distance(features, real),
         "precision": quality.precision_recall(real, features)[0],
         "recall": quality.precision_recall(real, features)[1],
         "class_kl": quality.class_kl(shares),
+        "rarest_class": shares.min(),
+        "commonest_class": shares.max(),
         "confident_share": quality.confident_share(probabilities),
     }
-    assert {key: real_score[key] for key in expected} == pytest.approx(expected)
-    assert real_score["class_shares"] == shares.tolist()
-    assert real_score["precision"] != real_score["recall"]
+    found = {name: real_score[name]["each"][number] for name in JUDGED}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["class_shares"] == shares.tolist()
+    assert found["precision"] != found["recall"]
+    assert found["frechet_ratio"] == pytest.approx(found["frechet"] / found["frechet_floor"])
+    log_likelihoods = quality.parzen(samples, test, real_score["parzen"]["sigma"])
     assert real_score["parzen"] == pytest.approx(
         {
             "mean": log_likelihoods.mean(),
@@ -203,16 +227,36 @@ def test_score_is_made_of_the_metrics(real_score, mnist_5k):
 def test_score_of_training_images_is_near_the_floor_and_of_noise_far(real_score, mnist_5k):
     noise = quality.score(np.random.default_rng(0).random([500, 28, 28, 1], np.float32), mnist_5k)
     assert noise["frechet_floor"] == real_score["frechet_floor"]  # it does not depend on the samples
-    assert 0.5 < real_score["frechet_ratio"] < 2
-    assert noise["frechet_ratio"] > 20
-    assert real_score["precision"] > 0.7 > 0.3 > noise["precision"]
-    assert real_score["recall"] > 0.7 > 0.3 > noise["recall"]
-    assert real_score["class_kl"] < 0.01 < 1 < noise["class_kl"]
-    assert real_score["confident_share"] > 0.95
+    for judge in range(len(classifier.JUDGES)):
+        real, far = ({name: score[name]["each"][judge] for name in JUDGED} for score in (real_score, noise))
+        assert 0.5 < real["frechet_ratio"] < 2
+        assert far["frechet_ratio"] > 20
+        assert real["precision"] > 0.7
+        assert real["recall"] > 0.7 > 0.3 > far["recall"]
+        assert real["class_kl"] < 0.01 < 1 < far["class_kl"]
+        assert real["confident_share"] > 0.95
+    # An outlier's ball, see `precision_recall`: judge 1 has noise in one.  The spread tells.
+    assert (
+        noise["precision"]["each"][0] < 0.3 < noise["precision"]["spread"] and real_score["precision"]["spread"] < 0.1
+    )
     assert real_score["parzen"]["mean"] > noise["parzen"]["mean"] + 100
 
 
 def test_score_ratio_is_to_the_floor_of_as_many_training_images(real_score, mnist_5k):
-    assert real_score["frechet_ratio"] == pytest.approx(real_score["frechet"] / real_score["frechet_floor"])
-    few = quality.score(mnist_5k.train.images[:100].astype(np.float32) / 255, mnist_5k)
-    assert few["frechet_floor"] > 2 * real_score["frechet_floor"]  # the bias of few
+    few = quality.score(grey(mnist_5k.train.images[:100]), mnist_5k)
+    assert few["frechet_floor"]["mean"] > 2 * real_score["frechet_floor"]["mean"]  # the bias of few
+
+
+def test_score_of_bits_is_against_bits(mnist_5k):
+    bits = mnist_5k.train.binary[:500].astype(np.float32)
+    like, unlike = quality.score(bits, mnist_5k, binary=True), quality.score(bits, mnist_5k)
+    assert list(like) == ["num_samples", "judges", *JUDGED]  # Parzen's density is one of grey levels
+    chosen = np.random.default_rng(quality.SEED).choice(mnist_5k.train.binary, 500, replace=False)
+    for number in range(len(classifier.JUDGES)):
+        network = classifier.load(number)
+        test = network.features(mnist_5k.test.binary.astype(np.float32))
+        found = {name: like[name]["each"][number] for name in JUDGED}
+        assert found["frechet"] == pytest.approx(quality.frechet_distance(network.features(bits), test))
+        floor = quality.frechet_distance(network.features(chosen.astype(np.float32)), test)
+        assert found["frechet_floor"] == pytest.approx(floor)
+        assert 0.5 < found["frechet_ratio"] < 2 < unlike["frechet_ratio"]["each"][number]

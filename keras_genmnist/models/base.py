@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
-from keras_genmnist.distributions import StandardNormal, base_of, point_of, sample_each
+from keras_genmnist.distributions import PixelCNNDecoder, StandardNormal, base_of, point_of, sample_each
 from keras_genmnist.images import png
 from keras_genmnist.inference import RefinedPosterior
 
@@ -28,6 +28,8 @@ class GenerativeModel(tf_keras.Model):
     """
 
     labelled = False
+    draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
+    pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
     remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
 
     def __init__(self, image_shape: tuple[int, int, int]):
@@ -266,6 +268,10 @@ class LatentVariableModel(DecoderModel):
         if isinstance(self.encoder, RefinedPosterior):
             return f"a lower config.refine_learning_rate, {super().remedy}"
         return super().remedy
+
+    @property
+    def pixel_by_pixel(self) -> bool:
+        return isinstance(self.decoder, PixelCNNDecoder)
 
     @property
     def layer_names(self) -> list[str]:

@@ -23,6 +23,8 @@ WON, LOST, PERSISTENT = 0.999, 0.005, 5
 class GAN(DecoderModel):
     """A generator of images from latent vectors, trained against a discriminator of real images and samples."""
 
+    draws_bits = False
+
     def __init__(
         self,
         generator: tf_keras.Model,

@@ -22,6 +22,8 @@ class PixelCNN(TractableModel):
     With classes y, p(x) = (1/C) sum{ p(x | y) : y }, and training maximises log p(x | y) of the labels.
     """
 
+    pixel_by_pixel = True
+
     def __init__(
         self, network: GatedPixelCNN, image_shape: tuple[int, int, int], num_classes: int = 0, place_features: int = 0
     ):

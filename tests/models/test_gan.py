@@ -147,8 +147,9 @@ def test_gan_validation_judges_as_many_samples_as_images(mnist_5k):
 
 def test_gan_without_the_classifier_does_not_begin_to_train(monkeypatch, tmp_path):
     model = models.build(tiny.config("gan"))
-    monkeypatch.setattr(gan.classifier, "PATH", tmp_path / "classifier.npz")
-    with pytest.raises(Fault, match=gan.classifier.HASH):
+    judge = gan.classifier.JUDGES[0]._replace(path=tmp_path / "classifier.npz")
+    monkeypatch.setattr(gan.classifier, "JUDGES", [judge])
+    with pytest.raises(Fault, match=judge.sha256):
         model.compile("sgd", "sgd")
 
 
