@@ -347,6 +347,17 @@ def _workdir(values: flags.FlagValues) -> Path:
     return Path(values.workdir or Path("runs") / values.model)
 
 
+def config_of(argv: list[str]) -> ConfigDict:
+    """The config that `genmnist train` with these arguments, --model among them, begins a run of.
+
+    Raises:
+      UsageError: if it would refuse them.
+    """
+    values = _run_flags()
+    _parse(values, argv, before_config=True)
+    return _overridden(values, configs.load(values.model), argv)
+
+
 @contextlib.contextmanager
 def _quiet():
     """Hides what TensorFlow's C++ code writes to standard error while it is imported, before any log level counts."""
