@@ -46,7 +46,7 @@ class Objective(NamedTuple):
 
     bound: "elbo" or "iwae".
     num_draws: S, draws from the posterior a step and image.
-    gradient: "standard", "stl" or "dreg"; see `PathGradient`.
+    gradient: "standard"; "stl", with "elbo" and no free bits; or "dreg", with "iwae".  See `PathGradient`.
     free_bits: nats of KL that cost nothing, of every layer or of each; see `elbo`.
     """
 
@@ -68,9 +68,9 @@ ELBO = Objective()
 class PathGradient:
     """Gradients that reach the posterior's parameters through its draws alone.
 
-    The score d log q / d parameters is left out: it has expectation 0 in the ELBO, where without it the gradient is 0
-    once q is exact ("sticking the landing"), and in the IWAE bound it turns into a second factor w[s] / sum(w) on the
-    path of each draw ("doubly reparameterized", DReG).
+    The score d log q / d parameters is left out.  In the ELBO it has expectation 0, whatever the KL's weight, and
+    without it the gradient is 0 once q is exact ("sticking the landing", STL).  In the IWAE bound it has not, and is
+    turned into a factor on the path of each draw ("doubly reparameterized", DReG): see `dreg_scale`.
 
     Source: Roeder et al. (2017), equation 8, arxiv.org/abs/1703.09194; Tucker et al. (2018), equation 8,
     arxiv.org/abs/1810.04152
@@ -106,6 +106,24 @@ class PathGradient:
 def normalised_weights(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
     """w[s] / sum(w), [S, B]; a constant to any gradient.  The weights of `iwae_bound` at the same kl_weight."""
     return tf.stop_gradient(tf.nn.softmax(log_weights(terms, kl_weight), axis=0))
+
+
+def dreg_scale(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
+    """What DReG multiplies the gradient through each draw by.  (1 - b) + b w[s] / sum(w), b the KL's weight
+
+    With f[s] = log w[s] and v[s] = w[s] / sum(w), the IWAE bound has the gradient
+    sum{ v[s] (df/dz[s] dz[s]/dphi - b dlog q(z[s])/dphi) }.  As E[g(z) dlog q(z)/dphi] = E[dg/dz dz/dphi], and
+    dv[s]/dz[s] = v[s] (1 - v[s]) df/dz[s], its expectation is that of
+    sum{ v[s] (1 - b (1 - v[s])) df/dz[s] dz[s]/dphi }.  The v[s] before the bracket is in the gradient of `iwae_bound`
+    with the score left out; the bracket is what comes on top.  Tucker et al. have b = 1.
+
+    Args:
+      terms: log densities of S draws.
+      kl_weight: b; see `elbo`.
+    Returns:
+      [S, B]; a constant to any gradient.
+    """
+    return 1 - kl_weight + kl_weight * normalised_weights(terms, kl_weight)
 
 
 def layer_kl(terms: LogTerms) -> tf.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from keras_genmnist.bounds import ELBO, Objective
 from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.models.vae import VAE
 
@@ -57,12 +58,13 @@ class LinearGaussian(NamedTuple):
         x = z @ self.weights.T + self.bias + self.scale * noise
         return x.reshape(num_samples, -1, 1, 1).astype(np.float32)
 
-    def vae(self, shift: float = 0.0, stretch: float = 1.0) -> VAE:
+    def vae(self, shift: float = 0.0, stretch: float = 1.0, objective: Objective = ELBO) -> VAE:
         """The VAE with this model as decoder.
 
         Args:
-          shift: added to the mean of the true posterior.
+          shift: added to the mean of the true posterior; a number, or [B, D].
           stretch: factor on the standard deviation of the true posterior.
+          objective: what training maximises.
         """
         weights, bias, variance = (
             tf.constant(a, tf.float32) for a in (self.weights, self.bias, self.posterior_variance)
@@ -77,7 +79,7 @@ class LinearGaussian(NamedTuple):
             mean = tf.linalg.matvec(weights, z) + bias
             return tfd.Independent(tfd.Normal(mean[..., None, None], self.scale), 3)
 
-        return VAE(encoder, decoder, StandardNormal(self.weights.shape[1]), (len(self.bias), 1, 1))
+        return VAE(encoder, decoder, StandardNormal(self.weights.shape[1]), (len(self.bias), 1, 1), objective)
 
 
 ORACLE = LinearGaussian(

@@ -368,7 +368,7 @@ class LatentVariableModel(DecoderModel):
                 path = bounds.PathGradient(tape)
                 terms = self.log_terms(x, objective.num_draws, seed, training=True, hold=path.hold)
                 loss = -tf.reduce_mean(objective(terms, kl_weight))
-            scale = bounds.normalised_weights(terms, kl_weight) if objective.gradient == "dreg" else 1.0
+            scale = bounds.dreg_scale(terms, kl_weight) if objective.gradient == "dreg" else 1.0
             gradients = path.gradients(loss, scale, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(terms)

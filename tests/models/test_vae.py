@@ -272,35 +272,30 @@ def test_vae_refuses_options_that_do_not_go_together(options, message):
         models.build(tiny.config("vae", **options))
 
 
-def oracle_gradients(gradient: str, bound: str, num_draws: int, images: int = 4000) -> np.ndarray:
-    """Gradients of the bound by the posterior mean's shift, one estimate a copy of one image, [images, 2]."""
-    shift = tf.fill([images, 2], 0.3)
+def oracle_gradients(gradient: str, bound: str, num_draws: int, kl_weight: float, images: int = 4000) -> np.ndarray:
+    """What a training step makes of the posterior mean's shift, one estimate a copy of one image, [images, 2]."""
     x = np.repeat(ORACLE.sample(1), images, axis=0)
-    model = ORACLE.vae(shift)
-    objective = bounds.Objective(bound, num_draws, gradient)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(shift)
-        model = ORACLE.vae(shift, 1.2)
-        path = None if gradient == "standard" else bounds.PathGradient(tape)
-        terms = model.log_terms(x, num_draws, tf.constant([1, 2]), hold=path and path.hold)
-        terms = terms._replace(layer_kl=None)
-        total = tf.reduce_sum(objective(terms))
-    if not path:
-        return tape.gradient(total, shift).numpy().astype(np.float64)
-    scale = bounds.normalised_weights(terms) if gradient == "dreg" else 1.0
-    return path.gradients(total, scale, [shift])[0].numpy().astype(np.float64)
+    shift = tf.Variable(tf.fill([images, 2], 0.3))
+    model = ORACLE.vae(shift, 1.2, bounds.Objective(bound, num_draws, gradient))
+    model.shift = shift  # Keras trains what is an attribute
+    model.compile(tf_keras.optimizers.SGD(images), seed=1, warmup_steps=4)  # of the mean over the images
+    model.optimizer.iterations.assign(round(4 * kl_weight))
+    model.train_step(x)
+    return shift.numpy().astype(np.float64) - np.float32(0.3)
 
 
+@pytest.mark.parametrize("kl_weight", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize(
-    ("gradient", "bound", "num_draws"), [("dreg", "iwae", 8), ("dreg", "iwae", 1), ("stl", "elbo", 3)]
+    ("gradient", "bound", "num_draws"),
+    [("dreg", "iwae", 8), ("dreg", "iwae", 1), ("stl", "elbo", 3)],
 )
-def test_path_gradient_has_the_mean_of_the_standard_one_and_less_variance(gradient, bound, num_draws):
-    standard, path = (oracle_gradients(name, bound, num_draws) for name in ("standard", gradient))
+def test_path_gradient_has_the_mean_of_the_standard_one_and_less_variance(gradient, bound, num_draws, kl_weight):
+    standard, path = (oracle_gradients(name, bound, num_draws, kl_weight) for name in ("standard", gradient))
     error = np.sqrt((standard.var(axis=0) + path.var(axis=0)) / len(path))
     assert (np.abs(path.mean(axis=0)) > 5 * error).any()  # else agreement would mean nothing
-    # 4 standard errors, twice: one in 8,000 sets of draws is outside.
+    # 4 standard errors, 18 times: one in 900 sets of draws is outside.
     np.testing.assert_array_less(np.abs(standard.mean(axis=0) - path.mean(axis=0)), 4 * error)
-    assert (path.var(axis=0) < 0.8 * standard.var(axis=0)).all()
+    assert (path.var(axis=0) < 0.9 * standard.var(axis=0)).all()
 
 
 def test_path_gradient_vanishes_where_the_posterior_is_exact():
