@@ -162,8 +162,8 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float |
       terms: log densities of S draws.
       kl_weight: factor on the KL, in [0, 1]; below 1 while warming up (Sonderby et al. 2016, section 2.3,
         arxiv.org/abs/1602.02282), when the result is not a bound.
-      free_bits: one number for all layers, or one for each: where a layer's mean KL over the images is below this, it
-        costs this and has no gradient (Kingma et al. 2016, equation 15, with a layer as group,
+      free_bits: one number for all layers, or one for each, 0 for none: where a layer's mean KL over the images is
+        below this, it costs this and has no gradient (Kingma et al. 2016, equation 15, with a layer as group,
         arxiv.org/abs/1606.04934).
     Returns:
       [B], nats.
@@ -175,7 +175,9 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float |
     costs = layer_kl(terms)
     if np.any(free_bits):
         floors = tf.reshape(tf.constant(free_bits, costs.dtype), [-1, 1])
-        costs = tf.where(tf.reduce_mean(costs, axis=1, keepdims=True) > floors, costs, floors)
+        # A KL by draws may be below 0: a floor of 0 would hold it there.
+        free = (floors > 0) & (tf.reduce_mean(costs, axis=1, keepdims=True) <= floors)
+        costs = tf.where(free, floors, costs)
     return reconstruction(terms) - kl_weight * tf.reduce_sum(costs, axis=0)
 
 

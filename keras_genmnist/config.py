@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist.errors import UsageError
 
+LARGEST = 3.4e38  # float32, in which everything is computed, has nothing above it but infinity
 _PACKAGE = Path(__file__).parent
 # Inside the package when installed as a wheel, beside it in a checkout.
 _FOLDER = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
@@ -77,6 +78,12 @@ def require_positive(config: ConfigDict, *fields: str) -> None:
     """Checks that whole-number fields are at least 1; see `require`."""
     for field in fields:
         require(config, field, config[field] >= 1, "1 or more")
+
+
+def require_finite(config: ConfigDict, *fields: str) -> None:
+    """Checks that fields of which 0 means none are finite and not below 0; see `require`."""
+    for field in fields:
+        require(config, field, 0 <= config[field] <= LARGEST, "0 (none) or more, finite")  # so that nan is refused too
 
 
 def require_kernel(config: ConfigDict, *fields: str) -> None:

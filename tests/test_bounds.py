@@ -57,6 +57,22 @@ def test_kl_is_the_sum_of_the_layers():
     assert bounds.layer_kl(random_terms(4)).shape == (1, 5)
 
 
+@pytest.mark.parametrize("free_bits, kl", [(0.0, 2.0), ((0.0, 0.0), 2.0), ((0.0, 0.25), 2.0), ((0.0, 7.0), 4.0)])
+def test_no_free_bits_of_a_layer_leave_its_kl_as_it_is(free_bits, kl):
+    # By draws, as that of the lower layers of a bottom-up posterior, a KL may be below 0.
+    terms = random_terms(4)._replace(layer_kl=tf.constant([5 * [-3.0], 5 * [5.0]]))
+    with tf.GradientTape() as tape:
+        tape.watch(terms.layer_kl)
+        bound = bounds.elbo(terms, free_bits=free_bits)
+    np.testing.assert_allclose(bound, bounds.reconstruction(terms) - kl, rtol=1e-6)  # float32
+    np.testing.assert_array_equal(tape.gradient(bound, terms.layer_kl), [5 * [-1.0], 5 * [-1.0 if kl == 2 else 0.0]])
+
+
+def test_free_bits_do_not_hide_a_kl_that_is_not_a_number():
+    terms = random_terms(4)._replace(layer_kl=tf.fill([1, 5], np.nan))
+    assert np.isnan(bounds.elbo(terms, free_bits=1.0)).all()
+
+
 @pytest.mark.parametrize("free_bits, cost", [(5.0, 5 + 5 + 9), ((0.0, 5.0, 10.0), 1 + 5 + 10)])
 def test_free_bits_are_of_each_layer(free_bits, cost):
     terms = random_terms(4)._replace(layer_kl=tf.constant([5 * [1.0], 5 * [4.0], 5 * [9.0]]))

@@ -156,7 +156,7 @@ def test_a_refinement_that_diverges_is_reported(digits):
         ({"refine_gradient": "second"}, "first_order, full"),
         ({"refine_steps": -1}, "0 or more"),
         ({"refine_steps": 0, "inference": "svi"}, "1 or more"),
-        ({"refine_learning_rate": 0.0}, "above 0"),
+        *(({"refine_learning_rate": rate}, "above 0, finite") for rate in (0.0, float("nan"), float("inf"), 1e39)),
         ({"posterior": "iaf", "inference": "semi_amortized"}, "gaussian"),
         ({"prior": "vamp", "inference": "svi"}, "normal, mixture, maf, realnvp"),
     ],

@@ -10,7 +10,7 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import classifier, losses, networks, quality
-from keras_genmnist.config import require, require_choice, require_fit, require_positive
+from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
 from keras_genmnist.data import DATASETS, IMAGE_SHAPE
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.losses import LOSSES
@@ -201,8 +201,7 @@ def build(config: ConfigDict) -> GAN:
     require_choice(config, network=["mlp", "conv"], loss=LOSSES, discriminator_norm=["none", "batch", "spectral"])
     require_positive(config, "latent_size", "hidden_layers", "hidden_size", "channels", "critic_steps")
     require(config, "label_smoothing", 0 <= config.label_smoothing < 1, "0 (none) or a value below 1")
-    require(config, "gradient_penalty", config.gradient_penalty >= 0, "0 (none) or more")
-    require(config, "r1_penalty", config.r1_penalty >= 0, "0 (none) or more")
+    require_finite(config, "gradient_penalty", "r1_penalty")
     if config.label_smoothing:
         require_fit(config, "label_smoothing", loss=losses.TARGETS)
     if config.loss == "wasserstein_gp":

@@ -8,7 +8,6 @@ the change from z are the same in p and q, and leave the bounds as they are.
 Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
 """
 
-import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -18,7 +17,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_fit, require_positive
+from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.distributions import BernoulliDecoder, StandardNormal
 from keras_genmnist.models.base import LatentVariableModel
@@ -264,11 +263,10 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     require_choice(config, norm=networks.NORMS)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
-    require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
+    require_finite(config, "free_bits", "vote_noise")
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
-    require(config, "vote_noise", 0 <= config.vote_noise < math.inf, "0 (none) or more, finite")
     for field in ("dropout", "vote_noise"):
         if config[field]:
             require_fit(config, field, inference=["ladder"])  # bottom-up, noise of the layer below has its place

@@ -11,7 +11,15 @@ from ml_collections import ConfigDict
 from keras_genmnist import distributions, flows, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_fit, require_kernel, require_positive
+from keras_genmnist.config import (
+    LARGEST,
+    require,
+    require_choice,
+    require_finite,
+    require_fit,
+    require_kernel,
+    require_positive,
+)
 from keras_genmnist.data import IMAGE_SHAPE
 from keras_genmnist.inference import OPTIMIZERS, Ascent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
@@ -75,7 +83,7 @@ def build(config: ConfigDict) -> VAE:
     require_choice(config, inference=["amortized", "semi_amortized", "svi"], refine_optimizer=OPTIMIZERS)
     require_choice(config, refine_gradient=["first_order", "full"])
     require(config, "refine_steps", config.refine_steps >= 0, "0 or more")
-    require(config, "refine_learning_rate", config.refine_learning_rate > 0, "a value above 0")
+    require(config, "refine_learning_rate", 0 < config.refine_learning_rate <= LARGEST, "a value above 0, finite")
     if config.inference != "amortized":
         require_fit(config, "inference", posterior=["gaussian"])
     if config.inference == "svi":
@@ -83,7 +91,7 @@ def build(config: ConfigDict) -> VAE:
         require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
-    require(config, "free_bits", config.free_bits >= 0, "0 (none) or more")
+    require_finite(config, "free_bits")
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     if config.gradient != "standard":

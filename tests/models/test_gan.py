@@ -195,8 +195,12 @@ def test_gan_spectral_norm_bounds_the_slope(images):
         ("critic_steps", 0, "1 or more"),
         ("channels", 0, "1 or more"),
         ("label_smoothing", 1.0, "below 1"),
-        ("gradient_penalty", -1.0, "0 (none) or more"),
-        ("r1_penalty", float("nan"), "0 (none) or more"),
+        ("label_smoothing", float("nan"), "below 1"),
+        *(
+            (field, value, "0 (none) or more, finite")
+            for field in ("gradient_penalty", "r1_penalty")
+            for value in (-1.0, float("nan"), float("inf"), 1e39)
+        ),
     ],
 )
 def test_gan_refuses_a_value_out_of_range(field, value, accepted):

@@ -184,10 +184,12 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
         ("network", "resnet", "mlp, conv"),
         ("num_layers", 0, "1 or more"),
         ("latent_size", 0, "1 or more"),
-        ("free_bits", -1.0, "0 (none) or more"),
+        *(("free_bits", value, "0 (none) or more, finite") for value in (-1.0, float("nan"), float("inf"), 1e39)),
         ("dropout", 1.0, "0 (none) or a value below 1"),
         ("vote_noise", -0.5, "0 (none) or more, finite"),
         ("vote_noise", float("inf"), "0 (none) or more, finite"),
+        ("vote_noise", float("nan"), "0 (none) or more, finite"),
+        ("dropout", float("nan"), "0 (none) or a value below 1"),
     ],
 )
 def test_ladder_refuses_a_value_out_of_range(field, value, accepted):
