@@ -98,6 +98,10 @@ def build(config: ConfigDict) -> VAE:
         require_fit(config, "gradient", posterior=["gaussian"])
     if config.gradient == "dreg":
         require_fit(config, "gradient", bound=["iwae"])
+    if config.gradient == "stl":
+        # The score that it leaves out has expectation 0 only where nothing that depends on the draws multiplies it: the
+        # weights of the IWAE bound do, and so does whether the KL of the draws is above the free bits.
+        require_fit(config, "gradient", bound=["elbo"], free_bits=[0.0])
     if config.posterior == "sylvester":
         require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
     if config.prior == "realnvp":

@@ -265,6 +265,8 @@ def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
         ({"bound": "iwae", "free_bits": 0.5}, "bound='iwae' does not go with config.free_bits=0.5: give elbo"),
         ({"posterior": "iaf", "gradient": "stl"}, "posterior='iaf' does not go with config.gradient='stl'"),
         ({"gradient": "dreg"}, "bound='elbo' does not go with config.gradient='dreg': give iwae"),
+        ({"gradient": "stl", "bound": "iwae"}, "bound='iwae' does not go with config.gradient='stl': give elbo"),
+        ({"gradient": "stl", "free_bits": 0.5}, "free_bits=0.5 does not go with config.gradient='stl': give 0.0"),
     ],
 )
 def test_vae_refuses_options_that_do_not_go_together(options, message):
@@ -308,10 +310,10 @@ def test_path_gradient_vanishes_where_the_posterior_is_exact():
     np.testing.assert_allclose(path.gradients(total, 1.0, [shift])[0], 0, atol=1e-4)  # float32
 
 
-@pytest.mark.parametrize("gradient", ["standard", "stl", "dreg"])
-def test_gradient_estimators_agree_on_the_decoder(gradient, digits):
+@pytest.mark.parametrize(("gradient", "bound"), [("dreg", "iwae"), ("stl", "elbo")])
+def test_gradient_estimators_agree_on_the_decoder(gradient, bound, digits):
     def step(gradient):
-        model = models.build(tiny.config("vae", bound="iwae", train_draws=4, gradient=gradient, norm="none"))
+        model = models.build(tiny.config("vae", bound=bound, train_draws=4, gradient=gradient, norm="none"))
         model.compile(tf_keras.optimizers.SGD(1e-3))
         before = [w.numpy() for w in model.decoder.trainable_weights]
         model.train_step(digits)
