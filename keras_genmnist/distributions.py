@@ -175,20 +175,22 @@ class StandardNormal(tf.Module):
 
 
 class DiagonalMixture(tfd.MixtureSameFamily):
-    """A mixture of diagonal Gaussians, event [D], whose density is two matrix products.
+    """A mixture of diagonal Gaussians, event [D], whose density is a matrix product.
 
     (z - m)^2 / s^2 = z^2 / s^2 - 2 z m / s^2 + m^2 / s^2, summed over D: no [..., K, D] is made, and XLA multiplies
-    matrices faster than it sums axes.  With its gradient 1.8 ms against 28 ms, of 250 points, K = 500, D = 40.
+    matrices faster than it sums axes.  In float64, as these terms cancel where s is small: with s = 0.01 float32 is
+    0.2 nats off.  With its gradient 3.0 ms of a core against 70 ms (in float32 1.9), of 250 points, K = 500, D = 40.
     """
 
     def _log_prob(self, z):
         normal = self.components_distribution.distribution  # of tfd.Independent
-        precision = normal.scale**-2
-        constant = tf.reduce_sum(normal.loc**2 * precision + 2 * tf.math.log(normal.scale) + LOG_2_PI, axis=-1)
-        square = tf.tensordot(z**2, precision, [[-1], [-1]])
-        product = tf.tensordot(z, normal.loc * precision, [[-1], [-1]])
         log_weights = tf.nn.log_softmax(self.mixture_distribution.logits_parameter())
-        return tf.reduce_logsumexp(log_weights + product - (square + constant) / 2, axis=-1)
+        log_norms = tf.reduce_sum(tf.math.log(normal.scale) + LOG_2_PI / 2, axis=-1)
+        point, mean, precision = (tf.cast(part, tf.float64) for part in (z, normal.loc, normal.scale**-2))
+        # [..., K], as one product of [..., 2 D] and [K, 2 D].
+        powers, factors = tf.concat([point, point**2], -1), tf.concat([mean * precision, -precision / 2], -1)
+        exponent = tf.tensordot(powers, factors, [[-1], [-1]]) - tf.reduce_sum(mean**2 * precision, axis=-1) / 2
+        return tf.reduce_logsumexp(log_weights - log_norms + tf.cast(exponent, z.dtype), axis=-1)
 
 
 class MixturePrior(tf.Module):

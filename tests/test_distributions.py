@@ -160,6 +160,29 @@ def test_StandardNormal_has_a_closed_form_kl_from_the_posterior(posterior):
     np.testing.assert_allclose(kl, expected, rtol=1e-4)  # float32, of terms that cancel
 
 
+@pytest.mark.parametrize("scale", [0.01, 0.03, 0.1, 1.0])
+def test_DiagonalMixture_is_exact_at_small_scales(scale):
+    generator = np.random.default_rng(0)
+    means, spread, noise = (generator.normal(size=[50, 40]) for _ in range(3))
+    scales = (scale * np.exp(0.2 * spread)).astype(np.float32)
+    means = means.astype(np.float32)
+    z = (means + scales * noise).astype(np.float32)  # a draw from each component
+
+    def log_prob(family, dtype):
+        loc, spread, points = (tf.Variable(values, dtype=dtype) for values in (means, scales, z))
+        with tf.GradientTape() as tape:
+            components = tfd.Independent(tfd.Normal(loc, spread), 1)
+            values = family(tfd.Categorical(tf.zeros([50], dtype)), components).log_prob(points)
+        return [values, *tape.gradient(values, [loc, spread, points])]
+
+    ours, exact = log_prob(DiagonalMixture, tf.float32), log_prob(tfd.MixtureSameFamily, tf.float64)
+    assert ours[0].dtype == tf.float32
+    # float32 numbers of 150 nats are 1.5e-5 apart; those of a gradient are relative to its size.
+    np.testing.assert_allclose(ours[0], exact[0], rtol=0, atol=5e-5)
+    for own, true in zip(ours[1:], exact[1:], strict=True):
+        np.testing.assert_allclose(own, true, rtol=0, atol=1e-6 * np.abs(true).max())
+
+
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 5, 3)])
 def test_DiagonalMixture_log_prob_is_that_of_tfp(shape):
     generator = np.random.default_rng(0)
