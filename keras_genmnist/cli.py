@@ -1,6 +1,7 @@
 """`genmnist <verb> --flags`.  A verb's module is imported only when it is called: TensorFlow takes seconds to load."""
 
 import contextlib
+import dataclasses
 import inspect
 import math
 import os
@@ -24,29 +25,43 @@ def train(argv: list[str]) -> None:
     """Train a model, or resume its run where it stopped.
 
     genmnist train --model=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]
+    genmnist train --workdir=DIR [--config.epochs=MORE]
+    genmnist train --config_from=DIR_OF_A_RUN|results/NAME.json [--workdir=DIR] [--config.FIELD=VALUE ...]
     """
     values = _run_flags()
+    flags.DEFINE_string(
+        "config_from", None, "A run's directory or a results/NAME.json, for its config.", flag_values=values
+    )
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
-    workdir, name = _workdir(values), values.model
+    if values.config_from and values.model:
+        raise UsageError("give either --model or --config_from, not both")
+    name = values.model
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
         config = _overridden(values, configs.load(name), argv)
+    elif not values.config_from:
+        _workdir(values)
     with _quiet():
         from keras_genmnist import runs, training
+    if values.config_from:
+        name, config = runs.config_from(Path(values.config_from))
+        config = _overridden(values, config, argv)
+    workdir = _workdir(values, name)
     resumed = runs.load(workdir) if runs.exists(workdir) else None
     if name is None:
         if resumed is None:
             raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
         name = resumed.name
         config = _overridden(values, resumed.config.copy_and_resolve_references(), argv)
+    change = {}
     if resumed:
-        runs.require_same_config(resumed, name, config)
-        run = resumed
+        change = runs.go_on(resumed, name, config, _fields(argv))
+        run = dataclasses.replace(resumed, config=config)
     else:
         run = runs.Run(workdir, name, config, _command("train", argv), runs.commit())
     with runs.lock(workdir):
-        training.train(run, STARTED)
+        training.train(run, STARTED, change=change and {**change, "command": _command("train", argv)})
 
 
 def evaluate(argv: list[str]) -> None:
@@ -312,9 +327,8 @@ def _plain(error: Exception) -> str:
 
 def _overridden(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> ConfigDict:
     """`config`, changed by the --config.FIELD=VALUE flags."""
-    for argument in argv:
-        field = argument.removeprefix("--config.").split("=")[0]
-        if argument.startswith("--config.") and field not in config:
+    for field in _fields(argv):
+        if field not in config:
             near = configs.suggest(field, list(config))
             raise UsageError(f"unknown config field {field!r}{near} Fields: {', '.join(sorted(config))}")
     try:
@@ -325,6 +339,11 @@ def _overridden(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -
     return config
 
 
+def _fields(argv: list[str]) -> list[str]:
+    """The fields of the config that are given."""
+    return [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
+
+
 def _wants_help(argv: list[str]) -> bool:
     return "--help" in argv or "-h" in argv
 
@@ -333,18 +352,22 @@ def _trained(values: flags.FlagValues):
     """The run that --workdir or --model names."""
     from keras_genmnist import runs
 
-    if values.model and not values.workdir:
+    workdir = _workdir(values, values.model)
+    if values.model and not values.workdir and not runs.exists(workdir):
         configs.load(values.model)  # refuses a misspelt name
-    run = runs.load(_workdir(values), values.model or "NAME")
+    run = runs.load(workdir, values.model or "NAME")
     if values.model and values.model != run.name:
-        raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {values.model}: leave out --model")
+        raise UsageError(
+            f"{run.workdir} holds a run of {run.name}, not of {values.model}: give --workdir={run.workdir} alone"
+        )
     return run
 
 
-def _workdir(values: flags.FlagValues) -> Path:
-    if not values.workdir and values.model is None:
+def _workdir(values: flags.FlagValues, name: str | None = None) -> Path:
+    """The directory given, or else that of a run of the config `name`."""
+    if not values.workdir and name is None:
         raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of a run")
-    return Path(values.workdir or Path("runs") / values.model)
+    return Path(values.workdir or Path("runs") / name)
 
 
 def config_of(argv: list[str]) -> ConfigDict:

@@ -36,7 +36,7 @@ def compare(
       dataset: that they learn from.
       num_draws: of the importance-weighted NLL.
       workdir: WORKDIR/NAME are the runs; one that is there is used as it is, or trained to its end.
-      out: the folder of compare.png.
+      out: the folder of the picture, NAME.png with the name of `workdir`.
       command: what the runs that are trained will say began them.
     Returns:
       What is written to WORKDIR/compare.json.
@@ -71,12 +71,12 @@ def compare(
         found[name] = {
             **{field: record[field] for field in ("epochs", "train_seconds", "test", "trained", "evaluated")},
             "milliseconds_per_image": cost(model, data.load(dataset).test.binary, run.config.jit_compile),
-            "curve": _curve(model, runs.read_metrics(run)),
+            "curve": _curve(model, runs.history(run, model)),
         }
         shown[name] = tf.function(model.sample)(SHOWN, run.config.seed)["probabilities"].numpy()
     files.write_json(workdir / "compare.json", found)
     print(f"{table(found)}\nwrote {workdir / 'compare.json'}")
-    save(figure(found, shown, dataset), out / "compare.png")
+    save(figure(found, shown, dataset), out / f"{runs.title(workdir)}.png")
     return found
 
 

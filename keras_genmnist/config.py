@@ -77,7 +77,8 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
 def require_positive(config: ConfigDict, *fields: str) -> None:
     """Checks that whole-number fields are at least 1; see `require`."""
     for field in fields:
-        require(config, field, config[field] >= 1, "1 or more")
+        whole = isinstance(config[field], int)  # a file edited by hand may say anything
+        require(config, field, whole and config[field] >= 1, "a whole number, 1 or more")
 
 
 def require_finite(config: ConfigDict, *fields: str) -> None:

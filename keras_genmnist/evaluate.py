@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from keras_genmnist import bounds, data, files, quality, runs
+from keras_genmnist import bounds, data, files, migrations, quality, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units
 from keras_genmnist.runs import Run
@@ -47,9 +47,10 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
             reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"
         raise UsageError(f"--num_draws={num_draws} means nothing for {run.name}: leave it out, {reason}")
     dataset = data.load(run.config.dataset)
-    rows = runs.history(run)
+    rows = runs.history(run, model)
     record = {
         "model": run.name,
+        "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "dataset": run.config.dataset,
         "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
@@ -115,7 +116,7 @@ def require_commits(run: Run) -> None:
 def write_result(run: Run, record: dict, kind: str = "") -> None:
     """Writes results/NAME[KIND][-DATASET].json, with the name of the run's directory; no DATASET is mnist."""
     suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
-    path = Path("results") / f"{run.workdir.name}{kind}{suffix}.json"
+    path = Path("results") / f"{run.title}{kind}{suffix}.json"
     files.write_json(path, record)
     print(f"wrote {path}")
 

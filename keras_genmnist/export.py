@@ -2,7 +2,8 @@
 
 Beside the model, in assets.extra/:
 
-genmnist.json                 what it is: {"model", "dataset", "binarization", "config", "commit"}
+genmnist.json                 what it is: {"model", "dataset", "binarization", "schema", "config", "commit", "id"}; the
+                              last tells its run from others
 tf_serving_warmup_requests    a small request for each signature, which TensorFlow Serving plays before it serves
 latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y], ...], "labels": [digit, ...] or null}
 """
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import data, files, runs
+from keras_genmnist import data, files, migrations, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
@@ -26,7 +27,9 @@ NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
 
 
 def export(run: Run, out: Path) -> Path:
-    """Writes the run's scored weights and signatures to out/NAME/VERSION/, the next free version number.
+    """Writes the run's scored weights and signatures to out/NAME/VERSION/: the name of its directory, the next number.
+
+    Where the newest version there is of another run, which a server now replaces by this one, it says so.
 
     A plain tf.Module of variables and functions: a Keras model that holds TFP layers cannot be saved as SavedModel.
 
@@ -50,7 +53,7 @@ def export(run: Run, out: Path) -> Path:
     extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
     if isinstance(model, LatentVariableModel) and model.latent_size == 2:
         extra["latent_means.json"] = json.dumps(_latent_means(model, data.load(run.config.dataset).test))
-    folder = out / run.name
+    folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
     beside = folder / f".writing-{os.getpid()}"
     try:
@@ -61,10 +64,12 @@ def export(run: Run, out: Path) -> Path:
             (beside / "assets.extra" / name).write_text(text)
         with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as writer:
             for name, function in signatures.items():
-                writer.write(warmup_request(run.name, name, function).SerializeToString(deterministic=True))
-        version = 1 + max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
-        target = folder / str(version)
+                writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
+        newest = max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+        target = folder / str(newest + 1)
         beside.rename(target)
+        if newest:
+            _tell_of_another_run(folder / str(newest), run)
     except OSError as error:
         raise UsageError(
             f"cannot write {folder}: {files.reason(folder, error)}; give an --out you may write to"
@@ -102,9 +107,22 @@ def _description(run: Run) -> dict:
         "model": run.name,
         "dataset": run.config.dataset,
         "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
+        "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "commit": run.commit,
+        "id": run.identity,
     }
+
+
+def _tell_of_another_run(version: Path, run: Run) -> None:
+    try:
+        record = files.parse_json((version / "assets.extra" / "genmnist.json").read_text())
+        if runs.identity_of(record) == run.identity:
+            return
+        other = f"another run, of {record['model']} on {record['dataset']}, begun at commit {record['commit']}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        other = "something that it does not tell of"
+    runs.warn(f"{version}, the version before, is of {other}: a server of {version.parent} goes over to the new one")
 
 
 def _latent_means(model: LatentVariableModel, split: data.Split) -> dict:

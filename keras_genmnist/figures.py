@@ -82,7 +82,13 @@ def training_curves(subject: Subject) -> Figure:
     """What tells how training went, over the epochs; what only the steep first tenth reaches falls outside."""
     rows = subject.rows
     # A run that an earlier version began lacks what has come since.
-    curves = {label: names for label, names in subject.model.curves.items() if rows[0].keys() >= set(names)}
+    curves = {
+        label: names
+        for label, names in subject.model.curves.items()
+        if all(isinstance(row.get(name), int | float) for row in rows for name in names)
+    }
+    if not curves:
+        raise Fault(f"{subject.run.metrics_jsonl} is damaged: restore it")
     figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
     for axis, (label, names) in zip(np.atleast_1d(axes), curves.items(), strict=True):
@@ -115,19 +121,34 @@ def progress(subject: Subject) -> Figure:
     Raises:
       Fault: if no epoch has any.
     """
-    strips = {row["epoch"]: subject.run.progress / f"{row['epoch']}.png" for row in subject.rows}
-    # An epoch has none if the training was killed after it was saved, and before it was drawn.
-    epochs = sorted(epoch for epoch, strip in strips.items() if strip.exists())
+    strips, damaged = _strips(subject)
+    epochs = sorted(strips)
     if not epochs:
-        raise Fault(f"{subject.run.progress} has no samples: restore it, or leave progress out of --which")
+        raise Fault(f"{subject.run.progress} has no samples that can be read: restore it")
+    if damaged:
+        runs.warn(f"left out what is no PNG file: {', '.join(map(str, damaged))}")
     chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
     figure, axes = plt.subplots(len(chosen), 1, figsize=(8, 0.8 * len(chosen) + 1), layout="constrained")
     for axis, epoch in zip(np.atleast_1d(axes), chosen, strict=True):
-        axis.imshow(plt.imread(strips[epoch]), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(strips[epoch], cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(f"epoch {epoch}", rotation=0, ha="right", va="center")
     figure.suptitle(f"Samples of the same seeds by epoch, {_caption(subject)}", fontsize=11)
     return figure
+
+
+def _strips(subject: Subject) -> tuple[dict[int, np.ndarray], list[Path]]:
+    """The strip of samples of each epoch that has one, [H, W, 1]; and the files that are none."""
+    strips, damaged = {}, []
+    for row in subject.rows:
+        path = subject.run.progress / f"{row['epoch']}.png"
+        # An epoch has none if the training was killed after it was saved, and before it was drawn.
+        if path.exists():
+            try:
+                strips[row["epoch"]] = tf.io.decode_png(path.read_bytes(), channels=1).numpy() / 255
+            except (OSError, tf.errors.OpError):
+                damaged.append(path)
+    return strips, damaged
 
 
 def neighbours(subject: Subject) -> Figure:
@@ -217,7 +238,7 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
 
 
 def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
-    """Draws a run's figures as out/NAME_FIGURE.png.
+    """Draws a run's figures as out/NAME_FIGURE.png, with the name of the run's directory.
 
     Args:
       run: a trained run.
@@ -242,9 +263,16 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
-    subject = Subject(run, model, dataset, runs.history(run), seed)
+    subject = Subject(run, model, dataset, runs.history(run, model), seed)
     for name in which or [name for name in FIGURES if name not in lacking]:
-        save(FIGURES[name](subject), out / f"{run.name}_{name}.png")
+        try:
+            drawn = FIGURES[name](subject)
+        except Fault as fault:
+            if which:
+                raise
+            runs.warn(f"no figure {name}: {fault}")
+            continue
+        save(drawn, out / f"{run.title}_{name}.png")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -261,10 +289,11 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _caption(subject: Subject) -> str:
-    config = subject.run.config
+    run, config = subject.run, subject.run.config
+    name = run.title if run.title == run.name else f"{run.title} ({run.name})"
     label = data.binarization_label(config.dataset, config.binarization)
     pixels = "grey levels" if label == "none" else f"{label} binarization"
-    return f"{subject.run.name} on {config.dataset}, {pixels}"
+    return f"{name} on {config.dataset}, {pixels}"
 
 
 def _sampled(subject: Subject, count: int) -> np.ndarray:

@@ -34,3 +34,15 @@ def reason(path: Path, error: OSError) -> str:
 def write_json(path: Path, value) -> None:
     """Writes `value` as indented JSON; see `write`."""
     write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def parse_json(text: str):
+    """What JSON says.
+
+    Raises:
+      ValueError: if it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

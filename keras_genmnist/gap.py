@@ -15,7 +15,7 @@ import tensorflow_probability as tfp
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from keras_genmnist import annealing, bounds, data, runs
+from keras_genmnist import annealing, bounds, data, migrations, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
@@ -182,7 +182,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
       run: a trained run of a model with one layer of latents.
       num_images: of each split.
       results: also write results/NAME_gap.json, with the name of the run's directory.
-      out: the folder of NAME_gap.png.
+      out: the folder of NAME_gap.png, named likewise.
     Returns:
       What is written.
     Raises:
@@ -200,6 +200,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
         raise UsageError(f"--num_images={num_images} is out of range: give 2 to {fewest}")
     record = {
         "model": run.name,
+        "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "num_images": num_images,
         **provenance(run),
@@ -213,7 +214,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
     enclosed = sandwich(model, min(num_images, BATCH))
     record["annealing"] = {name: mean_and_error(values) for name, values in enclosed.items()}
     print(table(record))
-    save(figure(record), out / f"{run.name}_gap.png")
+    save(figure(record), out / f"{run.title}_gap.png")
     if results:
         write_result(run, record, "_gap")
     return record

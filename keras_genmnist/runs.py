@@ -1,6 +1,7 @@
 """A run is a directory: its config, checkpoints, metrics and pictures.  This file knows every path in it.
 
-config.json       what is trained: {"name", "command", "commit", "config"}; a copy is in checkpoints/
+config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes"}, as `Run` explains
+                  them; a copy is in checkpoints/
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
 best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
 progress/         a strip of samples of the same seeds at each epoch
@@ -11,33 +12,53 @@ metrics.json      what `evaluate` measured
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
 import json
 import os
 import platform
+import re
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_genmnist import __version__, files, models
-from keras_genmnist import config as configs
+from keras_genmnist import __version__, files, migrations, models
 from keras_genmnist.errors import Fault, UsageError
+
+CHANGEABLE = ("epochs", "patience")  # fields with whose values a run can go on; all others are what it is
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's directory, the name of its config, the config itself, and the command and commit that began it."""
+    """A run's directory, the name of its config, the config itself, and the command and commit that began it.
+
+    The name is a label: all that the run is stands in its own config, and nothing is looked up in configs/.
+
+    identity: what tells the run from others, wherever its directory is.
+    changes: where the run went on with other values of CHANGEABLE fields, from the first on, each as {"epoch", "step",
+      "old": {field: value}, "new": {field: value}, "command"}.
+    """
 
     workdir: Path
     name: str
     config: ConfigDict
     command: str
     commit: str
+    identity: str = field(default_factory=lambda: secrets.token_hex(6))
+    changes: list[dict] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What the run's figures, exports and results are named by: the name of its directory."""
+        return title(self.workdir)
 
     @property
     def checkpoints(self) -> Path:
@@ -64,6 +85,11 @@ class Run:
         return self.workdir / "tensorboard"
 
 
+def title(workdir: Path) -> str:
+    """The name of a directory, which may be given as `.`."""
+    return Path(os.path.abspath(workdir)).name or "root"
+
+
 def exists(workdir: Path) -> bool:
     """Whether `workdir` holds a run."""
     return any(path.exists() for path in _config_files(workdir))
@@ -75,7 +101,15 @@ def record(run: Run) -> None:
     Raises:
       UsageError: if the directory cannot be written.
     """
-    content = {"name": run.name, "command": run.command, "commit": run.commit, "config": run.config.to_dict()}
+    content = {
+        "schema": migrations.SCHEMA,
+        "id": run.identity,
+        "name": run.name,
+        "command": run.command,
+        "commit": run.commit,
+        "config": run.config.to_dict(),
+        "changes": run.changes,
+    }
     for path in _config_files(run.workdir):
         files.write_json(path, content)
 
@@ -85,48 +119,174 @@ def load(workdir: Path, name: str = "NAME") -> Run:
 
     Raises:
       UsageError: if there is none.
-      Fault: if its config.json and the copy of it are both damaged, or of an earlier version that had fewer fields.
+      Fault: if its config.json and the copy of it are both damaged, or say different things, or are of a later version;
+        or if something else stands where a file or a folder of the run should be.
     """
     if not exists(workdir):
-        raise UsageError(f"no run in {workdir}: train one with `genmnist train --model={name} --workdir={workdir}`")
+        raise UsageError(f"no run in {workdir}: train one with {_train(f'--model={name}', f'--workdir={workdir}')}")
+    check_kinds(workdir)
     first, copy = _config_files(workdir)
-    for path in (first, copy):
-        try:
-            record = json.loads(path.read_text())
-            run = Run(workdir, record["name"], ConfigDict(record["config"]), record["command"], record["commit"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if path == copy:
-            warn(f"{first} is damaged: using its copy {copy}")
-        if missing := set(configs.load(run.name)) - set(run.config):
+    run, spare = (_read(path, workdir) for path in (first, copy))
+    if run is None and spare is None:
+        raise Fault(f"{first} and its copy {copy} are both damaged: restore one of them, or train in another workdir")
+    if run is None:
+        warn(f"{first} is missing or damaged: using its copy {copy}")
+        return spare
+    if spare is not None:
+        # A process that was killed between writing the two leaves a change that only the first tells of.
+        told = {name for change in run.changes if change not in spare.changes for name in change["new"]}
+        fields = [field for field in _different(run.config, spare.config) if field not in told]
+        if fields:
+            differences = ", ".join(f"{f} is {run.config.get(f)} and {spare.config.get(f)}" for f in fields)
             raise Fault(
-                f"{workdir} was begun by an earlier version: {path} has no {', '.join(sorted(missing))}; give another "
-                "--workdir, or add what the run was trained with"
+                f"{first} and its copy {copy} disagree ({differences}): delete the one that is wrong, and the other "
+                "is used"
             )
-        return run
-    raise Fault(f"{first} and its copy {copy} are both damaged: restore one of them, or train in another workdir")
+    return run
 
 
 def _config_files(workdir: Path) -> tuple[Path, Path]:
     return workdir / "config.json", workdir / "checkpoints" / "config.json"
 
 
-def require_same_config(run: Run, name: str, config: ConfigDict) -> None:
-    """Checks that `name` and `config` are what the run was begun with.
+def _read(path: Path, workdir: Path) -> Run | None:
+    """What a config.json says, or None if it is missing or damaged."""
+    try:
+        record = files.parse_json(path.read_text())
+        return Run(
+            workdir,
+            _text(record["name"]),
+            _config_of(record),
+            _text(record["command"]),
+            _text(record["commit"]),
+            identity_of(record),
+            [{**change, "new": {**change["new"]}} for change in record.get("changes", [])],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _config_of(record: dict) -> ConfigDict:
+    """The config in a record, as it would be written today."""
+    if not all(isinstance(value, str | int | float) for value in record["config"].values()):
+        raise ValueError("a config has only text, numbers and truth values")
+    return ConfigDict(migrations.migrate(record["config"], record.get("schema", 1)))
+
+
+def _text(value) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def identity_of(record: dict) -> str:
+    """The identity of the run that a config.json or an export's genmnist.json is of.
+
+    Where neither names one, as of earlier versions, it is made of what both hold.
+    """
+    if "id" in record:
+        return _text(record["id"])
+    content = json.dumps([record["config"], record["commit"]], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def config_from(path: Path) -> tuple[str, ConfigDict]:
+    """The name of a config and the config itself, from a run or from what `evaluate`, `gap` or `export` wrote of one.
+
+    Args:
+      path: a run's directory, or a file: results/NAME.json, a run's config.json, or an export's genmnist.json.
+    Raises:
+      UsageError: if there is no such thing.
+      Fault: if it is damaged.
+    """
+    if path.is_dir():
+        run = load(path)
+        return run.name, run.config
+    if not path.exists():
+        raise UsageError(f"no {path} to take a config from: give a run's directory or a results/NAME.json")
+    try:
+        record = files.parse_json(path.read_text())
+        return _text(record["name"] if "name" in record else record["model"]), _config_of(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Fault(f"{path} holds no whole config: give a run's directory or a results/NAME.json") from error
+
+
+@contextlib.contextmanager
+def building(run: Run) -> Iterator[None]:
+    """Says in one line that no model can be built of a run's config, which may be edited by hand.
 
     Raises:
-      UsageError: naming every field that differs.
+      Fault: if so.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Fault(
+            f"the config in {_config_files(run.workdir)[0]} is damaged ({reason:.200}): correct it, and delete its "
+            f"copy in {run.checkpoints}"
+        ) from error
+
+
+def check_kinds(workdir: Path) -> None:
+    """Checks that no file stands where a folder of a run should be, and no folder where a file should be.
+
+    Raises:
+      Fault: naming what does.
+    """
+    for name in ("checkpoints", "best", "progress", "tensorboard"):
+        if (path := workdir / name).exists() and not path.is_dir():
+            raise Fault(f"{path} is a file where a folder should be: move it away")
+    for path in (*_config_files(workdir), workdir / "metrics.jsonl", workdir / "metrics.json"):
+        if path.is_dir():
+            raise Fault(f"{path} is a folder where a file should be: move it away")
+
+
+def go_on(run: Run, name: str, config: ConfigDict, given: Collection[str]) -> dict[str, dict]:
+    """What is changed where a run goes on with `config`.
+
+    Args:
+      run: the run.
+      name: of the config.
+      config: what is wanted now.
+      given: the fields that were asked for by name.
+    Returns:
+      {"old": {field: value}, "new": {field: value}} of the fields that differ; empty if none does.
+    Raises:
+      UsageError: naming every field that differs, unless it is one of CHANGEABLE and given.
     """
     if name != run.name:
         raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {name}: give another --workdir")
-    old, new = run.config.to_dict(), config.to_dict()
-    fields = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
-    if fields:
+    old, new = run.config, config
+    fields = _different(old, new)
+    if fields and not set(fields) <= set(CHANGEABLE) & set(given):
         differences = ", ".join(f"{field} is {old.get(field)} there, {new.get(field)} here" for field in fields)
         raise UsageError(
             f"{run.workdir} was begun with another config ({differences}): "
-            f"resume it with `genmnist train --workdir={run.workdir}`, or give another --workdir"
+            f"resume it as it is with {_train(f'--workdir={run.workdir}')}, or give another --workdir"
         )
+    return {key: {field: own[field] for field in fields} for key, own in (("old", old), ("new", new)) if fields}
+
+
+def _different(one: ConfigDict, other: ConfigDict) -> list[str]:
+    """The fields whose values differ; 2 and 2.0 do, too."""
+    return sorted(f for f in {*one, *other} if json.dumps(one.get(f)) != json.dumps(other.get(f)))
+
+
+def resume(workdir: Path, *arguments: str) -> str:
+    """The command that resumes a run, in backticks."""
+    return _train(f"--workdir={workdir}", *arguments)
+
+
+def anew(workdir: Path, *arguments: str) -> str:
+    """The command that trains a run's config again in a workdir that is free, in backticks."""
+    others = (f"{workdir}-{number}" for number in itertools.count(2))
+    free = next(other for other in others if not os.path.exists(other))
+    return _train(f"--config_from={workdir}", *arguments, f"--workdir={free}")
+
+
+def _train(*arguments: str) -> str:
+    return f"`{shlex.join(['genmnist', 'train', *arguments])}`"
 
 
 @contextlib.contextmanager
@@ -168,8 +328,8 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
     Raises:
       Fault: if there are checkpoints and none of them can be restored.
     """
-    indices = sorted(directory.glob("ckpt-*.index"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
-    for index in indices:
+    indices = [path for path in directory.glob("ckpt-*.index") if re.fullmatch("ckpt-[0-9]+", path.stem)]
+    for index in sorted(indices, key=lambda path: int(path.stem.split("-")[1]), reverse=True):
         prefix = str(index.with_suffix(""))
         try:
             checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()  # best/ may hold more
@@ -178,7 +338,10 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
         except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
             warn(f"checkpoint {prefix} is damaged ({type(error).__name__}): trying the one before it")
     if indices:
-        raise Fault(f"none of the {len(indices)} checkpoints in {directory} can be restored: give another --workdir")
+        raise Fault(
+            f"none of the {len(indices)} checkpoints in {directory} can be restored: restore one, or train anew by "
+            f"{anew(directory.parent)}"
+        )
     return None
 
 
@@ -209,37 +372,65 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
     Raises:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
-    model = models.build(run.config)
+    with building(run):
+        model = models.build(run.config)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
     if restore_latest(state, run.best) is None:
-        raise Fault(f"{run.workdir} has no finished epoch yet: train it with `genmnist train --workdir={run.workdir}`")
+        if read_metrics(run):
+            raise lost(run.best)
+        raise Fault(f"{run.workdir} has no finished epoch yet: train it with {resume(run.workdir)}")
     return model
 
 
+def lost(folder: Path) -> Fault:
+    """What to say of checkpoints/ or best/ of a run whose other files say that something should be there."""
+    return Fault(f"{folder} has no checkpoint any more: restore it, or train anew by {anew(folder.parent)}")
+
+
 def read_metrics(run: Run) -> list[dict]:
-    """The rows of metrics.jsonl, one an epoch; a half-written last line is left out."""
-    rows: list[dict] = []
-    try:
-        lines = run.metrics_jsonl.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return rows
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            warn(f"{run.metrics_jsonl}: left out the damaged line {line[:40]!r}")
+    """The rows of metrics.jsonl, one an epoch; what is no row, as a half-written last line, is left out and said."""
+    rows, damaged = _rows(run)
+    if damaged:
+        warn(f"{run.metrics_jsonl}: left out {len(damaged)} damaged line{'s' * (len(damaged) > 1)}: {damaged[0]!r:.60}")
     return rows
 
 
-def history(run: Run) -> list[dict]:
+def _rows(run: Run) -> tuple[list[dict], list[str]]:
+    """The rows of metrics.jsonl, and the lines that are none."""
+    rows, damaged = [], []
+    lines = run.metrics_jsonl.read_text(errors="replace").splitlines() if run.metrics_jsonl.exists() else []
+    for line in lines:
+        try:
+            row = files.parse_json(line)
+            whole = all(isinstance(row[name], int | float) for name in ("epoch", "step", "seconds"))
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if whole:
+            rows.append(row)
+        else:
+            damaged.append(line)
+    return rows, damaged
+
+
+def history(run: Run, model: models.GenerativeModel | None = None) -> list[dict]:
     """The rows of a run that has finished an epoch.
+
+    Given the run's model, those that say how good their epoch is; then what is left out is said.
 
     Raises:
       Fault: if there are none.
     """
-    if rows := read_metrics(run):
-        return rows
-    raise Fault(f"{run.metrics_jsonl} is missing or damaged: restore it, or train in another workdir")
+
+    def judged(row):
+        try:
+            return isinstance(model.merit(row), int | float)
+        except (KeyError, TypeError):
+            return False
+
+    rows, _ = _rows(run)
+    if not any(model is None or judged(row) for row in rows):
+        raise Fault(f"{run.metrics_jsonl} is missing or damaged: restore it, or train anew by {anew(run.workdir)}")
+    return rows if model is None else [row for row in read_metrics(run) if judged(row)]
 
 
 def commit() -> str:

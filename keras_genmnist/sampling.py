@@ -1,7 +1,6 @@
 """`genmnist sample`: digits from a run or an export, as a PNG sheet and a NumPy array."""
 
 import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +46,10 @@ def of_export(path: Path) -> Source:
         raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
     try:
         loaded = tf.saved_model.load(str(newest))
-        record = json.loads((newest / "assets.extra" / "genmnist.json").read_text())
+        record = files.parse_json((newest / "assets.extra" / "genmnist.json").read_text())
         signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
         return Source(signatures, f"{record['model']} on {record['dataset']}", loaded)
-    except (OSError, tf.errors.OpError, KeyError, IndexError, ValueError) as error:
+    except (OSError, tf.errors.OpError, LookupError, TypeError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 
 

@@ -11,6 +11,7 @@ import operator
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -94,6 +95,12 @@ def check_config(config: ConfigDict) -> None:
     require(config, "seed", 0 <= config.seed < 2**31, "0 to 2147483647")
 
 
+def learning_rate(config: ConfigDict, steps: int, name: str = "optimizer"):
+    """A number, or a schedule over `steps`: what the config wants for an optimizer; see `adam`."""
+    rate = config[f"{name.removesuffix('optimizer')}learning_rate"]
+    return tf_keras.optimizers.schedules.CosineDecay(rate, steps) if config.decay == "cosine" else rate
+
+
 def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.optimizers.Optimizer:
     """Adam (Kingma & Ba 2015, arxiv.org/abs/1412.6980) as the config wants it.
 
@@ -103,10 +110,7 @@ def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.op
       steps: that this optimizer takes in the whole training.
       name: of the optimizer.
     """
-    prefix = name.removesuffix("optimizer")
-    rate = config[f"{prefix}learning_rate"]
-    if config.decay == "cosine":
-        rate = tf_keras.optimizers.schedules.CosineDecay(rate, steps)
+    rate, prefix = learning_rate(config, steps, name), name.removesuffix("optimizer")
     # The optimizer clips: it sees the gradient of the whole batch also when several workers share it.
     return tf_keras.optimizers.Adam(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
 
@@ -122,8 +126,9 @@ class Training:
         """
         self.run, config = run, run.config
         self.origin = runs.origin()  # now: the checkout may change while this process goes on
-        check_config(config)
-        self.model = models.build(config)
+        with runs.building(run):
+            check_config(config)
+            self.model = models.build(config)
         self.dataset = data.load(config.dataset)  # last: it may have to be downloaded
         num_images = len(self.dataset.train.images)
         accepted = f"1 to {num_images}, the number of training images"
@@ -170,10 +175,19 @@ class Training:
         return self.step // self.steps_per_epoch
 
     @property
+    def waited(self) -> int:
+        """The number of epochs since the best one."""
+        return self.epoch - int(self.progress.best_epoch)
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done, or `patience` of them went by without a better one."""
-        waited = self.epoch - int(self.progress.best_epoch)
-        return self.step >= self.last_step or 0 < self.run.config.patience <= waited
+        return self.step >= self.last_step or self.impatient
+
+    @property
+    def impatient(self) -> bool:
+        """Whether `patience` epochs went by without a better one."""
+        return 0 < self.run.config.patience <= self.waited
 
     @property
     def outcome(self) -> str:
@@ -294,25 +308,58 @@ class Training:
         )
 
 
-def train(run: Run, started: float, enough: Callable[[list[dict]], bool] = lambda rows: False) -> None:
+def train(
+    run: Run,
+    started: float,
+    enough: Callable[[list[dict]], bool] = lambda rows: False,
+    change: dict | None = None,
+) -> None:
     """Trains `run` from where it stands to its end.
 
     Args:
       run: the run, locked by the caller.
       started: time.time() at the start of the process.
       enough: of the rows of metrics.jsonl so far, whether to end before the last epoch.
+      change: where the run goes on with another config than so far, {"old": {field: value}, "new": {field: value},
+        "command"}.
     Raises:
-      UsageError: if a config value is out of range.
-      Fault: if the data or every checkpoint is damaged, or a quantity stops being finite.
+      UsageError: if a config value is out of range, or more epochs are done than are wanted.
+      Fault: if the data, every checkpoint or the best weights are damaged, or a quantity stops being finite.
       SystemExit: 130 or 143 after SIGINT or SIGTERM, with everything saved.
     """
+    runs.check_kinds(run.workdir)
     training = Training(run)
+    if training.step > training.last_step:
+        fewer = runs.anew(run.workdir, f"--config.epochs={run.config.epochs}")
+        done = f"{training.step / training.steps_per_epoch:g}"
+        raise UsageError(
+            f"config.epochs={run.config.epochs} is fewer than the {done} done in {run.workdir}: give at least as many, "
+            f"or train anew by {fewer}"
+        )
+    rows = runs.read_metrics(run)
+    # One epoch may have been told of without a checkpoint, where the process was killed between the two.
+    if not training.step and any(row["epoch"] > 1 for row in rows):
+        raise runs.lost(run.checkpoints)
+    if int(training.progress.best_epoch) and not any(run.best.glob("ckpt-*.index")):
+        raise runs.lost(run.best)
+    if change:
+        run = replace(run, changes=[*run.changes, {"epoch": training.epoch, "step": training.step, **change}])
     runs.record(run)  # only now: a config that cannot be built leaves no run behind
     # Epochs after the checkpoint will be trained, and their rows written, again.
-    rows = [row for row in runs.read_metrics(run) if row["step"] <= training.step]
+    rows = [row for row in rows if row["step"] <= training.step]
+    if missing := sorted({*range(1, training.epoch + 1)} - {row["epoch"] for row in rows}):
+        runs.warn(
+            f"{run.metrics_jsonl} has lost {_epochs(missing)}: training goes on, and what the file tells of, as curves "
+            "and seconds, lacks them"
+        )
     files.write(run.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    if change:
+        print(
+            f"{run.workdir} goes on from step {training.step}: {_change(training, change['old'], change['new'])}",
+            flush=True,
+        )
     if training.finished:
-        print(f"{run.workdir} is finished: {training.outcome}")
+        print(f"{run.workdir} is finished: {training.outcome}; {_more(training)}")
         return
     print(
         f"{'resuming' if training.step else 'training'} {run.name} on {run.config.dataset} in {run.workdir}: "
@@ -350,12 +397,48 @@ def train(run: Run, started: float, enough: Callable[[list[dict]], bool] = lambd
                 training.save()
             if received:
                 bar.close()
-                print(
-                    f"stopped at step {training.step}, all saved; resume with `genmnist train --workdir={run.workdir}`"
-                )
+                print(f"stopped at step {training.step}, all saved; resume with {runs.resume(run.workdir)}")
                 raise SystemExit(128 + received[0])
     reason = "" if training.step == training.last_step else f", no better one in {run.config.patience} epochs"
     print(f"finished {run.workdir}: {training.outcome}{reason}")
+
+
+def _epochs(numbers: list[int]) -> str:
+    """Some of the epochs, in words."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) == 1:
+        return f"epoch {first}"
+    return f"epochs {first} to {last}" if len(numbers) == last - first + 1 else f"{len(numbers)} epochs"
+
+
+def _change(training: Training, old: dict, new: dict) -> str:
+    """What is changed where a run goes on, and what that does to the learning rate, in words."""
+    config, model = training.run.config, training.model
+    said = [f"{field} is {new[field]} now, not {old[field]}" for field in new]
+    if "epochs" in new and config.decay == "cosine":
+        planned = []
+        for name in model.optimized:
+            step = model.optimizer_steps(name, training.step)
+            totals = (epochs * training.steps_per_epoch for epochs in (old["epochs"], new["epochs"]))
+            plans = (learning_rate(config, model.optimizer_steps(name, total), name) for total in totals)
+            before, now = (float(plan(step)) for plan in plans)
+            label = f"{name.removesuffix('optimizer')}learning_rate"
+            planned.append(f"{label} goes on at {now:.3g}, by the old plan at {before:.3g}")
+        said.append(f"the cosine decay is planned over {new['epochs']} epochs now: {', '.join(planned)}")
+    elif "epochs" in new:
+        said.append("the learning rate stays as it is")
+    return "; ".join(said)
+
+
+def _more(training: Training) -> str:
+    """What ended the training, if it was not its last epoch, and how to go on, in words."""
+    config, more, reason = training.run.config, [], ""
+    if training.step >= training.last_step:
+        more.append(f"--config.epochs={2 * config.epochs}")
+    if training.impatient:
+        reason = f"there was no better one in {config.patience} epochs; "
+        more.append(f"--config.patience={2 * training.waited}")
+    return f"{reason}for more epochs, {runs.resume(training.run.workdir, *more)}"
 
 
 def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:

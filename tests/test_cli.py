@@ -356,11 +356,11 @@ def test_verbs_work_one_after_the_other(genmnist):
     assert evaluated.status == 0 and "ELBO" in evaluated.out
     assert json.loads(Path("w/metrics.json").read_text())["test"]["nll"]["num_draws"] == 10
     assert genmnist("figures", "--workdir=w", "--which=samples", "--out=pictures").status == 0
-    assert [path.name for path in Path("pictures").iterdir()] == ["vae_samples.png"]
+    assert [path.name for path in Path("pictures").iterdir()] == ["w_samples.png"]
     for version in ("1", "2"):
         assert genmnist("export", "--workdir=w", "--out=exports").status == 0
-        assert Path("exports/vae", version, "saved_model.pb").exists()
-    sources = {"run": "--workdir=w", "export": "--export=exports/vae", "version": "--export=exports/vae/1"}
+        assert Path("exports/w", version, "saved_model.pb").exists()
+    sources = {"run": "--workdir=w", "export": "--export=exports/w", "version": "--export=exports/w/1"}
     for name, source in sources.items():
         assert genmnist("sample", source, "--num_samples=5", "--seed=3", f"--out={name}.png").status == 0
     assert genmnist("sample", "--workdir=w", "--num_samples=5", "--seed=4", "--out=other.png").status == 0
@@ -368,6 +368,6 @@ def test_verbs_work_one_after_the_other(genmnist):
         run, export, version, other = (Path(name + suffix).read_bytes() for name in [*sources, "other"])
         assert run == export == version != other
     assert np.load("run.npy").shape == (5, 28, 28, 1)
-    too_many = genmnist("sample", "--export=exports/vae", f"--num_samples={models.base.MAX_SAMPLES + 1}")
+    too_many = genmnist("sample", "--export=exports/w", f"--num_samples={models.base.MAX_SAMPLES + 1}")
     assert_one_line(too_many, 2, "num_samples", models.base.MAX_SAMPLES + 1, models.base.MAX_SAMPLES)
     assert_one_line(genmnist("sample", "--workdir=w", "--out=samples.jpg"), 2, "samples.jpg", ".png")

@@ -82,7 +82,7 @@ def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypa
         total = gaps["approximation"]["mean"] + gaps["amortization"]["mean"]
         np.testing.assert_allclose(total, levels[0] - levels[-1], rtol=1e-6)
     assert json.loads((tmp_path / "results" / f"{run.workdir.name}_gap-mnist_5k.json").read_text()) == record
-    assert (tmp_path / "figures" / f"{run.name}_gap.png").stat().st_size > 5_000
+    assert (tmp_path / "figures" / f"{run.title}_gap.png").stat().st_size > 5_000
 
 
 def test_gap_refuses_what_it_cannot_measure(run, tmp_path, monkeypatch):

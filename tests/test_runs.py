@@ -1,5 +1,6 @@
 """Run directories: what is damaged falls back and says so, nothing is lost, nothing is mixed."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -56,7 +57,9 @@ def test_damaged_config_json_falls_back_to_its_copy_and_says_so(damage, tmp_path
     assert runs.exists(run.workdir)
     assert runs.load(run.workdir) == run
     message = capsys.readouterr().err
-    assert message.startswith("genmnist: ") and "config.json is damaged" in message and message.count("\n") == 1
+    assert (
+        message.startswith("genmnist: ") and "config.json is missing or damaged" in message and message.count("\n") == 1
+    )
 
 
 def test_whole_config_json_says_nothing_of_its_copy(tmp_path, capsys):
@@ -82,12 +85,46 @@ def test_workdir_without_run_is_refused(tmp_path):
         runs.load(tmp_path)
 
 
-def test_config_json_of_an_earlier_version_is_a_fault_that_names_what_it_lacks(tmp_path):
+def edit(path, **fields):
+    """Changes fields of the config in a config.json."""
+    content = json.loads(path.read_text())
+    content["config"].update(fields)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("fields", [{"seed": 4}, {"latent_size": 2.0}, {"learning_rate": float("nan")}, {"new": 1}])
+def test_config_json_that_disagrees_with_its_copy_is_a_fault_that_names_the_field_and_both_values(fields, tmp_path):
     run = tiny.begin(tmp_path / "run")
-    content = json.loads((run.workdir / "config.json").read_text())
-    del content["config"]["norm"], content["config"]["decay"]
-    (run.workdir / "config.json").write_text(json.dumps(content))
-    with pytest.raises(Fault, match=r"earlier version: .*/run/config\.json has no decay, norm; give another --workdir"):
+    edit(run.workdir / "config.json", **fields)
+    before = files_of(tmp_path)
+    with pytest.raises(Fault) as refused:
+        runs.load(run.workdir)
+    ((name, value),) = fields.items()
+    assert f"disagree ({name} is {value} and {run.config.get(name)}): delete the one that is wrong" in str(
+        refused.value
+    )
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("wrong, seed", [("config.json", tiny.config().seed), ("checkpoints/config.json", 4)])
+def test_of_two_that_disagree_the_one_is_used_that_is_not_deleted(wrong, seed, tmp_path):
+    run = tiny.begin(tmp_path / "run")
+    edit(run.workdir / "config.json", seed=4)
+    (run.workdir / wrong).unlink()
+    assert runs.load(run.workdir).config.seed == seed
+
+
+def test_process_killed_between_config_json_and_its_copy_leaves_no_disagreement(tmp_path, monkeypatch):
+    run = tiny.begin(tmp_path / "run", epochs=1)
+    copy = run.checkpoints / "config.json"
+    before = copy.read_bytes()
+    changes = [{"epoch": 1, "step": 4, "old": {"epochs": 1}, "new": {"epochs": 3}, "command": "genmnist train"}]
+    run = dataclasses.replace(run, config=tiny.config(epochs=3), changes=changes)
+    runs.record(run)
+    copy.write_bytes(before)
+    assert runs.load(run.workdir) == run
+    edit(run.workdir / "config.json", seed=4)
+    with pytest.raises(Fault, match=r"disagree \(seed is 4 and 3435\)"):
         runs.load(run.workdir)
 
 
@@ -96,9 +133,9 @@ def test_config_json_of_an_earlier_version_is_a_fault_that_names_what_it_lacks(t
 
 def test_other_config_is_refused_naming_the_fields_that_differ(tmp_path):
     run = tiny.begin(tmp_path / "run")
-    runs.require_same_config(run, "vae", tiny.config())
+    assert runs.go_on(run, "vae", tiny.config(), given=["epochs"]) == {}
     with pytest.raises(UsageError) as refused:
-        runs.require_same_config(run, "vae", tiny.config(latent_size=3, decay="constant"))
+        runs.go_on(run, "vae", tiny.config(latent_size=3, decay="constant", epochs=3), given=["latent_size", "epochs"])
     message = str(refused.value)
     assert "latent_size is 2 there, 3 here" in message and "decay is cosine there, constant here" in message
     assert "hidden_size" not in message and "\n" not in message
@@ -106,7 +143,17 @@ def test_other_config_is_refused_naming_the_fields_that_differ(tmp_path):
 
 def test_other_model_is_refused(tmp_path):
     with pytest.raises(UsageError, match="holds a run of vae, not of vae_conv"):
-        runs.require_same_config(tiny.begin(tmp_path / "run"), "vae_conv", tiny.config("vae_conv"))
+        runs.go_on(tiny.begin(tmp_path / "run"), "vae_conv", tiny.config("vae_conv"), given=[])
+
+
+def test_a_run_goes_on_with_other_epochs_and_patience_if_they_are_asked_for(tmp_path):
+    run, config = tiny.begin(tmp_path / "run"), tiny.config(epochs=3, patience=1)
+    assert runs.go_on(run, "vae", config, given=["epochs", "patience", "seed"]) == {
+        "old": {"epochs": 2, "patience": 0},
+        "new": {"epochs": 3, "patience": 1},
+    }
+    with pytest.raises(UsageError, match="epochs is 2 there, 3 here, patience is 0 there, 1 here"):
+        runs.go_on(run, "vae", config, given=["epochs"])  # the patience is that of a config that has changed since
 
 
 def test_second_process_on_a_workdir_is_refused_until_the_first_ends(tmp_path):
@@ -276,7 +323,7 @@ def test_run_whose_checkpoints_are_all_damaged_is_left_alone(tmp_path):
 
 
 def test_damaged_best_weights_fall_back_then_fault(run, tmp_path, capsys):
-    copy = runs.Run(tmp_path / "run", run.name, run.config, run.command, run.commit)
+    copy = dataclasses.replace(run, workdir=tmp_path / "run")
     shutil.copytree(run.workdir, copy.workdir)
     (index,) = copy.best.glob("*.index")
     for path in copy.best.glob(f"{index.stem}.*"):
@@ -300,7 +347,7 @@ def test_run_without_a_finished_epoch_has_no_model_to_load(tmp_path):
 def test_half_written_line_of_metrics_is_left_out_and_said(tmp_path, capsys):
     run = tiny.begin(tmp_path / "run")
     assert runs.read_metrics(run) == []
-    row = {"epoch": 1, "step": 4, "elbo": -1.5}
+    row = {"epoch": 1, "step": 4, "elbo": -1.5, "seconds": 2.0}
     for last in (json.dumps(row)[:20].encode(), b"\xff\xfe"):
         run.metrics_jsonl.write_bytes(json.dumps(row).encode() + b"\n" + last)
         assert runs.read_metrics(run) == [row]

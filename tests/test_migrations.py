@@ -1,0 +1,119 @@
+"""Runs and results of earlier versions: opened by what they say themselves, whatever configs/ has today."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_genmnist import config as configs
+from keras_genmnist import migrations, models, runs, training
+from keras_genmnist.errors import Fault
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+STORED = ROOT / "tests" / "data"  # SCHEMA_N: a tiny vae_2d on mnist_5k, as a version that wrote schema N left it
+# Of schema 1, as that version computed them.
+WEIGHTS = "98738498be5edccc98ff1e339c7d2984ac6d9684996c555dbdf314d13b3c371e"
+IMAGES = "c147563695b5752f4ad1333d2bf558325ed90153f60e0b0d26b7b2cc29c7aeeb"
+
+
+def sha256(*arrays) -> str:
+    return hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+@pytest.fixture
+def stored(tmp_path) -> Path:
+    """A copy of the stored run of schema 1."""
+    return shutil.copytree(STORED / "schema_1", tmp_path / "stored")
+
+
+@pytest.fixture
+def no_configs(monkeypatch):
+    """Makes each look into configs/ an error."""
+
+    def asked(name):
+        raise AssertionError(f"configs/ was asked for {name}")
+
+    monkeypatch.setattr(configs, "load", asked)
+    monkeypatch.setattr(configs, "names", lambda: asked("names"))
+
+
+def test_stored_run_draws_the_very_images_that_it_drew_then(stored, no_configs):
+    model = runs.load_model(runs.load(stored))
+    assert sha256(*model.weights) == WEIGHTS
+    assert sha256(model.sample(4, 1)["images"]) == IMAGES
+
+
+def test_stored_run_is_written_anew_with_its_schema_and_a_lasting_identity(stored, no_configs):
+    run = runs.load(stored)
+    runs.record(run)
+    content = json.loads((stored / "config.json").read_text())
+    assert (content["schema"], content["id"]) == (migrations.SCHEMA, run.identity)
+    assert runs.load(stored) == run
+
+
+def older(stored: Path, drop: list[str], **fields) -> Path:
+    """The stored run as a version before it would have written it."""
+    path = stored / "config.json"
+    content = json.loads(path.read_text())
+    content["config"] = {f: value for f, value in content["config"].items() if f not in drop} | fields
+    path.write_text(json.dumps(content))
+    return stored
+
+
+def test_run_of_the_first_version_draws_the_same(stored, no_configs):
+    first = set(json.loads((ROOT / "results" / "vae.json").read_text())["config"]) | {"norm"}
+    drop = set(json.loads((stored / "config.json").read_text())["config"]) - first | {"norm"}
+    model = runs.load_model(runs.load(older(stored, drop, batch_norm=True)))
+    assert len(drop) == 26
+    assert sha256(model.sample(4, 1)["images"]) == IMAGES
+
+
+CONFIGS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((ROOT / "results").glob("*.json"))
+    if "config" in json.loads(path.read_text())
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_of_a_result_can_be_trained_today(name):
+    label, config = runs.config_from(ROOT / "results" / f"{name}.json")
+    assert label == CONFIGS[name]["model"]
+    # Red where a config has a new field and MIGRATIONS no value for it.
+    assert set(config) == set(configs.load(label))
+    kept = {field: value for field, value in CONFIGS[name]["config"].items() if field != "batch_norm"}
+    assert {field: config[field] for field in kept} == kept
+    training.check_config(config)
+    model = models.build(config)
+    if "parameters" in CONFIGS[name]:
+        assert model.num_parameters == CONFIGS[name]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "model, config, norm",
+    [
+        ("vae", {"network": "mlp", "batch_norm": True}, "batch"),
+        ("vae", {"network": "mlp", "batch_norm": False}, "none"),
+        ("vae", {"network": "mlp"}, "none"),
+        ("vae", {"network": "conv", "batch_norm": True}, "none"),  # which then had no place for it
+        ("vae", {"network": "conv", "batch_norm": True, "decoder": "bernoulli"}, "batch"),
+        ("vae", {"network": "mlp", "norm": "layer"}, "layer"),
+        ("ladder", {"network": "conv", "batch_norm": True}, "batch"),
+    ],
+)
+def test_batch_norm_becomes_the_norm_that_it_was(model, config, norm):
+    migrated = migrations.migrate({"model": model, **config}, 1)
+    assert migrated["norm"] == norm and "batch_norm" not in migrated
+
+
+def test_run_of_a_later_version_is_a_fault(tmp_path):
+    run = tiny.begin(tmp_path / "run")
+    content = json.loads((run.workdir / "config.json").read_text())
+    content["schema"] = migrations.SCHEMA + 1
+    (run.workdir / "config.json").write_text(json.dumps(content))
+    with pytest.raises(Fault, match=f"a later version wrote this config, of schema {migrations.SCHEMA + 1}"):
+        runs.load(run.workdir)
