@@ -235,6 +235,8 @@ WRONG = {
     "unknown signature": ("toy", ask("zz", x=[1]), 'Serving signature name: "zz" not found in signature def'),
     "a signature that is no string": ("toy", ask(100, x=[1]), "must be a string value"),
     "a signature of initialization": ("toy", ask("__saved_model_init_op"), "not found in signature def"),
+    "a signature that is no Unicode": ("toy", r'{"signature_name": "\ud800", "x": NaN}', "JSON Parse error"),
+    "an input that is no Unicode": ("toy", r'{"inputs": {"\ud800": NaN}}', "JSON Parse error"),
     "missing input": ("toy", ask("pair", text=["a"]), "'inputs' lacks numbers"),
     "missing input of a row": ("toy", ask_rows("pair", {"text": "a"}), "item 0 of 'instances' lacks numbers"),
     "extra input": ("toy", {"inputs": {"x": [1], "z": 2}}, "'inputs' has z, no input"),

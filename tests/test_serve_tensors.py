@@ -145,6 +145,24 @@ def test_inputs_that_are_wrong_are_refused(case):
     assert "\n" not in refused.value.message and len(refused.value.message) < 200
 
 
+@pytest.mark.parametrize(
+    "value",
+    [rb'"\ud800"', rb'"\uDfff\ud83d"', rb'{"\udc00": 1}', b'"\xed\xa0\x80"', b'"\xff"', b"1e999", b"[-1e999]", b"01"],
+)
+def test_numbers_that_are_not_finite_make_nothing_else_acceptable(value):
+    # They need another parser, which takes what is no Unicode: it could be neither compared nor sent back.
+    for first in (b"1", b"NaN"):
+        with pytest.raises(INVALID, match="JSON Parse error") as refused:
+            tensors.parse(b'{"x": ' + first + b', "signature_name": ' + value + b"}")
+        refused.value.message.encode()
+
+
+def test_strings_beside_numbers_that_are_not_finite_are_read():
+    body = rb'{"a": NaN, "b": "\ud83d\ude00 \\ud800 \u00e9", "c": [-1e308, Infinity]}'
+    found = tensors.parse(body)
+    assert (found["b"], found["c"]) == ("\N{GRINNING FACE} \\ud800 \u00e9", [-1e308, float("inf")])
+
+
 def test_inputs_of_a_type_that_json_lacks_are_unimplemented():
     with pytest.raises(tf.errors.UnimplementedError, match="complex64"):
         read('{"inputs": 1}', {"x": spec(tf.complex64)})

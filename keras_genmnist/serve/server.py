@@ -16,6 +16,7 @@ import waitress
 from flask import Flask
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer
 from waitress.task import ErrorTask
 from waitress.utilities import BadRequest, Error
@@ -60,6 +61,16 @@ class _RequestTimeout(Error):
     reason = "Request Timeout"
 
 
+class _Parser(HTTPRequestParser):
+    """Refuses the heads that waitress drops the connection for, as the address http://[x]y/."""
+
+    def parse_header(self, header_plus):
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise ParsingError("the address or the Content-Length cannot be read") from error
+
+
 class _Channel(HTTPChannel):
     """A connection whose client is told when its request is cut off, trickles in for too long, or is too large.
 
@@ -68,6 +79,7 @@ class _Channel(HTTPChannel):
     """
 
     error_task_class = _ErrorTask
+    parser_class = _Parser
     lingers = False  # once the answer is sent, what still comes is read and forgotten
     _answered = False
     _began = 0.0  # when the request that is being received did, or the lingering

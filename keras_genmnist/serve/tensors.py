@@ -8,6 +8,7 @@ Source: tensorflow.org/tfx/serving/api_rest, and where that is silent tensorflow
 import base64
 import itertools
 import json
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,9 +43,21 @@ def _loads(body: bytes):
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        if b"NaN" in body or b"Infinity" in body:  # no JSON, and so not orjson's
-            return json.loads(body)
-        raise
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise
+    # No JSON, and so not orjson's.  What else orjson refuses, json has to be told to: what is no Unicode, and overflow.
+    text = body.decode()
+    found = json.loads(text, parse_float=_finite)
+    if "\\u" in text:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:QUOTED]} is too large")
+    return value
 
 
 def signature_name(request: dict) -> str:
