@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import data, files, migrations, runs
+from keras_genmnist import data, files, migrations, runs, versions
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
@@ -65,11 +65,12 @@ def export(run: Run, out: Path) -> Path:
         with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as writer:
             for name, function in signatures.items():
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
-        newest = max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+        found = {versions.number_of(path.name) or 0: path for path in folder.iterdir()}
+        newest = max(found, default=0)
         target = folder / str(newest + 1)
         beside.rename(target)
         if newest:
-            _tell_of_another_run(folder / str(newest), run)
+            _tell_of_another_run(found[newest], run)
     except OSError as error:
         raise UsageError(
             f"cannot write {folder}: {files.reason(folder, error)}; give an --out you may write to"

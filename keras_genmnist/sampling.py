@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files, images, runs
+from keras_genmnist import files, images, runs, versions
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import MAX_SAMPLES
 from keras_genmnist.runs import Run
@@ -40,9 +40,9 @@ def of_export(path: Path) -> Source:
       UsageError: if no SavedModel is there.
       Fault: if it cannot be read.
     """
-    versions = [model.parent for model in path.glob("*/saved_model.pb") if model.parent.name.isdigit()]
-    newest = max(versions, key=lambda version: int(version.name), default=path)
-    if not (newest / "saved_model.pb").exists():
+    found = {number: version for number, version in versions.directories(path).items() if _is_model(version)}
+    newest = found[max(found)] if found else path
+    if not _is_model(newest):
         raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
     try:
         loaded = tf.saved_model.load(str(newest))
@@ -51,6 +51,10 @@ def of_export(path: Path) -> Source:
         return Source(signatures, f"{record['model']} on {record['dataset']}", loaded)
     except (OSError, tf.errors.OpError, LookupError, TypeError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").exists()
 
 
 def sample(source: Source, num_samples: int, seed: int, out: Path, digit: int | None = None) -> None:

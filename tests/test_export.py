@@ -380,9 +380,10 @@ def test_export_versions_count_up(run, tmp_path, monkeypatch):
     stub_save(monkeypatch)
     assert export.export(run, tmp_path) == tmp_path / "vae" / "1"
     assert export.export(run, tmp_path) == tmp_path / "vae" / "2"
-    for name in ("9", "10", "notes", ".writing-1"):
+    for name in ("9", "0010", "notes", ".writing-1", "\u00b2", "\u0663\u0663"):
         (tmp_path / "vae" / name).mkdir()
-    assert export.export(run, tmp_path) == tmp_path / "vae" / "11"
+    (tmp_path / "vae" / "11").write_text("")  # a file has the name
+    assert export.export(run, tmp_path) == tmp_path / "vae" / "12"
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,13 @@ def test_sample_writes_png_alone(source, tmp_path):
 
 def test_of_export_takes_the_newest_version(exported, tmp_path):
     # Ten is newer than nine, and what has no number is no version.
-    for version in ("9", "10", ".writing-7"):
+    for version in ("9", "0010", ".writing-7", "\u00b2", "\u0663\u0663"):
         shutil.copytree(exported, tmp_path / version)
     (tmp_path / "11").mkdir()  # holds no model
-    for version in ("9", ".writing-7"):
+    for version in ("9", ".writing-7", "\u00b2", "\u0663\u0663"):
         (tmp_path / version / "saved_model.pb").write_bytes(b"not a model")
     draw(sampling.of_export(tmp_path), tmp_path / "digits.png")
-    draw(sampling.of_export(tmp_path / "10"), tmp_path / "digits.png")
+    draw(sampling.of_export(tmp_path / "0010"), tmp_path / "digits.png")
     with pytest.raises(Fault):
         sampling.of_export(tmp_path / "9")
 

@@ -54,10 +54,42 @@ def test_the_newest_version_is_served(saved, folder):
 
 
 def test_versions_are_numbers(saved, folder):
-    for name in ("notes", ".writing-9", "9a", "\u0663"):
+    for name in NO_VERSIONS:
         shutil.copytree(saved / "2", folder / name)
     (folder / "8").write_text("")
-    assert offset(repository(folder)) == 2
+    models = repository(folder)
+    assert (offset(models), models.status("toy")) == (2, [AVAILABLE])
+
+
+# Superscripts are digits to Python, as are those of all scripts, and a number of more than 64 bits is none.
+NO_VERSIONS = ("notes", ".writing-9", "9a", "\u0663", "\u00b2", "-9", " 9", "9" * 19)
+
+
+@pytest.mark.parametrize("name", NO_VERSIONS)
+def test_a_folder_that_is_no_version_is_refused(saved, folder, name):
+    path = shutil.copytree(saved / "2", folder / name)
+    with pytest.raises(UsageError, match=r"no SavedModel in .*: give exports/NAME or exports/NAME/VERSION"):
+        repository(path)
+
+
+def test_a_version_is_the_number_that_its_folder_spells(saved, folder):
+    # As TensorFlow Serving has it: of two folders that spell one number, it takes the last by name.
+    shutil.copytree(saved / "2", folder / "0010")
+    models = repository(folder)
+    assert (offset(models), models.servable("toy", 10).version) == (20, 10)
+    assert models.status("toy") == [AVAILABLE | {"version": "10"}]
+    assert offset(repository(folder / "0010"), version=10) == 20
+    shutil.copytree(saved / "1", folder / "10")
+    assert offset(repository(folder), version=10) == 2
+    assert offset(repository(folder / "0010"), version=10) == 20
+
+
+def test_a_broken_version_of_any_spelling_is_reported(saved, folder, capsys):
+    (folder / "0010").mkdir()
+    models = repository(folder)
+    models.refresh()
+    assert capsys.readouterr().err.count(f"{folder}/0010 cannot be served") == 1
+    assert [state["version"] for state in models.status("toy")] == ["10", "1"]
 
 
 def test_a_version_that_goes_gives_way_to_the_one_before(saved, folder):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from keras_genmnist import images
+from keras_genmnist import images, versions
 from keras_genmnist.serve import tensors
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
@@ -41,7 +41,6 @@ RETRY_SECONDS = "1"
 
 # TensorFlow Serving ignores the content type, and `curl -d` says that its JSON is a form.
 JSON_TYPES = re.compile(r"|application/(.*[+])?json|text/(json|plain)|application/(x-www-form-urlencoded|octet-stream)")
-VERSION_DIGITS = 18  # what 64 bits hold
 
 
 def create_app(repository: Repository, places: Places, registry: prometheus_client.CollectorRegistry) -> Flask:
@@ -62,7 +61,9 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
     )
     in_flight = prometheus_client.Gauge("genmnist_in_flight", "Requests being worked on.", registry=registry)
     in_flight.set_function(lambda: places.taken)
-    versions = prometheus_client.Gauge("genmnist_model_version", "The version served.", ["model"], registry=registry)
+    version_served = prometheus_client.Gauge(
+        "genmnist_model_version", "The version served.", ["model"], registry=registry
+    )
 
     @app.before_request
     def start():
@@ -106,9 +107,9 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
             raise invalid(f"Malformed request: {request.method} {path}")
         if not found["name"]:
             raise invalid("Missing model name in request.")
-        if len(found["version"] or "") > VERSION_DIGITS:
-            raise invalid(f"the version is out of range: give a number of at most {VERSION_DIGITS} digits")
-        name, version = unquote(found["name"]), found["version"] and int(found["version"])
+        name, version = unquote(found["name"]), found["version"] and versions.number_of(found["version"])
+        if found["version"] and version is None:
+            raise invalid(f"the version is out of range: give a number of at most {versions.MOST}")
         if found["label"]:
             raise invalid(f"Unrecognized servable version label: {unquote(found['label'])}")
         if request.method == "POST":
@@ -199,7 +200,7 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
     def metrics():
         for name, model in repository.models.items():
             if model.served:
-                versions.labels(name).set(model.served.version)
+                version_served.labels(name).set(model.served.version)
         return Response(prometheus_client.generate_latest(registry), content_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     return app

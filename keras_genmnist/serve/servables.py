@@ -1,5 +1,6 @@
 """SavedModels that are served: the newest whole version of each export, picked up while the server runs."""
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
+from keras_genmnist import versions
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.serve.batching import Arrays, Batcher
 
@@ -78,16 +80,17 @@ def _sentence(message: str) -> str:
 class Servable:
     """One loaded version of an export."""
 
-    def __init__(self, name: str, path: Path, observe: Callable[[int], None]):
+    def __init__(self, name: str, version: int, path: Path, observe: Callable[[int], None]):
         """
         Args:
           name: that it is served by.
+          version: its number.
           path: the version directory.
           observe: as Signature's.
         Raises:
           Fault: if it is no whole SavedModel.
         """
-        self.name, self.version = name, int(path.name)
+        self.name, self.version = name, version
         extra = path / "assets.extra"
         try:
             self._owner = tf.saved_model.load(str(path))  # its variables live as long as it does
@@ -139,31 +142,30 @@ def _json(path: Path):
 class Model:
     """A name, and the version that is served by it."""
 
-    def __init__(self, name: str, folder: Path, version: int | None, observe: Callable[[int], None]):
+    def __init__(self, name: str, directories: Callable[[], dict[int, Path]], observe: Callable[[int], None]):
         """
         Args:
           name: that it is served by.
-          folder: of the version directories.
-          version: the only one to serve; the newest by default.
+          directories: the version directories that there are, by number; the newest is served.
           observe: as Signature's.
         """
-        self.name, self._folder, self._version, self._observe = name, folder, version, observe
+        self.name, self._directories, self._observe = name, directories, observe
         self.served: Servable | None = None
         self.broken: dict[int, str] = {}  # why a version cannot be served
         self._stamps: dict[int, list] = {}  # of the broken ones
 
     def refresh(self) -> None:
         """Serves the newest version that is whole.  One that is not is reported, and tried again when it changes."""
-        versions = self._versions()
-        self.broken = {version: why for version, why in self.broken.items() if version in versions}
-        for version in versions:
+        directories = self._directories()
+        self.broken = {version: why for version, why in self.broken.items() if version in directories}
+        for version, path in sorted(directories.items(), reverse=True):
             if self.served and version == self.served.version:
                 return
-            stamp = _stamp(self._folder / str(version))
+            stamp = _stamp(path)
             if version in self.broken and stamp == self._stamps[version]:
                 continue
             try:
-                self.served = Servable(self.name, self._folder / str(version), self._observe)
+                self.served = Servable(self.name, version, path, self._observe)
             except Fault as error:
                 self.broken[version], self._stamps[version] = str(error), stamp
                 print(f"genmnist: {error}", file=sys.stderr, flush=True)
@@ -171,11 +173,6 @@ class Model:
             self.broken.pop(version, None)
             print(f"serving {self.name} version {version}", flush=True)
             return
-
-    def _versions(self) -> list[int]:
-        """The versions that exist, newest first."""
-        found = {int(path.name) for path in self._folder.glob("*/") if path.name.isascii() and path.name.isdigit()}
-        return sorted(found if self._version is None else found & {self._version}, reverse=True)
 
     def status(self) -> list[dict]:
         """What TensorFlow Serving says of each version, newest first."""
@@ -186,6 +183,11 @@ class Model:
             {"version": str(version), "state": state, "status": {"error_code": code, "error_message": message}}
             for version, (state, code, message) in sorted(states.items(), reverse=True)
         ]
+
+
+def _only(path: Path) -> dict[int, Path]:
+    """The version directory `path` by number, while it exists."""
+    return {versions.number_of(path.name): path} if path.is_dir() else {}
 
 
 def _stamp(folder: Path) -> list:
@@ -207,15 +209,16 @@ class Repository:
         self.models: dict[str, Model] = {}
         for export in exports:
             path = Path(os.path.abspath(export))
-            pinned = path.name.isdigit() and (path / "saved_model.pb").exists()
-            if not pinned and not any(path.glob("*/saved_model.pb")):
+            version = versions.number_of(path.name) if (path / "saved_model.pb").exists() else None
+            if version is None and not any(path.glob("*/saved_model.pb")):
                 raise UsageError(
                     f"no SavedModel in {export}: give exports/NAME or exports/NAME/VERSION of `genmnist export`"
                 )
-            folder = path.parent if pinned else path
-            if folder.name in self.models:
-                raise UsageError(f"two exports are named {folder.name}: give each name once")
-            self.models[folder.name] = Model(folder.name, folder, int(path.name) if pinned else None, observe)
+            name = (path if version is None else path.parent).name
+            if name in self.models:
+                raise UsageError(f"two exports are named {name}: give each name once")
+            every = functools.partial(versions.directories if version is None else _only, path)
+            self.models[name] = Model(name, every, observe)
 
     def refresh(self) -> None:
         """Looks for new versions."""
