@@ -66,6 +66,39 @@ def sample_each(distribution: tfd.Distribution, seeds: tf.Tensor) -> tf.Tensor:
     return draws if base is distribution else distribution.bijector.forward(draws)  # the flow sees all rows at once
 
 
+def draw_noise(seed: tf.Tensor, num_samples: int, shape: tuple[tf.Tensor | int, int]) -> tf.Tensor:
+    """Standard normal numbers [S, B, D].
+
+    Args:
+      seed: int32 [2], or [B, 2]: then those of a row depend on its own seed alone.
+      num_samples: S.
+      shape: (B, D).
+    """
+    if tf.convert_to_tensor(seed).shape.rank == 1:
+        return tf.random.stateless_normal([num_samples, *shape], seed)
+    own = tf.map_fn(
+        lambda seed: tf.random.stateless_normal([num_samples, shape[1]], seed), seed, fn_output_signature=tf.float32
+    )
+    return tf.transpose(own, [1, 0, 2])
+
+
+def sample_and_log_prob(
+    distribution: tfd.Distribution, num_samples: int, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws z [S, B, D] from a Gaussian or its image under a flow, batch [B], and their log densities [S, B], nats.
+
+    Args:
+      distribution: batch [B], event [D].
+      num_samples: S.
+      seed: as that of `draw_noise`.
+    """
+    if tf.convert_to_tensor(seed).shape.rank == 1:
+        return distribution.experimental_sample_and_log_prob(num_samples, seed=seed)
+    mean = base_of(distribution).mean()
+    z = point_of(distribution, draw_noise(seed, num_samples, (tf.shape(mean)[0], mean.shape[1])))
+    return z, distribution.log_prob(z)
+
+
 def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
     """KL(posterior || prior) where TFP knows it in closed form, else None."""
     try:

@@ -65,7 +65,7 @@ def export(run: Run, out: Path) -> Path:
         with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as writer:
             for name, function in signatures.items():
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
-        found = {versions.number_of(path.name) or 0: path for path in folder.iterdir()}
+        found = versions.directories(folder)
         newest = max(found, default=0)
         target = folder / str(newest + 1)
         beside.rename(target)

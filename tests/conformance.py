@@ -6,7 +6,7 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import bounds, export, models
-from keras_genmnist.models.base import DecoderModel, GenerativeModel
+from keras_genmnist.models.base import CHUNK, DecoderModel, GenerativeModel
 
 SIGNATURES = {"sample_rows", "sample", "decode", "encode", "encode_draw", "reconstruct", "interpolate", "elbo"}
 
@@ -27,6 +27,7 @@ def check(config: ConfigDict, digits: np.ndarray, steps: int = 30, rise: float =
     _latents_and_images_fit(model, digits)
     _log_terms_are_rows_of_their_own(model, digits)
     assert model.signatures().keys() >= SIGNATURES
+    _elbos_of_a_signature_are_functions_of_seed_and_row(model, digits)
     _every_variable_is_trained(model, digits)
     _training_lifts_the_elbo(models.build(config), digits, steps, rise)
 
@@ -93,6 +94,17 @@ def _encoded_draws_are_functions_of_their_seeds(model, digits):
     assert (drawn[0] != drawn[1]).all()
     assert (drawn[0] != centre[0]).all()
     np.testing.assert_allclose(draw(same[:1], tf.constant([8]))["z"][0], drawn[1], atol=1e-5)
+
+
+def _elbos_of_a_signature_are_functions_of_seed_and_row(model, digits):
+    elbo = model.signatures()["elbo"]
+    same = np.tile(digits[:1], [CHUNK + 2, 1, 1, 1])
+    ours, other = (elbo(same, tf.constant(seed))["elbo"].numpy() for seed in (7, 8))
+    assert len(np.unique(ours)) > len(same) / 2  # a few of them may agree in all digits of float32
+    assert (ours != other).mean() > 0.5
+    np.testing.assert_allclose(elbo(same[:2], tf.constant(7))["elbo"], ours[:2], atol=1e-3)  # of hundreds of nats
+    expected = model.log_terms(same[:2], 1, tf.constant([[7, 0], [7, 1]]))
+    np.testing.assert_allclose(bounds.elbo(expected), ours[:2], atol=1e-3)
 
 
 def _log_terms_are_rows_of_their_own(model, digits):

@@ -11,7 +11,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist import data, export, models, runs
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import MAX_SAMPLES
+from keras_genmnist.models.base import CHUNK, MAX_SAMPLES
 from tests import tiny
 
 # Loads an export in a process without this package, TFP and Keras, as a server would, and calls every signature with
@@ -230,6 +230,30 @@ def test_export_caps_reconstructed_images(loaded, rows):
     message = f"number of images is out of range: give 1 to {MAX_SAMPLES}"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         loaded.signatures["reconstruct"](images=tf.zeros([rows, 28, 28, 1]))
+
+
+@pytest.mark.parametrize("signature", ["encode", "encode_draw", "elbo"])
+def test_export_takes_any_number_of_images(loaded, inputs, digits, signature):
+    number = 2 * CHUNK + 3
+    arguments = {"images": np.tile(digits, [number // len(digits) + 1, 1, 1, 1])[:number]}
+    if "seed" in inputs[signature]:
+        arguments["seed"] = np.arange(number, dtype=np.int32) if signature == "encode_draw" else np.int32(5)
+    arguments = {key: tf.constant(value) for key, value in arguments.items()}
+    whole = loaded.signatures[signature](**arguments)
+    part = loaded.signatures[signature](**{key: value[:3] if value.ndim else value for key, value in arguments.items()})
+    for key, values in whole.items():
+        assert values.shape[0] == number
+        # Rounding of a matrix product may depend on the number of rows: a few units in the last place.
+        np.testing.assert_allclose(part[key], values[:3], rtol=1e-5, atol=1e-5)
+    repeated = whole["elbo" if signature == "elbo" else "z"].numpy()
+    distinct = len(np.unique(repeated.reshape(number, -1), axis=0))
+    assert distinct <= len(digits) if signature == "encode" else distinct > number / 2  # each row has its own draw
+
+
+def test_export_takes_no_images(loaded):
+    for name, rows in (("encode", {}), ("elbo", {"seed": tf.constant(1)})):
+        outputs = loaded.signatures[name](images=tf.zeros([0, 28, 28, 1]), **rows)
+        assert {len(values) for values in outputs.values()} == {0}
 
 
 def test_export_draws_as_many_as_it_promises(loaded):

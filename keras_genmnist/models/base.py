@@ -14,6 +14,8 @@ from keras_genmnist.inference import RefinedPosterior
 
 # More in one request could exhaust a server's memory; the check is inside the exported graph.
 MAX_SAMPLES = 1024
+# Images that a signature takes at once, where their number has no bound: a PixelCNN's activations are 0.6 MB an image.
+CHUNK = 64
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
 LEAST_IMPROVED = 0.5
 # A latent whose posterior mean varies over the images by no more than this tells them nothing.
@@ -238,7 +240,7 @@ class TractableModel(GenerativeModel):
     def signatures(self):
         @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
         def log_prob(images):
-            return {"log_prob": self.log_prob(self.checked(images, binary=True))}
+            return in_chunks(lambda x: {"log_prob": self.log_prob(x)}, self.checked(images, binary=True))
 
         return super().signatures() | {"log_prob": log_prob}
 
@@ -291,7 +293,7 @@ class LatentVariableModel(DecoderModel):
         Args:
           x: images [B, H, W, C], binary.
           num_samples: S.
-          seed: int32 [2].
+          seed: int32 [2]; or, but not in training, [B, 2], of each image's own draws.
           training: whether batch norm uses the batch's statistics.
           hold: of a PathGradient: the densities are those at hold(z), the posterior's with its parameters held fixed.
         Returns:
@@ -423,13 +425,14 @@ class LatentVariableModel(DecoderModel):
 
         @tf.function(input_signature=[batch])
         def encode(images):
-            return self.encode(self.checked(images))
+            return in_chunks(self.encode, self.checked(images))
 
         @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)])
         def encode_draw(images, seed):
             tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
             seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
-            return self.encode(self.checked(images), sample_each(StandardNormal(self.latent_size)(), seeds))
+            noise = sample_each(StandardNormal(self.latent_size)(), seeds)
+            return in_chunks(self.encode, self.checked(images), noise)
 
         @tf.function(input_signature=[batch])
         def reconstruct(images):
@@ -438,8 +441,14 @@ class LatentVariableModel(DecoderModel):
 
         @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
         def elbo(images, seed):
-            terms = self.log_terms(self.checked(images, binary=True), 1, seed=tf.stack([seed, 0]))
-            return {"elbo": bounds.elbo(terms), "kl": bounds.kl(terms), "reconstruction": bounds.reconstruction(terms)}
+            def measured(x, seeds):
+                terms = self.log_terms(x, 1, seeds)
+                values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
+                return {name: value(terms) for name, value in values.items()}
+
+            numbers = tf.range(tf.shape(images)[0])
+            seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
+            return in_chunks(measured, self.checked(images, binary=True), seeds)
 
         own = [encode, encode_draw, reconstruct, elbo]
         return super().signatures() | {function.__name__: function for function in own}
@@ -475,6 +484,33 @@ def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_sa
     )
     with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
         return tf.identity(values)
+
+
+def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    """`function` of all rows, computed CHUNK of them at a time: its memory does not grow with their number.
+
+    Args:
+      function: tensors [n, ...] -> float32 tensors [n, ...] by name, each row from its own alone.
+      rows: tensors [B, ...].
+    Returns:
+      The outputs, [B, ...].
+    """
+    # Traced once: the loop needs to know its outputs before it starts.
+    specs = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
+    chunk = tf.function(function).get_concrete_function(*specs)
+    count = tf.shape(rows[0])[0]
+    chunks = tf.maximum(1, -(-count // CHUNK))  # of no rows, the outputs are empty
+    found = {
+        name: tf.TensorArray(tf.float32, chunks, element_shape=[None, *spec.shape[1:]], infer_shape=False)
+        for name, spec in chunk.structured_outputs.items()
+    }
+
+    def step(i, found):
+        outputs = chunk(*(part[i * CHUNK : (i + 1) * CHUNK] for part in rows))
+        return i + 1, {name: array.write(i, outputs[name]) for name, array in found.items()}
+
+    _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
+    return {name: array.concat() for name, array in found.items()}
 
 
 def _finite(values: tf.Tensor, name: str) -> tf.Tensor:

@@ -14,7 +14,7 @@ from keras_genmnist.config import require, require_choice, require_finite, requi
 from keras_genmnist.data import DATASETS, IMAGE_SHAPE
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.losses import LOSSES
-from keras_genmnist.models.base import DecoderModel
+from keras_genmnist.models.base import DecoderModel, in_chunks
 
 # What `warnings` calls a discriminator that has won and a class that is lost, if so for PERSISTENT epochs.
 WON, LOST, PERSISTENT = 0.999, 0.005, 5
@@ -187,7 +187,7 @@ class GAN(DecoderModel):
     def signatures(self):
         @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
         def discriminate(images):
-            return {"logits": self.discriminate(self.checked(images))}
+            return in_chunks(lambda x: {"logits": self.discriminate(x)}, self.checked(images))
 
         return super().signatures() | {"discriminate": discriminate}
 

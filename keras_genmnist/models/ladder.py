@@ -19,7 +19,7 @@ from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
 from keras_genmnist.data import IMAGE_SHAPE
-from keras_genmnist.distributions import BernoulliDecoder, StandardNormal
+from keras_genmnist.distributions import BernoulliDecoder, StandardNormal, draw_noise
 from keras_genmnist.models.base import LatentVariableModel
 
 tfd = tfp.distributions
@@ -233,7 +233,7 @@ class HierarchicalVAE(LatentVariableModel):
         return self.encoder.infer(x, self.decoder.conditionals, split, training, seed)
 
     def log_terms(self, x, num_samples, seed, training=False, hold=None):
-        noise = tf.random.stateless_normal([num_samples, tf.shape(x)[0], self.latent_size], seed)
+        noise = draw_noise(seed, num_samples, (tf.shape(x)[0], self.latent_size))
         layers = self._infer(x, noise, training, seed)
         log_priors = tf.stack([tf.reduce_sum(STANDARD.log_prob(layer.e), axis=-1) for layer in layers])
         log_posteriors = tf.stack([tf.reduce_sum(layer.posterior.log_prob(layer.e), axis=-1) for layer in layers])

@@ -65,7 +65,7 @@ class VAE(LatentVariableModel):
             log_posterior = tfd.Independent(tfd.Normal(mean, scale), 1).log_prob(z)
             kl = None  # its gradient has the score
         else:
-            z, log_posterior = posterior.experimental_sample_and_log_prob(num_samples, seed=seed)
+            z, log_posterior = distributions.sample_and_log_prob(posterior, num_samples, seed)
             kl = distributions.exact_kl(posterior, prior)
         log_likelihood = self.decoder(z, training=training).log_prob(x)
         return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, None if kl is None else kl[None])

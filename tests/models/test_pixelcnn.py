@@ -9,6 +9,7 @@ from keras_genmnist import config as configs
 from keras_genmnist import data, models
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import CHUNK
 from keras_genmnist.models.pixelcnn import PixelCNN
 from tests import conformance, tiny
 
@@ -88,6 +89,14 @@ def test_pixelcnn_completion_keeps_what_is_known_and_draws_the_rest(model):
     np.testing.assert_array_equal(model.complete(images, np.ones_like(images), seeds)["images"], images)
     nothing = model.complete(images, np.zeros_like(images), seeds)
     np.testing.assert_array_equal(nothing["images"], model.draw(seeds)["images"])
+
+
+def test_pixelcnn_log_prob_takes_any_number_of_images(digits):
+    for changes in ({}, {"class_conditional": True}):
+        model = models.build(tiny.config("pixelcnn", **changes))
+        many = np.tile(digits, [CHUNK // len(digits) + 1, 1, 1, 1])
+        found = model.signatures()["log_prob"](many)["log_prob"]
+        np.testing.assert_allclose(found, model.log_prob(many), rtol=1e-5)
 
 
 def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
