@@ -10,8 +10,6 @@ latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y]
 
 import inspect
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist import data, files, migrations, runs, versions
-from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
 
@@ -40,8 +37,8 @@ def export(run: Run, out: Path) -> Path:
       The version directory.
     Raises:
       UsageError: if it cannot be written.
-      Fault: if the run's weights are damaged, or no epoch is finished; for a 2-D latent, if its dataset is damaged or
-        absent.
+      Fault: if there is no room for it, the run's weights are damaged, or no epoch is finished; for a 2-D latent, if
+        its dataset is damaged or absent.
     """
     model = runs.load_model(run)
     signatures = model.signatures()
@@ -55,30 +52,22 @@ def export(run: Run, out: Path) -> Path:
         extra["latent_means.json"] = json.dumps(_latent_means(model, data.load(run.config.dataset).test))
     folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
-    beside = folder / f".writing-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tf.saved_model.save(module, str(beside), signatures)
-        (beside / "assets.extra").mkdir()
+    with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
+        tf.saved_model.save(module, str(new), signatures)
+        (new / "assets.extra").mkdir()
         for name, text in extra.items():
-            (beside / "assets.extra" / name).write_text(text)
-        with tf.io.TFRecordWriter(str(beside / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+            (new / "assets.extra" / name).write_text(text)
+        with tf.io.TFRecordWriter(str(new / "assets.extra" / "tf_serving_warmup_requests")) as writer:
             for name, function in signatures.items():
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
+        for path in (new, *new.rglob("*")):
+            files.sync(path)
         found = versions.directories(folder)
         newest = max(found, default=0)
         target = folder / str(newest + 1)
-        beside.rename(target)
-        if newest:
-            _tell_of_another_run(found[newest], run)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder}: {files.reason(folder, error)}; give an --out you may write to"
-        ) from error
-    except tf.errors.OpError as error:
-        raise UsageError(f"cannot write {folder}: {error.message}; give an --out you may write to") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        files.rename(new, target)
+    if newest:
+        _tell_of_another_run(found[newest], run)
     return target
 
 

@@ -1,10 +1,21 @@
-"""Files that are never half-written: written beside, then renamed."""
+"""Files that are never half-written: written beside, then renamed; and names of folders as TensorFlow takes them."""
 
+import contextlib
+import errno
 import json
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from keras_genmnist.errors import UsageError
+import tensorflow as tf
+
+from keras_genmnist.errors import Fault, UsageError
+
+# What the system says where there is no room; a RLIMIT_FSIZE is the last.
+FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+PATTERN = set("[]*?\\")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -12,16 +23,103 @@ def write(path: Path, content: bytes) -> None:
 
     Raises:
       UsageError: if the path cannot be written.
+      Fault: if there is no room for it.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path), made(path.parent), beside(path.parent) as new:
+        with open(new, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(new, path)
+
+
+def write_json(path: Path, value) -> None:
+    """Writes `value` as indented JSON; see `write`."""
+    write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = "give a path in a folder you may write to") -> Iterator[None]:
+    """Says in one line, which ends in `advice`, that `path` cannot be written by what is done within, and why.
+
+    Raises:
+      UsageError: if it cannot be written.
+      Fault: if there is no room for it.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(path)
+        yield
     except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {reason(path, error)}; give a path in a folder you may write to"
-        ) from error
+        raise _cannot_write(path, reason(path, error), advice) from error
+    except tf.errors.OpError as error:
+        raise _cannot_write(path, " ".join(error.message.split()), advice) from error
+
+
+def _cannot_write(path: Path, reason: str, advice: str) -> UsageError | Fault:
+    for said in FULL:
+        if said in reason:
+            return Fault(f"cannot write {path}: {said}; make room, and give the same command again")
+    return UsageError(f"cannot write {path}: {reason}; {advice}")
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those it lies in; at the end, removes those of them in which nothing was put."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for place in new:
+            with contextlib.suppress(OSError):  # it holds something
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A new name in a folder for what is written there before it is renamed; what still has it then is removed."""
+    new = folder / f".writing-{secrets.token_hex(8)}"
+    try:
+        yield new
+    finally:
+        if new.is_dir():
+            shutil.rmtree(new, ignore_errors=True)
+        else:
+            new.unlink(missing_ok=True)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Renames what has been synced, so that after a loss of power `new` is what it was before, or whole."""
+    os.replace(old, new)
+    sync(new.parent)
+
+
+def sync(path: Path) -> None:
+    """Has a file or a folder written to the disk; of a folder, what it lists, not what its files hold."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of file systems that cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def literal(folder: Path) -> Iterator[str]:
+    """The name of a folder by which TensorFlow finds what is in it.
+
+    TensorFlow looks for checkpoints, and deletes them, by patterns: of `a[1]` it finds none, of `a*b` also those of
+    `axb`.  Such a folder is named by a descriptor.
+    """
+    if not PATTERN & set(str(folder)):
+        yield str(folder)
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def reason(path: Path, error: OSError) -> str:
@@ -29,11 +127,6 @@ def reason(path: Path, error: OSError) -> str:
     if not isinstance(error, FileExistsError | NotADirectoryError):
         return error.strerror
     return next((f"{place} is a file" for place in (path, *path.parents) if place.is_file()), error.strerror)
-
-
-def write_json(path: Path, value) -> None:
-    """Writes `value` as indented JSON; see `write`."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def parse_json(text: str):

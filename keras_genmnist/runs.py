@@ -34,6 +34,7 @@ from keras_genmnist import __version__, files, migrations, models
 from keras_genmnist.errors import Fault, UsageError
 
 CHANGEABLE = ("epochs", "patience")  # fields with whose values a run can go on; all others are what it is
+ADVICE = "give a --workdir you may write to"  # where a run cannot be written
 
 
 @dataclass(frozen=True)
@@ -296,26 +297,21 @@ def lock(workdir: Path) -> Iterator[None]:
     Raises:
       UsageError: if another process holds it, or the directory cannot be written.
     """
-    made = not workdir.exists()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = open(workdir / ".lock", "w")  # noqa: SIM115 (open until the caller is done)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"another process is training in {workdir}: wait for it, or give another --workdir") from None
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to the workdir {workdir}: {files.reason(workdir, error)}; give a --workdir you may write to"
-        ) from error
-    with file:
+    with contextlib.ExitStack() as stack:
+        with files.writing(workdir, ADVICE):
+            stack.enter_context(files.made(workdir))
+            file = stack.enter_context(open(workdir / ".lock", "w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another process is training in {workdir}: wait for it, or give another --workdir"
+            ) from None
         try:
             yield
         finally:
             if not exists(workdir):
-                with contextlib.suppress(OSError):  # the directory was removed meanwhile, or holds something else
-                    (workdir / ".lock").unlink()
-                    if made:
-                        workdir.rmdir()
+                (workdir / ".lock").unlink(missing_ok=True)
 
 
 def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | None:
@@ -332,7 +328,9 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
     for index in sorted(indices, key=lambda path: int(path.stem.split("-")[1]), reverse=True):
         prefix = str(index.with_suffix(""))
         try:
-            checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()  # best/ may hold more
+            with files.literal(directory) as literal:
+                status = checkpoint.restore(f"{literal}/{index.stem}")
+            status.assert_existing_objects_matched().expect_partial()  # best/ may hold more
             return prefix
         # A truncated file is an IndexError, a flipped bit an OpError, other variables an AssertionError or ValueError.
         except (tf.errors.OpError, IndexError, AssertionError, ValueError) as error:
@@ -345,15 +343,47 @@ def restore_latest(checkpoint: tf.train.Checkpoint, directory: Path) -> str | No
     return None
 
 
-def manager(checkpoint: tf.train.Checkpoint, directory: Path, max_to_keep: int) -> tf.train.CheckpointManager:
-    """Saves checkpoints into `directory`; TensorFlow's own record of them begins anew where it is damaged."""
-    for unfinished in directory.glob("ckpt-*_temp"):  # left by a process killed while saving
-        shutil.rmtree(unfinished)
-    try:
-        return tf.train.CheckpointManager(checkpoint, directory, max_to_keep)
-    except ValueError:
-        (directory / "checkpoint").unlink()
-        return tf.train.CheckpointManager(checkpoint, directory, max_to_keep)
+def save(checkpoint: tf.train.Checkpoint, directory: Path, max_to_keep: int, number: int | None = None) -> str:
+    """Saves a checkpoint into `directory`, and then deletes all but the newest `max_to_keep`.
+
+    Args:
+      checkpoint: what to save.
+      directory: made where it is missing.
+      max_to_keep: at least 1.
+      number: of the checkpoint; by default one more than that of the last one saved.
+    Returns:
+      The path of the checkpoint.
+    Raises:
+      UsageError: if it cannot be written.
+      Fault: if there is no room for it; the checkpoints before it are whole.
+    """
+    with files.writing(directory, ADVICE):
+        directory.mkdir(parents=True, exist_ok=True)
+        with files.literal(directory) as literal:
+            try:
+                manager = tf.train.CheckpointManager(checkpoint, literal, max_to_keep)
+            except ValueError:  # TensorFlow's own record of them is damaged: it begins anew
+                (directory / "checkpoint").unlink()
+                manager = tf.train.CheckpointManager(checkpoint, literal, max_to_keep)
+            try:
+                saved = directory / Path(manager.save(checkpoint_number=number)).name
+            finally:
+                _clear(directory)
+        for path in (*directory.glob(f"{saved.name}.*"), directory):
+            files.sync(path)
+    return str(saved)
+
+
+def _clear(directory: Path) -> None:
+    """Removes what is left of saves that did not end, also of processes that were killed."""
+    for folder in directory.glob("ckpt-*_temp"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in ("*.tempstate*", "checkpoint.tmp*"):
+        for path in directory.glob(name):
+            path.unlink(missing_ok=True)
+    for data in directory.glob("ckpt-*.data-*"):
+        if not data.with_suffix(".index").exists():
+            data.unlink(missing_ok=True)
 
 
 def scored(weights: list[tf.Variable], raw: list[tf.Variable]) -> tf.train.Checkpoint:

@@ -45,7 +45,8 @@ def of_export(path: Path) -> Source:
     if not _is_model(newest):
         raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
     try:
-        loaded = tf.saved_model.load(str(newest))
+        with files.literal(newest) as literal:
+            loaded = tf.saved_model.load(literal)
         record = files.parse_json((newest / "assets.extra" / "genmnist.json").read_text())
         signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
         return Source(signatures, f"{record['model']} on {record['dataset']}", loaded)

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import operator
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -151,11 +152,9 @@ class Training:
         self.average = WeightAverage(self.model.weights, config.ema_decay)
         self.progress = Progress()
 
-        state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
-        runs.restore_latest(state, run.checkpoints)
-        self.latest = runs.manager(state, run.checkpoints, max_to_keep=3)
-        scored = runs.scored(self.average.scored, self.model.weights)
-        self.best = runs.manager(scored, run.best, max_to_keep=2)
+        self.state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
+        self.last_saved = runs.restore_latest(self.state, run.checkpoints)
+        self.scored = runs.scored(self.average.scored, self.model.weights)
 
         self.first_step = self.step
         self.steps_per_chunk = -(-IMAGES_PER_CHUNK // config.batch_size)
@@ -268,8 +267,8 @@ class Training:
         if self.model.merit(row) > float(progress.best):
             progress.best.assign(self.model.merit(row))
             progress.best_epoch.assign(self.epoch)
-            # Numbered by epoch: a manager counts its own saves from 1 again after a resume.
-            self.best.save(checkpoint_number=self.epoch)
+            # Numbered by epoch: it does not hold the number of its saves, which would begin from 1 after a resume.
+            runs.save(self.scored, self.run.best, max_to_keep=2, number=self.epoch)
         return row
 
     def validate(self) -> dict[str, float]:
@@ -295,12 +294,11 @@ class Training:
         for weight in self.model.weights:
             if not np.isfinite(weight.numpy()).all():
                 self.diverged(weight.name)
-        self.latest.save()
+        self.last_saved = runs.save(self.state, self.run.checkpoints, max_to_keep=3)
 
     def diverged(self, quantity: str) -> NoReturn:
         """Stops: `quantity` is not finite."""
-        last = self.latest.latest_checkpoint
-        kept = f"the last good checkpoint is {last}" if last else "no epoch was finished"
+        kept = f"the last good checkpoint is {self.last_saved}" if self.last_saved else "no epoch was finished"
         epoch = -(-self.step // self.steps_per_epoch)  # rounded up: its last step belongs to it
         raise Fault(
             f"{quantity} is not finite at step {self.step} (epoch {epoch}): training stopped, {kept}; "
@@ -367,7 +365,8 @@ def train(
         flush=True,
     )
     chunks = training.chunks()
-    writer = tf.summary.create_file_writer(str(run.tensorboard))
+    with files.writing(run.tensorboard, runs.ADVICE):
+        writer = tf.summary.create_file_writer(str(run.tensorboard))
     bar = tqdm(total=training.last_step, initial=training.step, unit="step", disable=None, leave=False)
     with _stop_signal() as received, bar, writer.as_default():
         startup = {}
@@ -384,7 +383,7 @@ def train(
             if training.step % training.steps_per_epoch == 0:
                 row = training.end_epoch() | (startup if training.epoch == first_epoch + 1 else {})
                 start = time.time()
-                with open(run.metrics_jsonl, "a") as file:
+                with files.writing(run.metrics_jsonl, runs.ADVICE), open(run.metrics_jsonl, "a") as file:
                     file.write(json.dumps(row) + "\n")
                 training.save()
                 _log_samples(training, row)
@@ -453,24 +452,29 @@ def _line(model: models.GenerativeModel, row: dict, epochs: int) -> str:
 
 def _log_samples(training: Training, row: dict) -> None:
     """TensorBoard's scalars and samples, and the first samples as a strip of their own."""
-    for name, value in row.items():
-        if isinstance(value, float):
-            tf.summary.scalar(name, value, step=row["epoch"])
     samples = training.sample()
-    tf.summary.image("samples", images.tile(samples, columns=8)[None], step=row["epoch"])
+    with files.writing(training.run.tensorboard, runs.ADVICE):
+        for name, value in row.items():
+            if isinstance(value, float):
+                tf.summary.scalar(name, value, step=row["epoch"])
+        tf.summary.image("samples", images.tile(samples, columns=8)[None], step=row["epoch"])
+        tf.summary.flush()
     strip = images.tile(samples[:STRIP], columns=STRIP)
     files.write(training.run.progress / f"{row['epoch']}.png", images.png(strip).numpy())
 
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; the second one ends the process at once."""
+    """Collects SIGINT and SIGTERM in a list; the second one ends the process at once.
+
+    One that comes after the list was last looked at is raised again at the end.
+    """
     received: list[int] = []
 
     def handler(signum, frame):
+        if received:
+            os._exit(128 + signum)
         received.append(signum)
-        for number in old:
-            signal.signal(number, signal.SIG_DFL)
 
     old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -478,3 +482,5 @@ def _stop_signal() -> Iterator[list[int]]:
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)
+    if received:
+        signal.raise_signal(received[0])

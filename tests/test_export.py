@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import data, export, models, runs
+from keras_genmnist import data, export, files, models, runs
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import CHUNK, MAX_SAMPLES
 from tests import tiny
@@ -410,19 +409,27 @@ def test_export_versions_count_up(run, tmp_path, monkeypatch):
     assert export.export(run, tmp_path) == tmp_path / "vae" / "12"
 
 
+FAILURES = [
+    (PermissionError(13, "Permission denied"), UsageError, "Permission denied; give an --out"),
+    (tf.errors.PermissionDeniedError(None, None, "not here"), UsageError, "not here; give an --out"),
+    (OSError(28, "No space left on device"), Fault, "No space left on device; make room"),
+    (tf.errors.ResourceExhaustedError(None, None, "x: No space left on device [Op]"), Fault, "No .* device; make room"),
+]
+
+
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")]
+    ("error", "kind", "message"), FAILURES, ids=["system", "tensorflow", "full", "full-tensorflow"]
 )
-def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, error):
+def test_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch, error, kind, message):
     def save(module, path, signatures):
         tf.io.gfile.makedirs(path)
         tf.io.gfile.GFile(f"{path}/saved_model.pb", "w").close()
         raise error
 
     monkeypatch.setattr(tf.saved_model, "save", save)
-    with pytest.raises(UsageError, match=f"cannot write {tmp_path / 'vae'}: .*--out"):
-        export.export(run, tmp_path)
-    assert list((tmp_path / "vae").iterdir()) == []
+    with pytest.raises(kind, match=f"cannot write {tmp_path / 'new' / 'vae'}: {message}"):
+        export.export(run, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
@@ -433,19 +440,21 @@ def test_export_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", save)
     with pytest.raises(KeyboardInterrupt):
         export.export(run, tmp_path)
-    assert list((tmp_path / "vae").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_is_whole_when_it_gets_its_number(run, tmp_path, monkeypatch):
     stub_save(monkeypatch)
     seen = {}
-    rename = Path.rename
+    rename, synced = files.rename, set()
 
     def watched(path, target):
         seen[path.name] = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*"))
-        return rename(path, target)
+        assert synced == {path, *path.rglob("*")}
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(files, "sync", synced.add)
+    monkeypatch.setattr(files, "rename", watched)
     target = export.export(run, tmp_path)
     [(name, before)] = seen.items()
     assert not name.isdigit()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import __version__, runs, training
+from keras_genmnist import __version__, files, runs, training
 from keras_genmnist.errors import Fault, UsageError
 from tests import tiny
 
@@ -166,14 +166,15 @@ def test_second_process_on_a_workdir_is_refused_until_the_first_ends(tmp_path):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_lock_leaves_nothing_where_no_run_was_begun(there, tmp_path):
+    workdir = tmp_path / "runs" / "vae"
     if there:
-        (tmp_path / "run").mkdir()
-    with pytest.raises(UsageError, match="refused"), runs.lock(tmp_path / "run"):
+        workdir.mkdir(parents=True)
+    with pytest.raises(UsageError, match="refused"), runs.lock(workdir):
         raise UsageError("refused")
-    assert list(tmp_path.rglob("*")) == there * [tmp_path / "run"]
-    with runs.lock(tmp_path / "run"):
-        tiny.begin(tmp_path / "run")
-    assert (tmp_path / "run" / ".lock").exists()
+    assert list(tmp_path.rglob("*")) == there * [workdir.parent, workdir]
+    with runs.lock(workdir):
+        tiny.begin(workdir)
+    assert (workdir / ".lock").exists()
 
 
 def test_lock_hides_no_error_where_the_workdir_is_gone_or_holds_something(tmp_path):
@@ -208,11 +209,10 @@ class Counter:
         self.state = tf.train.Checkpoint(value=self.value, count=self.count)
 
     def save(self, times=3):
-        manager = tf.train.CheckpointManager(self.state, self.folder, max_to_keep=3)
         for _ in range(times):
             self.value.assign_add(tf.ones(100))
             self.count.assign_add(1)
-            manager.save()
+            runs.save(self.state, self.folder, max_to_keep=3)
         return self
 
     def restore(self):
@@ -248,7 +248,7 @@ def test_damaged_checkpoint_state_file_loses_nothing(content, tmp_path):
     for number in (1, 2):
         state.progress.best_epoch.assign(number)
         state.save()
-        state.best.save()
+        runs.save(state.scored, run.best, max_to_keep=2)
     for folder in (run.checkpoints, run.best):
         (folder / "checkpoint").write_bytes(content)
     state = training.Training(run)
@@ -274,6 +274,30 @@ def test_remains_of_a_save_that_was_killed_are_passed_over(tmp_path, capsys):
     assert restored.saves == 3
     assert restored.save(1).saves == 4
     assert capsys.readouterr().err == ""
+
+
+def test_save_on_a_full_disk_leaves_the_checkpoints_before_and_nothing_else(tmp_path):
+    state = Counter(tmp_path).save()
+    before = files_of(tmp_path)
+    with tiny.full_disk(), pytest.raises(Fault, match=f"cannot write {tmp_path}: File too large; make room"):
+        state.save(1)
+    assert files_of(tmp_path) == before and [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    assert state.save(1).restore() == str(tmp_path / "ckpt-5")  # the one that failed was counted
+
+
+def test_save_syncs_what_it_wrote(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    assert runs.save(Counter(tmp_path).state, tmp_path, max_to_keep=1) == str(tmp_path / "ckpt-1")
+    assert set(synced) == {tmp_path / f"ckpt-1.{DATA}", tmp_path / f"ckpt-1.{INDEX}", tmp_path}
+
+
+def test_save_into_a_folder_whose_name_is_a_pattern_deletes_nothing_elsewhere(tmp_path):
+    beside = Counter(tmp_path / "axb").save()
+    state = Counter(tmp_path / "a*b").save(5)
+    assert sorted(path.stem for path in state.folder.glob("*.index")) == ["ckpt-3", "ckpt-4", "ckpt-5"]
+    assert sorted(path.stem for path in beside.folder.glob("*.index")) == ["ckpt-1", "ckpt-2", "ckpt-3"]
+    assert beside.restore() == str(tmp_path / "axb" / "ckpt-3")
 
 
 def test_all_checkpoints_damaged_is_a_fault_and_nothing_is_deleted(tmp_path):

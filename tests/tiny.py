@@ -1,6 +1,8 @@
 """Runs small enough to train in a test: a few thousand parameters, four steps an epoch."""
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -89,13 +91,17 @@ def train(run: runs.Run) -> runs.Run:
     return run
 
 
+def environment() -> dict[str, str]:
+    """That of a process that imports this package."""
+    return os.environ | {"PYTHONPATH": str(Path(keras_genmnist.__file__).parent.parent)}
+
+
 def start(*arguments: str, cwd: Path, before: str = "") -> subprocess.Popen:
     """Starts `genmnist ARGUMENTS` in a process of its own, which runs the statement `before` first."""
-    package = str(Path(keras_genmnist.__file__).parent.parent)
     return subprocess.Popen(
         [sys.executable, "-c", f"{before}\nfrom keras_genmnist.cli import main\nmain()", *arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": package},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -109,6 +115,17 @@ def wait_for(condition, process: subprocess.Popen) -> None:
             f"ended before its time with status {process.returncode}: {process.communicate()}"
         )
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def full_disk():
+    """No file of this process can grow, as on a disk without room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def variables(folder: Path) -> dict[str, bytes]:

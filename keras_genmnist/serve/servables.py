@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import versions
+from keras_genmnist import files, versions
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.serve.batching import Arrays, Batcher
 
@@ -93,7 +93,8 @@ class Servable:
         self.name, self.version = name, version
         extra = path / "assets.extra"
         try:
-            self._owner = tf.saved_model.load(str(path))  # its variables live as long as it does
+            with files.literal(path) as literal:
+                self._owner = tf.saved_model.load(literal)  # its variables live as long as it does
             functions = self._owner.signatures
             self.signatures = {key: Signature(functions[key], observe) for key in functions}
             graph = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0]
