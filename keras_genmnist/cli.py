@@ -2,14 +2,19 @@
 
 import contextlib
 import dataclasses
+import errno
 import inspect
+import io
 import math
 import os
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -246,34 +251,118 @@ class _Help(Exception):
 
 def main() -> None:
     """Runs the verb named on the command line and exits: 0 done, 2 usage, 3 fault, 130 or 143 stopped by a signal."""
-    # A process that is number 1 in its container ignores signals it has no handler for.
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    verb, *argv = sys.argv[1:] or ["--help"]
-    debug = "--debug" in argv
-    try:
-        if verb in ("--help", "-h", "help"):
-            print(_help())
-        elif verb == "--version":
-            from keras_genmnist import __version__
-
-            print(__version__)
-        elif verb not in VERBS:
-            raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
-        else:
+    _ready_streams()
+    debug = "--debug" in sys.argv[1:]
+    with _stopped_by_signals():
+        try:
             try:
-                VERBS[verb]([argument for argument in argv if argument != "--debug"])
-            except PermissionError as error:
-                raise UsageError(f"no permission for {error.filename}: give a path that you may use") from error
-    except _Help as wanted:
-        print(f"{inspect.getdoc(VERBS[verb])}\n\n{wanted}")
-    except (UsageError, Fault) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"genmnist: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("genmnist: interrupted", file=sys.stderr)
-        sys.exit(130)
+                _run(sys.argv[1:] or ["--help"])
+                sys.stdout.flush()
+            except Exception as error:
+                told = _told(error)
+                if told is error:
+                    raise
+                raise told from error
+        except (UsageError, Fault) as error:
+            if debug:
+                traceback.print_exc()
+            with contextlib.suppress(OSError):  # standard error is full or closed; the status still tells
+                print(f"genmnist: {error}", file=sys.stderr, flush=True)
+            _give_up_unwritten()
+            sys.exit(error.exit_code)
+
+
+def _run(arguments: list[str]) -> None:
+    for argument in arguments:
+        # Line breaks and other controls; surrogates: what is no text in the encoding of the locale.
+        if {"Cc", "Cs", "Zl", "Zp"} & set(map(unicodedata.category, argument)):
+            raise UsageError(f"{argument!a} is not one line of UTF-8 text: give names that are, in a UTF-8 locale")
+    verb, *argv = arguments
+    if verb in ("--help", "-h", "help"):
+        print(_help())
+    elif verb == "--version":
+        from keras_genmnist import __version__
+
+        print(__version__)
+    elif verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
+    else:
+        try:
+            VERBS[verb]([argument for argument in argv if argument != "--debug"])
+        except _Help as wanted:
+            print(f"{inspect.getdoc(VERBS[verb])}\n\n{wanted}")
+
+
+def _told(error: Exception) -> Exception:
+    """What the system refused, in one line; of another error, itself."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+        return Fault(f"not enough memory: {' '.join(str(error).split()) or 'an allocation failed'}")
+    if not isinstance(error, OSError):
+        return error
+    if error.filename is None:  # what writes to files says to which
+        return Fault(f"cannot write to standard output: {error.strerror or error}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(f"cannot write {error.filename}: {error.strerror}; make room, and give the same command again")
+    if isinstance(error, PermissionError):
+        return UsageError(f"no permission for {error.filename}: give a path that you may use")
+    return UsageError(f"cannot use {error.filename}: {error.strerror}; give another path")
+
+
+def _ready_streams() -> None:
+    """Has every standard stream open, and text in any encoding fit for it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: else the next file to be opened would take its place
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
+
+
+def _give_up_unwritten() -> None:
+    """Forgets what a stream does not take: at the end of the process it would fail again, and change the status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Ends the process with status 130 at SIGINT and 143 at SIGTERM, whatever it does, by an exception.
+
+    What a `__del__` or a callback raises, Python only reports: then the signal comes again once that has returned.  A
+    process that is number 1 in its container ignores signals it has no handler for.
+    """
+    received: list[int] = []
+
+    def stop(signum, frame):
+        received.append(signum)
+        sys.exit(128 + signum)
+
+    def unraisable(report):
+        if received and isinstance(report.exc_value, SystemExit):
+            threading.Timer(0.01, os.kill, (os.getpid(), received[-1])).start()
+        else:
+            reported(report)
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        numbers.append(signal.SIGINT)
+    reported, sys.unraisablehook = sys.unraisablehook, unraisable
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        # Nothing is left to be done, and an exception while Python ends would be lost.
+        for number in numbers:
+            signal.signal(number, lambda signum, frame: os._exit(128 + signum))
+        sys.unraisablehook = reported
+        if signal.SIGINT in received:
+            print("genmnist: interrupted", file=sys.stderr)
+        if received:
+            sys.exit(128 + received[-1])
 
 
 def _help() -> str:

@@ -1,12 +1,15 @@
 """The command line: one line and an exit status for everything that can go wrong, and each verb's work."""
 
 import contextlib
+import errno
+import io
 import json
 import os
 import runpy
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Outcome(NamedTuple):
-    status: int | str
+    status: int
     out: str
     err: str
 
@@ -43,13 +46,12 @@ def call(monkeypatch, capsys, tmp_path):
             main()
         except SystemExit as exit_:
             status = exit_.code
-        except KeyboardInterrupt:
-            status = "KeyboardInterrupt"
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return Outcome(status, *capsys.readouterr())
 
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return call
 
 
 @pytest.fixture
@@ -328,6 +330,64 @@ def test_signal_while_tensorflow_is_imported_ends_without_traceback(signum, stat
     assert not runs.exists(tmp_path / "runs" / "vae")
 
 
+SWALLOWED = """
+import os, signal, sys, time
+from keras_genmnist import cli
+
+class Deaf:
+    def __init__(self, kill):
+        self.kill = kill
+    def __del__(self):
+        if self.kill:
+            os.kill(os.getpid(), signal.{name})
+        time.sleep(0.1)
+
+def verb(argv):
+    try:
+        Deaf(kill=True)
+        Deaf(kill=False)  # while the signal comes again
+        for _ in range(500):
+            time.sleep(0.01)
+    finally:
+        print("cleaned up")
+
+cli.VERBS["list"] = {verb}
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("verb", ["verb", "lambda argv: Deaf(kill=True)"], ids=["midway", "at the end"])
+@pytest.mark.parametrize("name, status, said", [("SIGTERM", 143, ""), ("SIGINT", 130, "genmnist: interrupted\n")])
+def test_signal_in_a_destructor_ends_the_process(name, status, said, verb):
+    code = SWALLOWED.format(name=name, verb=verb)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "list"], env=tiny.environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (status, said)
+    assert ended.stdout == ("cleaned up\n" if verb == "verb" else "")
+
+
+def test_signal_after_all_work_ends_the_process_with_its_status():
+    code = "import os, atexit; from keras_genmnist.cli import main; atexit.register(os.kill, os.getpid(), 15); main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=tiny.environment(), capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
+def test_signal_after_the_last_step_ends_the_process(genmnist, monkeypatch, eager):
+    finish = training.Training.finished
+
+    def finished(self):
+        if finish.fget(self) and self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finish.fget(self)
+
+    monkeypatch.setattr(training.Training, "finished", property(finished))
+    assert genmnist("train", "--workdir=w", *tiny.flags(epochs=1)).status == 143
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
@@ -348,6 +408,154 @@ def test_serve_with_wrong_flags_is_one_line(genmnist, exported, flags, parts):
 
 
 # Each verb's work
+
+
+@pytest.mark.parametrize("name", ["a[1]", r"b*\d"])
+def test_verbs_work_in_a_folder_whose_name_is_a_pattern(name, genmnist, eager):
+    flags = tiny.flags(epochs=3, patience=1)
+    assert genmnist("train", f"--workdir={name}/w", *flags).status == 0
+    assert "is finished" in genmnist("train", f"--workdir={name}/w").out
+    assert len(list(Path(name, "w/checkpoints").glob("*.index"))) == len(runs.read_metrics(runs.load(Path(name, "w"))))
+    assert len(list(Path(name, "w/best").glob("*.index"))) <= 2
+    assert len(list(Path(name, "w/tensorboard").iterdir())) == 1
+    assert genmnist("evaluate", f"--workdir={name}/w", "--num_draws=2").status == 0
+    assert genmnist("figures", f"--workdir={name}/w", "--which=samples", f"--out={name}").status == 0
+    assert genmnist("export", f"--workdir={name}/w", f"--out={name}/exports").status == 0
+    for source, out in ((f"--workdir={name}/w", "run"), (f"--export={name}/exports/vae", "export")):
+        assert genmnist("sample", source, "--num_samples=2", f"--out={name}/{out}.png").status == 0
+    assert Path(name, "run.npy").read_bytes() == Path(name, "export.npy").read_bytes()
+
+
+# Names and streams
+
+
+LONG = "x" * 300
+PATHS = {
+    "train": [["train", f"--workdir={LONG}", *tiny.flags()], ["train", f"--workdir={LONG}"]],
+    "verbs": [[verb, f"--workdir={LONG}"] for verb in ("evaluate", "figures", "export", "sample", "gap")],
+    "exports": [["sample", f"--export={LONG}"], ["serve", f"--export={LONG}"]],
+    "compare": [["compare", "--models=vae,iaf", f"--workdir={LONG}"]],
+}
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_name_too_long_is_one_line_and_exit_2(kind, genmnist):
+    for arguments in PATHS[kind]:
+        assert_one_line(genmnist(*arguments), 2, LONG, "File name too long")
+    assert list(Path().iterdir()) == []
+
+
+def test_picture_whose_name_is_too_long_is_one_line_and_leaves_nothing(genmnist, run):
+    for verb, flags in {"sample": [f"--out={LONG}.png"], "export": [f"--out=new/{LONG}"]}.items():
+        assert_one_line(genmnist(verb, f"--workdir={run.workdir}", *flags), 2, "File name too long")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x1b[2Jb", "a\udcffb", "a\u2028b", "a\x00b"])
+def test_name_that_is_no_line_of_text_is_one_line_and_exit_2(name, genmnist):
+    commands = [[verb, f"--workdir={name}"] for verb in ("train", "evaluate", "export")]
+    commands += [
+        ["train", f"--workdir={name}", *tiny.flags()],
+        ["sample", f"--export={name}"],
+        ["serve", f"--export={name}"],
+    ]
+    for arguments in [*commands, ["compare", "--models=vae,iaf", f"--workdir={name}"], [name]]:
+        assert_one_line(genmnist(*arguments), 2, ascii(name)[1:-1], "UTF-8")
+    assert list(Path().iterdir()) == []
+
+
+def test_name_that_the_terminal_cannot_show_is_shown_by_its_codes(genmnist, monkeypatch, eager):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    assert genmnist("train", "--workdir=ü", *tiny.flags(epochs=1)).status == 0
+    assert b"finished \\xfc" in written.getvalue()
+
+
+SHELL = {  # redirection of `genmnist list`, its status and standard error
+    ">/dev/full": (3, "genmnist: cannot write to standard output: No space left on device\n"),
+    "| sleep 0": (3, "genmnist: cannot write to standard output: Broken pipe\n"),
+    ">&-": (0, ""),
+    ">/dev/full 2>/dev/full": (3, ""),
+    "<&- >&- 2>&-": (0, ""),
+}
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("redirection", SHELL)
+def test_output_that_cannot_be_written_is_one_line_and_exit_3(redirection, unbuffered, tmp_path):
+    code = "import time; from keras_genmnist.cli import main; time.sleep(0.5); main()"
+    command = f'{shlex.quote(sys.executable)} -c "{code}" list {redirection}; exit ${{PIPESTATUS[0]}}'
+    environment = tiny.environment() | {"PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == SHELL[redirection]
+
+
+@pytest.mark.parametrize(
+    "error, parts",
+    [
+        (MemoryError("Unable to allocate 3 TiB"), ["not enough memory", "3 TiB"]),
+        (
+            training.tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\ntensor"),
+            ["not enough memory", "OOM"],
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), ["x", "No space left"]),
+        (OSError(errno.EIO, "Input/output error"), ["standard output", "Input/output error"]),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_exit_3(error, parts, genmnist, monkeypatch):
+    def refused(*arguments):
+        raise error
+
+    monkeypatch.setattr(runs, "load", refused)
+    assert_one_line(genmnist("evaluate", "--workdir=w"), 3, *parts)
+
+
+def test_what_is_a_fault_of_the_code_has_a_traceback(genmnist, monkeypatch):
+    monkeypatch.setattr(runs, "load", lambda *arguments: {}["absent"])
+    with pytest.raises(KeyError, match="absent"):
+        genmnist("evaluate", "--workdir=w")
+
+
+# A disk without room
+
+
+@pytest.mark.parametrize("function", ["record", "end_epoch", "save", "_log_samples", "create_file_writer"])
+def test_full_disk_in_training_is_one_line_and_loses_nothing(function, genmnist, monkeypatch, eager):
+    owner = {
+        "record": runs,
+        "end_epoch": training.Training,
+        "save": training.Training,
+        "_log_samples": training,
+        "create_file_writer": training.tf.summary,
+    }[function]
+    original, room = getattr(owner, function), contextlib.ExitStack()
+
+    def filling(*arguments):
+        if function in ("record", "create_file_writer") or runs.read_metrics(runs.load(Path("w"))):
+            room.enter_context(tiny.full_disk())
+        return original(*arguments)
+
+    assert genmnist("train", "--workdir=whole", *tiny.flags()).status == 0
+    with monkeypatch.context() as patched, room:
+        patched.setattr(owner, function, filling)
+        outcome = genmnist("train", "--workdir=w", *tiny.flags())
+    assert_one_line(outcome, 3, "cannot write", "File too large", "make room")
+    left = [path.name for path in Path("w").rglob("*")]
+    assert not [name for name in left if "temp" in name or "writing" in name or "tmp" in name], left
+    assert genmnist("train", "--workdir=w", *tiny.flags()).status == 0
+    assert tiny.variables(Path("w/checkpoints")) == tiny.variables(Path("whole/checkpoints"))
+    assert tiny.variables(Path("w/best")) == tiny.variables(Path("whole/best"))
+    assert tiny.rows(runs.load(Path("w"))) == tiny.rows(runs.load(Path("whole")))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "figures", "export", "sample"])
+def test_full_disk_in_another_verb_is_one_line_and_leaves_nothing(verb, genmnist, run):
+    own = set(run.workdir.rglob("*"))
+    more = {"evaluate": "--num_draws=1", "figures": "--which=samples"}
+    with tiny.full_disk():
+        outcome = genmnist(verb, f"--workdir={run.workdir}", *([more[verb]] if verb in more else []))
+    assert_one_line(outcome, 3, "cannot write", "File too large", "make room")
+    assert list(Path().iterdir()) == [] and set(run.workdir.rglob("*")) == own
 
 
 def test_verbs_work_one_after_the_other(genmnist):
