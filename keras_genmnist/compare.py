@@ -83,9 +83,9 @@ def compare(
 def _config(name: str, dataset: str) -> ConfigDict:
     config = configs.load(name)
     config.dataset = dataset
+    training.check_config(config)
     if not isinstance(models.build(config), LatentVariableModel | TractableModel):
         raise UsageError(f"{name} has no likelihood to compare: leave it out")
-    training.check_config(config)
     return config
 
 

@@ -8,7 +8,13 @@ from ml_collections import ConfigDict
 
 from keras_genmnist.errors import UsageError
 
-LARGEST = 3.4e38  # float32, in which everything is computed, has nothing above it but infinity
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32, in which everything is computed: beyond are 0 and infinity
+# Layers and steps are each built, or run, by themselves; maps come at every place of an image.  Whether the units of
+# other fields fit in memory is found out when the model is built.
+MOST = {"_layers": 10**3, "_steps": 10**3, "_reflections": 10**3, "channels": 10**4, "features": 10**4}
+MOST |= {"latent_size": 10**6, "": 10**9}
+LARGEST_KERNEL = 55  # sees an image of 28 pixels from any of them
+
 _PACKAGE = Path(__file__).parent
 # Inside the package when installed as a wheel, beside it in a checkout.
 _FOLDER = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
@@ -74,11 +80,22 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
         raise UsageError(f"config.{field}={config[field]} is out of range: give {accepted}")
 
 
+def require_numbers(config: ConfigDict) -> None:
+    """Checks that every number is none that would overflow, or vanish, where it is used; see `require`."""
+    for field, value in config.items():
+        if isinstance(value, float):
+            fits = value == 0 or SMALLEST <= abs(value) <= LARGEST  # so that nan is refused too
+            require(config, field, fits, f"a finite value, if not 0 from {SMALLEST} to {LARGEST}")
+        elif isinstance(value, int):
+            require(config, field, value < 2**31, "2147483647 or less")
+
+
 def require_positive(config: ConfigDict, *fields: str) -> None:
-    """Checks that whole-number fields are at least 1; see `require`."""
+    """Checks that whole-number fields are at least 1, and no more than can be meant; see `require`."""
     for field in fields:
+        most = next(most for end, most in MOST.items() if field.endswith(end))
         whole = isinstance(config[field], int)  # a file edited by hand may say anything
-        require(config, field, whole and config[field] >= 1, "a whole number, 1 or more")
+        require(config, field, whole and 1 <= config[field] <= most, f"a whole number, 1 or more, at most {most}")
 
 
 def require_finite(config: ConfigDict, *fields: str) -> None:
@@ -88,9 +105,10 @@ def require_finite(config: ConfigDict, *fields: str) -> None:
 
 
 def require_kernel(config: ConfigDict, *fields: str) -> None:
-    """Checks that kernel sizes have a centre and something around it; see `require`."""
+    """Checks that kernel sizes have a centre and something around it, within the image; see `require`."""
     for field in fields:
-        require(config, field, config[field] >= 3 and config[field] % 2 == 1, "an odd number, 3 or more")
+        fits = 3 <= config[field] <= LARGEST_KERNEL and config[field] % 2 == 1
+        require(config, field, fits, f"an odd number, 3 to {LARGEST_KERNEL}")
 
 
 def require_choice(config: ConfigDict, **choices) -> None:

@@ -226,15 +226,20 @@ class DiagonalMixture(tfd.MixtureSameFamily):
         return tf.reduce_logsumexp(log_weights - log_norms + tf.cast(exponent, z.dtype), axis=-1)
 
 
+def _variable(start: Callable[[list[int]], tf.Tensor], shape: list[int], name: str) -> tf.Variable:
+    """A variable whose start is not made before it is known to fit in memory."""
+    return tf.Variable(lambda: start(shape), shape=shape, dtype=tf.float32, name=name)
+
+
 class MixturePrior(tf.Module):
     """A learned mixture of K diagonal Gaussians: () -> distribution, event [D]."""
 
     def __init__(self, components: int, latent_size: int):
         super().__init__()
         self.latent_size = latent_size
-        self.logits = tf.Variable(tf.zeros([components]), name="mixture_logits")
-        self.means = tf.Variable(tf.random.normal([components, latent_size]), name="mixture_means")
-        self.log_scales = tf.Variable(tf.zeros([components, latent_size]), name="mixture_log_scales")
+        self.logits = _variable(tf.zeros, [components], "mixture_logits")
+        self.means = _variable(tf.random.normal, [components, latent_size], "mixture_means")
+        self.log_scales = _variable(tf.zeros, [components, latent_size], "mixture_log_scales")
 
     def __call__(self):
         normal = tfd.Independent(tfd.Normal(self.means, tf.exp(self.log_scales)), reinterpreted_batch_ndims=1)
@@ -252,7 +257,7 @@ class VampPrior(tf.Module):
     def __init__(self, encoder: Posterior, components: int, latent_size: int, image_shape: tuple[int, int, int]):
         super().__init__()
         self.encoder, self.latent_size = encoder, latent_size
-        self.pseudo_images = tf.Variable(tf.random.uniform([components, *image_shape]), name="pseudo_images")
+        self.pseudo_images = _variable(tf.random.uniform, [components, *image_shape], "pseudo_images")
 
     def __call__(self):
         # Clipped, with the gradient of the identity: a pixel that left [0, 1] would otherwise stay outside.

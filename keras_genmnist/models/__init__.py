@@ -6,7 +6,8 @@ import pkgutil
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist.config import require_choice
+from keras_genmnist import memory
+from keras_genmnist.config import require_choice, require_numbers
 from keras_genmnist.models.base import GenerativeModel
 
 
@@ -19,10 +20,12 @@ def build(config: ConfigDict) -> GenerativeModel:
     """The model of `config`, its variables made and initialised from config.seed.
 
     Raises:
-      UsageError: if a config value is out of range.
+      UsageError: if a config value is out of range, or the model does not fit in memory.
     """
     require_choice(config, model=names())
+    require_numbers(config)
     tf_keras.utils.set_random_seed(config.seed)
-    model = importlib.import_module(f"{__name__}.{config.model}").build(config)
-    model.build_variables()
+    with memory.variables_that_fit():
+        model = importlib.import_module(f"{__name__}.{config.model}").build(config)
+        model.build_variables()
     return model

@@ -155,6 +155,6 @@ def build(config: ConfigDict) -> PixelCNN:
     require_fit(config, "model", binarization=["dynamic", "static"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
-    require(config, "place_features", config.place_features >= 0, "0 or more")
+    require(config, "place_features", 0 <= config.place_features <= 10_000, "0 to 10000")
     network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)
     return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0, config.place_features)

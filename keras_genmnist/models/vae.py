@@ -82,7 +82,7 @@ def build(config: ConfigDict) -> VAE:
     require_positive(config, "prior_steps", "prior_size", "prior_components", "train_draws")
     require_choice(config, inference=["amortized", "semi_amortized", "svi"], refine_optimizer=OPTIMIZERS)
     require_choice(config, refine_gradient=["first_order", "full"])
-    require(config, "refine_steps", config.refine_steps >= 0, "0 or more")
+    require(config, "refine_steps", 0 <= config.refine_steps <= 1000, "0 to 1000")
     require(config, "refine_learning_rate", 0 < config.refine_learning_rate <= LARGEST, "a value above 0, finite")
     if config.inference != "amortized":
         require_fit(config, "inference", posterior=["gaussian"])
