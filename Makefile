@@ -8,7 +8,10 @@ SHELL := bash
 USABLE := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3.13 python3; do \
   $$p -c '$(USABLE)' 2>/dev/null && echo $$p && break; done)
-INSTALLED := .venv/.installed
+# make GPU=1 ... installs the CUDA libraries too: 4.2 GB.
+GPU ?=
+INSTALLED := .venv/.installed$(if $(GPU),-gpu)
+LOCKS := requirements/dev.lock $(if $(GPU),requirements/gpu.lock)
 PY := .venv/bin/python
 GENMNIST := .venv/bin/genmnist
 
@@ -108,12 +111,13 @@ clean: ## remove the environments, the demo and the caches; runs/, exports/ and 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nmake GPU=1 ... installs the CUDA libraries too (4.2 GB)\n'
 
-.venv/.installed: pyproject.toml requirements/dev.lock
+$(INSTALLED): pyproject.toml $(LOCKS)
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.10 to 3.13 that can make a venv was found: install one" \
 	  "(Debian: python3 and python3-venv) or name it with make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --require-hashes -r requirements/dev.lock
+	$(PY) -m pip install --quiet --require-hashes $(LOCKS:%=-r %)
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
