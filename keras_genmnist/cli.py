@@ -5,8 +5,8 @@ import dataclasses
 import errno
 import inspect
 import io
-import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -84,24 +84,30 @@ def evaluate(argv: list[str]) -> None:
 
 
 def figures(argv: list[str]) -> None:
-    """Draw what a run has learned, as PNG files.
+    """Draw what a run has learned.
 
-    genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--out=DIR]
-    genmnist figures --which=flow_densities [--out=DIR]
+    genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--format=png|pdf|svg] [--out=DIR]
+    genmnist figures --model=NAME | --workdir=DIR --which=interpolation --pairs=3,5
+    genmnist figures --which=flow_densities [--format=png|pdf|svg] [--out=DIR]
     """
     values = _run_flags()
     flags.DEFINE_list(
         "which", [], "Names of figures, see README; all that the model has by default.", flag_values=values
     )
     flags.DEFINE_integer("seed", 1, "Of the samples and the interpolation.", *SEEDS, flag_values=values)
+    flags.DEFINE_multi_string(
+        "pairs", [], "Test images, from 0, to interpolate between: 3,5 or 3,5,12,8 or given again.", flag_values=values
+    )
+    flags.DEFINE_enum("format", "png", ["png", "pdf", "svg"], "Of the pictures.", flag_values=values)
     flags.DEFINE_string("out", "figures", "Folder of the pictures.", flag_values=values)
     _parse(values, argv)
+    out, pairs = _folder_of_pictures(values, "--format"), _pairs(values)
     with _quiet():
         from keras_genmnist import densities, figures
     if values.which == [figures.NO_RUN] and not (values.model or values.workdir):
-        figures.save(densities.figure(values.seed), Path(values.out) / f"{figures.NO_RUN}.png")
+        figures.save(densities.figure(values.seed), out / f"{figures.NO_RUN}.{values.format}")
         return
-    figures.figures(_trained(values), values.which, values.seed, Path(values.out))
+    figures.figures(_trained(values), values.which, values.seed, out, values.format, pairs)
 
 
 def export(argv: list[str]) -> None:
@@ -172,9 +178,10 @@ def gap(argv: list[str]) -> None:
     flags.DEFINE_boolean("results", False, "Also write results/NAME_gap.json.", flag_values=values)
     flags.DEFINE_string("out", "figures", "Folder of the picture.", flag_values=values)
     _parse(values, argv)
+    out = _folder_of_pictures(values)
     with _quiet():
         from keras_genmnist import gap
-    gap.gap(_trained(values), values.num_images, values.results, Path(values.out))
+    gap.gap(_trained(values), values.num_images, values.results, out)
 
 
 def compare(argv: list[str]) -> None:
@@ -194,8 +201,9 @@ def compare(argv: list[str]) -> None:
     if len(values.models) < 2 or len(set(values.models)) < len(values.models):
         given = ",".join(values.models)
         raise UsageError(f"--models={given} must be two or more, each once, of {', '.join(configs.names())}")
-    if not math.isfinite(values.minutes):
-        raise UsageError(f"--minutes={values.minutes} is out of range: give a finite number above 0")
+    if not 0 < values.minutes <= YEAR:
+        raise UsageError(f"--minutes={values.minutes} is out of range: give a number above 0, at most {YEAR}, a year")
+    out = _folder_of_pictures(values)
     for name in values.models:
         configs.load(name)  # refuses a misspelt name before TensorFlow's seconds of import
     with _quiet():
@@ -206,7 +214,7 @@ def compare(argv: list[str]) -> None:
         values.dataset,
         values.num_draws,
         Path(values.workdir),
-        Path(values.out),
+        out,
         _command("compare", argv),
     )
 
@@ -223,6 +231,8 @@ def list_models(argv: list[str]) -> None:
 
 
 SEEDS = (0, 2**31 - 1)
+YEAR = 525_600  # minutes
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps")
 # The image sets it: a container is reached from outside of it or not at all.
 HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
 VERBS = {
@@ -296,7 +306,9 @@ def _run(arguments: list[str]) -> None:
 def _told(error: Exception) -> Exception:
     """What the system refused, in one line; of another error, itself."""
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-        return Fault(f"not enough memory: {' '.join(str(error).split()) or 'an allocation failed'}")
+        said = re.search(r"OOM when allocating .*?(?= by |$)", str(error), re.M)
+        told = said[0] if said else " ".join(str(error).split())
+        return Fault(f"not enough memory: {told or 'an allocation failed'}")
     if not isinstance(error, OSError):
         return error
     if error.filename is None:  # what writes to files says to which
@@ -433,6 +445,25 @@ def _fields(argv: list[str]) -> list[str]:
     return [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
 
 
+def _folder_of_pictures(values: flags.FlagValues, format_flag: str = "") -> Path:
+    """--out, which names a folder: the pictures in it have names of their own."""
+    out = Path(values.out)
+    if out.suffix.lower() in PICTURES and not out.is_dir():
+        choice = f", and {format_flag}=png, pdf or svg" if format_flag else ""
+        raise UsageError(f"--out={out} looks like the name of a file: give the name of a folder{choice}")
+    return out
+
+
+def _pairs(values: flags.FlagValues) -> list[tuple[int, int]]:
+    """--pairs, two by two."""
+    numbers = ",".join(values.pairs).split(",") if values.pairs else []
+    if len(numbers) % 2 or not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
+        raise UsageError(f"--pairs={','.join(numbers)} is not pairs of test images: give two numbers, or 3,5,12,8 ...")
+    if numbers and values.which and "interpolation" not in values.which:
+        raise UsageError(f"--pairs={','.join(numbers)} is of the interpolation: give --which=interpolation")
+    return [(int(first), int(second)) for first, second in zip(numbers[::2], numbers[1::2], strict=True)]
+
+
 def _wants_help(argv: list[str]) -> bool:
     return "--help" in argv or "-h" in argv
 
@@ -472,17 +503,25 @@ def config_of(argv: list[str]) -> ConfigDict:
 
 @contextlib.contextmanager
 def _quiet():
-    """Hides what TensorFlow's C++ code writes to standard error while it is imported, before any log level counts."""
+    """Hides what TensorFlow's C++ code writes to standard error while it is imported, before any log level counts.
+
+    Of that, says what is left: why a GPU is not used.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow as tf
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with open(os.memfd_create("stderr"), "rb") as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            from keras_genmnist import device
+
+            device.prepare()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        if reason := device.why_unused(said.read().decode(errors="replace")):
+            print(f"genmnist: {reason}", file=sys.stderr, flush=True)
     tf.get_logger().setLevel("ERROR")  # it warns of tracing, which every fit and every shape of a figure needs anew
-    # Bit-identical runs: the default threading adds gradients in an order that varies.  Costs nothing on two cores.
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     yield

@@ -81,11 +81,10 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
 
 
 def require_numbers(config: ConfigDict) -> None:
-    """Checks that every number is none that would overflow, or vanish, where it is used; see `require`."""
+    """Checks that no whole number is too large, and no other so small that float32 makes it 0; see `require`."""
     for field, value in config.items():
         if isinstance(value, float):
-            fits = value == 0 or SMALLEST <= abs(value) <= LARGEST  # so that nan is refused too
-            require(config, field, fits, f"a finite value, if not 0 from {SMALLEST} to {LARGEST}")
+            require(config, field, not 0 < abs(value) < SMALLEST, f"0, or no less than {SMALLEST} in size")
         elif isinstance(value, int):
             require(config, field, value < 2**31, "2147483647 or less")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from keras_genmnist import bounds, data, files, migrations, quality, runs
+from keras_genmnist import bounds, data, files, migrations, progress, quality, runs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units
 from keras_genmnist.runs import Run
@@ -149,7 +148,8 @@ def draw(model: GenerativeModel, count: int) -> dict[str, np.ndarray]:
     """`count` draws, always of the same seeds: float32 [count, H, W, C] each, as GenerativeModel.draw."""
     seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
     compiled = tf.function(model.draw, reduce_retracing=True)
-    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL]) for i in range(0, count, SAMPLES_PER_CALL)]
+    starts = progress.batches(range(0, count, SAMPLES_PER_CALL), "samples")
+    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL]) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
 
 
@@ -180,7 +180,7 @@ def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, l
     encode = tf.function(model.encode)
     columns, means = [], []
     batches = data.eval_batches(images, BATCH)
-    for b, x in enumerate(tqdm(batches, desc=label, unit="batch", disable=None, leave=False)):
+    for b, x in enumerate(progress.batches(batches, label)):
         totals = np.zeros([3 + len(model.layer_sizes), len(x)])
         totals[:2] = -np.inf
         for start in range(0, num_draws, DRAWS_PER_CALL):
@@ -221,7 +221,8 @@ def exact_likelihood(model: TractableModel, images: np.ndarray) -> dict:
       Mean and standard error over the images, nats.
     """
     log_prob = tf.function(model.log_prob, reduce_retracing=True)
-    nll = -np.concatenate([log_prob(x).numpy().astype(np.float64) for x in data.eval_batches(images, BATCH)])
+    batches = progress.batches(data.eval_batches(images, BATCH), "likelihood")
+    nll = -np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
     return {"num_images": len(images), "nll": mean_and_error(nll)}
 
 

@@ -1,6 +1,7 @@
-"""`genmnist figures`: what a run has learned, as PNG files."""
+"""`genmnist figures`: what a run has learned, as PNG, PDF or SVG files."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Subject(NamedTuple):
     dataset: Dataset
     rows: list[dict]
     seed: int
+    pairs: Sequence[tuple[int, int]] = ()  # of test images, to interpolate between
 
 
 def samples(subject: Subject) -> Figure:
@@ -40,13 +42,29 @@ def samples(subject: Subject) -> Figure:
 
 
 def interpolation(subject: Subject) -> Figure:
-    """Two random latent vectors z1, z2 and the decodings of alpha z1 + (1 - alpha) z2."""
-    z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
-    digits = subject.model.interpolate(z1, z2, tf.constant(ALPHAS))[0]
-    figure, axes = plt.subplots(1, len(ALPHAS), figsize=(1.5 * len(ALPHAS), 2.3), layout="constrained")
-    for axis, digit, alpha in zip(axes, digits.numpy(), ALPHAS, strict=True):
+    """The decodings of alpha z1 + (1 - alpha) z2, of two random latent vectors.
+
+    With pairs of test images, those between their posterior means instead, a row a pair: from the first, whose mean is
+    z2, to the second, each image at its end of the row.
+    """
+    titles = [{0.0: "$z_2$\n", 1.0: "$z_1$\n"}.get(alpha, "\n") + rf"$\alpha = {alpha:.1f}$" for alpha in ALPHAS]
+    if subject.pairs:
+        ends = subject.dataset.test.binary[np.array(subject.pairs)].astype(np.float32)  # [P, 2, H, W, C]
+        z2, z1 = (subject.model.encode(ends[:, end])["z"] for end in (0, 1))
+    else:
+        z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
+    rows = subject.model.interpolate(z1, z2, tf.constant(ALPHAS)).numpy()
+    if subject.pairs:
+        rows, titles = np.concatenate([ends[:, :1], rows, ends[:, 1:]], axis=1), ["", *titles, ""]
+    size = (1.5 * len(titles), 0.8 + 1.5 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", squeeze=False)
+    for axis, digit in zip(axes.flat, rows.reshape(-1, *rows.shape[2:]), strict=True):
         _show(axis, digit)
-        axis.set_title({0.0: "$z_2$\n", 1.0: "$z_1$\n"}.get(alpha, "\n") + rf"$\alpha = {alpha:.1f}$", fontsize=10)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    for row, pair in zip(axes, subject.pairs, strict=False):
+        for axis, number in zip(row[[0, -1]], pair, strict=True):
+            axis.set_title(f"test image\n{number}", fontsize=10)
     figure.suptitle(rf"Decodings of $\alpha z_1 + (1 - \alpha) z_2$, {_caption(subject)}", fontsize=11)
     return figure
 
@@ -203,6 +221,7 @@ def latent_grid(subject: Subject) -> Figure:
 
 
 NO_RUN = "flow_densities"  # of densities.py
+FORMATS = ("png", "pdf", "svg")
 FIGURES = {
     f.__name__: f
     for f in (
@@ -237,16 +256,21 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     return None
 
 
-def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
-    """Draws a run's figures as out/NAME_FIGURE.png, with the name of the run's directory.
+def figures(
+    run: Run, which: list[str], seed: int, out: Path, format: str = "png", pairs: Sequence[tuple[int, int]] = ()
+) -> None:
+    """Draws a run's figures as out/NAME_FIGURE.FORMAT, with the name of the run's directory.
 
     Args:
       run: a trained run.
       which: names of figures; none for all that the model has.
       seed: of the samples and the interpolation.
       out: the folder.
+      format: one of FORMATS.
+      pairs: of test images, by their places in the split, that the interpolation is between.
     Raises:
-      UsageError: if a figure is unknown or the model does not have it, or `out` cannot be written.
+      UsageError: if a figure is unknown or the model does not have it, an image is not there, or `out` cannot be
+        written.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
     known = [*FIGURES, NO_RUN]
@@ -263,7 +287,12 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
-    subject = Subject(run, model, dataset, runs.history(run, model), seed)
+    if pairs and not isinstance(model, LatentVariableModel):
+        raise UsageError(f"{run.name} has no encoder to interpolate between test images with: leave out --pairs")
+    for number in (number for pair in pairs for number in pair):
+        if number >= len(dataset.test.images):
+            raise UsageError(f"--pairs has {number}: the test images are 0 to {len(dataset.test.images) - 1}")
+    subject = Subject(run, model, dataset, runs.history(run, model), seed, pairs)
     for name in which or [name for name in FIGURES if name not in lacking]:
         try:
             drawn = FIGURES[name](subject)
@@ -272,19 +301,19 @@ def figures(run: Run, which: list[str], seed: int, out: Path) -> None:
                 raise
             runs.warn(f"no figure {name}: {fault}")
             continue
-        save(drawn, out / f"{run.title}_{name}.png")
+        save(drawn, out / f"{run.title}_{name}.{format}")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as a PNG file and closes it.
+    """Writes a figure in the format that the suffix of `path` says, and closes it.
 
     Raises:
       UsageError: if the path cannot be written.
     """
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=120)
     plt.close(figure)
-    files.write(path, png.getvalue())
+    files.write(path, content.getvalue())
     print(f"wrote {path}")
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from keras_genmnist import annealing, bounds, data, migrations, runs
+from keras_genmnist import annealing, bounds, data, migrations, progress, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
@@ -87,7 +86,7 @@ class Search:
     """Looks for the posterior of the highest ELBO, image by image."""
 
     def __init__(self, model: LatentVariableModel):
-        self.model = model
+        self.model, self.ticker = model, progress.Ticker()
         self.terms = tf.function(self._terms, reduce_retracing=True)
         self.climbs = [tf.function(self._climber(rate)) for rate in RATES]
 
@@ -128,6 +127,7 @@ class Search:
                 ]
                 gained = tf.reduce_mean(tf.where(better, reached - elbo, 0.0))
                 elbo = tf.maximum(reached, elbo)
+                self.ticker.tell(f"ELBO {elbo.numpy().mean():.2f}, {ROUND * (looks + 1)} steps at {RATES[number]}")
                 waited = waited + 1 if gained < CONVERGED else 0
                 if waited == PATIENCE:
                     break
@@ -135,12 +135,11 @@ class Search:
 
     def scores(self, x: tf.Tensor, parameters: list[tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """ELBO and importance-weighted log p(x) by DRAWS new draws: [B] each, nats."""
-        weights = np.concatenate(
-            [
-                bounds.log_weights(self.terms(x, parameters, DRAWS_PER_CALL, tf.constant([SEED + 1, start])))
-                for start in range(0, DRAWS, DRAWS_PER_CALL)
-            ]
-        ).astype(np.float64)
+        parts = []
+        for start in range(0, DRAWS, DRAWS_PER_CALL):
+            self.ticker.tell(f"{start} of {DRAWS} draws")
+            parts.append(bounds.log_weights(self.terms(x, parameters, DRAWS_PER_CALL, tf.constant([SEED + 1, start]))))
+        weights = np.concatenate(parts).astype(np.float64)
         return weights.mean(axis=0), np.logaddexp.reduce(weights, axis=0) - np.log(len(weights))
 
 
@@ -151,13 +150,14 @@ def measure(model: LatentVariableModel, images: np.ndarray, label: str) -> dict[
     expectation: the estimate with the highest mean over the images is taken.
     """
     search, lower, columns = Search(model), tf.function(annealing.lower), []
-    for batch in tqdm(data.eval_batches(images, BATCH), desc=label, unit="batch", disable=None, leave=False):
+    for batch in progress.batches(data.eval_batches(images, BATCH), label):
         x = tf.constant(batch)
         start = amortized(model, x)
         best = search.best(x, start)
         found = {"amortized": start, "best": best, "planar": search.best(x, with_planes(best))}
         scores = [search.scores(x, parameters) for parameters in found.values()]
         elbos, estimates = zip(*scores, strict=True)
+        search.ticker.tell("annealing")
         columns.append([*elbos, *estimates, lower(model, x, SEED).numpy()])
     elbos, estimates = np.split(np.concatenate(columns, axis=1), [len(found)])
     return {"log_px": max(estimates, key=np.mean)} | dict(zip(found, elbos, strict=True))
@@ -211,6 +211,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
         levels = measure(model, images[:num_images], split)
         gaps = {name: mean_and_error(levels[high] - levels[low]) for name, (_, high, low) in GAPS.items()}
         record[split] = {name: mean_and_error(values) for name, values in levels.items()} | {"gaps": gaps}
+    print("checking log p(x) by annealing both ways", flush=True)
     enclosed = sandwich(model, min(num_images, BATCH))
     record["annealing"] = {name: mean_and_error(values) for name, values in enclosed.items()}
     print(table(record))

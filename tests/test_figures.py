@@ -86,6 +86,40 @@ def test_interpolation_goes_from_z2_to_z1(draw, subject):
     assert "z_2" in axes[0].get_title() and "z_1" in axes[-1].get_title()
 
 
+def test_interpolation_of_pairs_goes_from_test_image_to_test_image(subject, mnist_5k):
+    pairs = [(3, 5), (12, 8)]
+    figure = figures.interpolation(subject._replace(pairs=pairs))
+    originals = mnist_5k.test.binary.astype(np.float32)[..., 0]
+    means = subject.model.encode(originals[..., None])["z"].numpy()
+    columns = len(figures.ALPHAS) + 2
+    assert len(figure.axes) == columns * len(pairs)
+    for row, (first, second) in enumerate(pairs):
+        own = figure.axes[columns * row : columns * (row + 1)]
+        np.testing.assert_array_equal(picture(own[0]), originals[first])
+        np.testing.assert_array_equal(picture(own[-1]), originals[second])
+        assert [axis.get_title() for axis in (own[0], own[-1])] == [f"test image\n{n}" for n in (first, second)]
+        for axis, alpha in zip(own[1:-1], figures.ALPHAS, strict=True):
+            expected = subject.model.decode(alpha * means[[second]] + (1 - alpha) * means[[first]])[0, ..., 0]
+            np.testing.assert_allclose(picture(axis), expected, atol=1e-5)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("format, head", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_written_in_the_format_asked_for(format, head, run, tmp_path):
+    figures.figures(run, ["interpolation"], 5, tmp_path, format, [(0, 499)])
+    assert (tmp_path / f"vae_interpolation.{format}").read_bytes().startswith(head)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_pairs_of_images_that_are_not_there_or_of_a_model_without_encoder_are_refused(run, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"--pairs has 500: the test images are 0 to 499"):
+        figures.figures(run, [], 5, tmp_path, pairs=[(3, 500)])
+    monkeypatch.setattr(runs, "load_model", lambda run: models.build(tiny.config("gan")))
+    with pytest.raises(UsageError, match="no encoder"):
+        figures.figures(run, ["interpolation"], 5, tmp_path, pairs=[(3, 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_layers_vary_one_at_a_time(subject):
     model = models.build(tiny.config("ladder", latent_size=4, num_layers=3))
     figure = figures.layers(subject._replace(model=model))

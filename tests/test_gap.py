@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import annealing, gap, models, runs
+from keras_genmnist import annealing, gap, models, progress, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.errors import UsageError
 from tests import tiny
@@ -50,6 +50,7 @@ def test_the_search_starts_at_the_posterior_of_the_encoder(flow, digits):
 
 def test_the_search_goes_on_through_a_round_that_loses():
     search = object.__new__(gap.Search)
+    search.ticker = progress.Ticker()
     search.climbs = [lambda x, parameters, seed: [parameters[0] + 1]]
 
     def terms(x, parameters, num_draws, seed):
@@ -71,8 +72,11 @@ def test_the_sandwich_encloses_log_px(small, monkeypatch):
 
 def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     record = gap.gap(run, 8, results=True, out=tmp_path / "figures")
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    for line in ("train: 0 of 1 batches", "test: 0 of 1 batches", "20 steps at 0.02", "10 steps at 0.005"):
+        assert line in told  # it takes minutes, and standard error is no terminal here
     for label in (*gap.LEVELS.values(), "amortization gap", "annealing check"):
         assert label in printed
     for split in ("train", "test"):
