@@ -72,15 +72,25 @@ def train(argv: list[str]) -> None:
 def evaluate(argv: list[str]) -> None:
     """Measure a run: ELBO and importance-weighted NLL in nats, and the quality of its samples.
 
-    genmnist evaluate --model=NAME | --workdir=DIR [--num_draws=1000] [--results]
+    genmnist evaluate --model=NAME | --workdir=DIR [--num_draws=1000] [--proposal=posterior|defensive] [--results]
+    [--per_image=FILE.csv|FILE.npz]
     """
     values = _run_flags()
-    flags.DEFINE_integer("num_draws", None, "Of the importance-weighted NLL; 1000 by default.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "num_draws", None, "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.", 1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "proposal", "posterior", ["posterior", "defensive"], "What the draws come from.", flag_values=values
+    )
+    flags.DEFINE_string("per_image", None, "FILE.csv or FILE.npz: also write each test image's.", flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _parse(values, argv)
+    per_image = Path(values.per_image) if values.per_image is not None else None
+    if per_image and per_image.suffix not in (".csv", ".npz"):
+        raise UsageError(f"--per_image={values.per_image} has another suffix: give FILE.csv or FILE.npz")
     with _quiet():
         from keras_genmnist import evaluate
-    evaluate.evaluate(_trained(values), values.num_draws, values.results)
+    evaluate.evaluate(_trained(values), values.num_draws, values.results, values.proposal, per_image)
 
 
 def figures(argv: list[str]) -> None:

@@ -10,41 +10,39 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import bounds, data, files, migrations, progress, quality, runs
+from keras_genmnist import data, files, likelihood, migrations, progress, quadrature, quality, runs
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
 from keras_genmnist.runs import Run
 
-BATCH = 100
-DRAWS_PER_CALL = 50  # with the batch, 5,000 decoder rows: enough to fill the cores, and 16 MB of logits
 NUM_DRAWS = 1000
 SAMPLES_PER_CALL = 500
 VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_draws would double the time
 
 
-def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
+def evaluate(
+    run: Run, num_draws: int | None, results: bool, proposal: str = "posterior", per_image: Path | None = None
+) -> dict:
     """Scores a run, prints a table and writes metrics.json.
 
     Args:
       run: a trained run.
       num_draws: draws of the importance-weighted likelihood, NUM_DRAWS by default; on the validation split at most
-        VALIDATION_DRAWS.
+        VALIDATION_DRAWS.  Of a model with few latents, None has the likelihood found by quadrature.
       results: also write results/NAME.json, with the name of the run's directory.
+      proposal: of proposals.PROPOSALS, where these draws come from.
+      per_image: also write what is known of each test image to this file, .csv or .npz.
     Returns:
       What is written.
     Raises:
-      UsageError: if num_draws is given and the model has no likelihood, or `results` wanted of code in no commit.
+      UsageError: if num_draws, proposal or per_image means nothing for the model, or `results` wanted of code in no
+        commit.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
     if results:
         require_commits(run)
     model = runs.load_model(run)
-    if num_draws and not isinstance(model, LatentVariableModel):
-        if isinstance(model, TractableModel):
-            reason = "its likelihood is known exactly"
-        else:
-            reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"
-        raise UsageError(f"--num_draws={num_draws} means nothing for {run.name}: leave it out, {reason}")
+    integrate = _check_flags(run.name, model, num_draws, proposal, per_image)
     dataset = data.load(run.config.dataset)
     rows = runs.history(run, model)
     record = {
@@ -62,22 +60,50 @@ def evaluate(run: Run, num_draws: int | None, results: bool) -> dict:
         "command": run.command,
         "weights": "ema" if run.config.ema_decay else "raw",
     }
+    measured = {}
     if isinstance(model, LatentVariableModel):
         draws = num_draws or NUM_DRAWS
         for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
-            split = getattr(dataset, name)
-            record[name] = likelihood(model, split.binary, number, name)
+            images = getattr(dataset, name).binary
+            measured[name] = likelihood.weighted(model, images, number, name, proposal, integrate)
     elif isinstance(model, TractableModel):
         for name in ("validation", "test"):
-            record[name] = exact_likelihood(model, getattr(dataset, name).binary)
+            measured[name] = likelihood.exact(model, getattr(dataset, name).binary)
+    record |= {name: own.scores for name, own in measured.items()}
     files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
+    if per_image:
+        likelihood.write(per_image, measured["test"].per_image, dataset.test.labels)
     record |= quality_of_samples(run, model, dataset)
     files.write_json(run.metrics_json, record)
     print(table(record))
+    if "test" in record and (doubt := likelihood.doubt(record["test"])):
+        runs.warn(doubt)
     print(f"wrote {run.metrics_json}")
     if results:
         write_result(run, record)
     return record
+
+
+def _check_flags(
+    name: str, model: GenerativeModel, num_draws: int | None, proposal: str, per_image: Path | None
+) -> bool:
+    """Whether the likelihood is found by quadrature; refuses flags that mean nothing for the model."""
+    given = {"num_draws": num_draws, "proposal": None if proposal == "posterior" else proposal}
+    if isinstance(model, LatentVariableModel):
+        integrate = num_draws is None and quadrature.applies(model)
+        if not (integrate and given["proposal"]):
+            return integrate
+        del given["num_draws"]
+        reason = "its likelihood is found by quadrature, unless --num_draws=1000 asks for draws"
+    elif isinstance(model, TractableModel):
+        reason = "its likelihood is known exactly"
+    else:
+        reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"
+        given["per_image"] = per_image
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"--{flag}={value} means nothing for {name}: leave it out, {reason}")
+    return False
 
 
 def provenance(run: Run) -> dict:
@@ -153,84 +179,6 @@ def draw(model: GenerativeModel, count: int) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
 
 
-def likelihood(model: LatentVariableModel, images: np.ndarray, num_draws: int, label: str) -> dict:
-    """ELBO and its terms, importance-weighted NLL, and how much of the latent space is used.
-
-    NLL = -log (1/S) sum{ p(x, z[s]) / q(z[s] | x) : s = 1..S }, in a streamed logsumexp: memory does not grow with S.
-    Effective sample size = (sum of weights)^2 / sum of squared weights.
-
-    Args:
-      model: the model.
-      images: uint8 [N, H, W, C], binary.
-      num_draws: S.
-      label: of the progress bar.
-    Returns:
-      Means and standard errors over the images, nats; `layers`, where there are several, from the lowest up.
-    Source: Burda et al. (2016), section 3 and appendix C, arxiv.org/abs/1509.00519
-    """
-
-    @tf.function  # a draw of vae, iaf and ladder takes 2.0, 1.5 and 3.1 times as long by XLA, of a core
-    def score(x, num_samples, seed):
-        terms = model.log_terms(x, num_samples, seed)
-        log_w = bounds.log_weights(terms)
-        log_sums = tf.reduce_logsumexp(log_w, axis=0), tf.reduce_logsumexp(2 * log_w, axis=0)
-        sums = num_samples * bounds.reconstruction(terms), num_samples * bounds.layer_kl(terms)
-        return tf.concat([*(part[None] for part in (*log_sums, sums[0])), sums[1]], axis=0)
-
-    encode = tf.function(model.encode)
-    columns, means = [], []
-    batches = data.eval_batches(images, BATCH)
-    for b, x in enumerate(progress.batches(batches, label)):
-        totals = np.zeros([3 + len(model.layer_sizes), len(x)])
-        totals[:2] = -np.inf
-        for start in range(0, num_draws, DRAWS_PER_CALL):
-            parts = score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]))
-            parts = parts.numpy().astype(np.float64)
-            totals = np.concatenate([np.logaddexp(totals[:2], parts[:2]), totals[2:] + parts[2:]])
-        columns.append(totals)
-        means.append(encode(x)["z"].numpy())
-    log_sum, log_sum_squares, reconstruction, *layer_kl = np.concatenate(columns, axis=1)
-    reconstruction, layer_kl = reconstruction / num_draws, np.array(layer_kl) / num_draws
-    kl = layer_kl.sum(axis=0)
-    nll = mean_and_error(np.log(num_draws) - log_sum)
-    units = active_units(np.concatenate(means), model.layer_sizes)
-    scores = {
-        "num_images": len(images),
-        "elbo": mean_and_error(reconstruction - kl),
-        "kl": mean_and_error(kl),
-        "reconstruction": mean_and_error(reconstruction),
-        "nll": nll | {"num_draws": num_draws, "ess": float(np.exp(2 * log_sum - log_sum_squares).mean())},
-        "active_units": sum(units),
-        "latent_size": model.latent_size,
-    }
-    if len(model.layer_sizes) > 1:
-        scores["layers"] = [
-            {"kl": mean_and_error(own), "active_units": count, "latent_size": size}
-            for own, count, size in zip(layer_kl, units, model.layer_sizes, strict=True)
-        ]
-    return scores
-
-
-def exact_likelihood(model: TractableModel, images: np.ndarray) -> dict:
-    """The NLL of a model that knows it.
-
-    Args:
-      model: the model.
-      images: uint8 [N, H, W, C], binary.
-    Returns:
-      Mean and standard error over the images, nats.
-    """
-    log_prob = tf.function(model.log_prob, reduce_retracing=True)
-    batches = progress.batches(data.eval_batches(images, BATCH), "likelihood")
-    nll = -np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
-    return {"num_images": len(images), "nll": mean_and_error(nll)}
-
-
-def mean_and_error(values: np.ndarray) -> dict[str, float]:
-    """The mean over images and its standard error."""
-    return {"mean": float(values.mean()), "se": float(values.std(ddof=1) / np.sqrt(len(values)))}
-
-
 def table(record: dict) -> str:
     """The record's numbers, a row a quantity, a column a split or a set of samples."""
     parts = [f"{record['model']} on {record['dataset']}, epoch {record['best_epoch']} of {record['epochs']}"]
@@ -241,29 +189,7 @@ def table(record: dict) -> str:
 
 
 def _likelihood_table(record: dict) -> str:
-    def nats(key):
-        return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
-
-    def units(score):
-        return f"{score['active_units']} of {score['latent_size']}"
-
-    def layer(number):
-        return lambda score: f"{score['layers'][number]['kl']['mean']:.2f}, {units(score['layers'][number])}"
-
-    if "elbo" in record["test"]:
-        rows = {
-            "ELBO": nats("elbo"),
-            "KL": nats("kl"),
-            "reconstruction": nats("reconstruction"),
-            "NLL": nats("nll"),
-            "draws for the NLL": lambda score: f"{score['nll']['num_draws']:,}",
-            "effective sample size": lambda score: f"{score['nll']['ess']:.1f}",
-            "active units": units,
-        }
-        for number in range(len(record["test"].get("layers", []))):
-            rows[f"layer {number + 1}: KL, active"] = layer(number)
-    else:
-        rows = {"exact NLL": nats("nll")}
+    rows = likelihood.rows(record["test"])
     head = f"{record['binarization']} training, reference binarization scored, {record['weights']} weights"
     return f"{head}\n{_table('nats per image', rows, {split: record[split] for split in ('validation', 'test')})}"
 

@@ -18,10 +18,11 @@ from keras_genmnist import annealing, bounds, data, migrations, progress, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
-from keras_genmnist.evaluate import mean_and_error, provenance, require_commits, write_result
+from keras_genmnist.evaluate import provenance, require_commits, write_result
 from keras_genmnist.figures import save
 from keras_genmnist.flows import Planar
 from keras_genmnist.inference import Ascent
+from keras_genmnist.likelihood import mean_and_error
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.models.vae import VAE
 from keras_genmnist.runs import Run

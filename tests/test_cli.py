@@ -86,7 +86,7 @@ def test_no_arguments_is_help(genmnist):
 
 VERB_FLAGS = {
     "train": ["--model", "--workdir"],
-    "evaluate": ["--model", "--workdir", "--num_draws", "--results"],
+    "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--seed", "--format", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
@@ -166,6 +166,14 @@ BAD_USAGE = {
     "config field of no training": (["evaluate", "--config.seed=1"], ["'--config.seed=1'", "Flags: model"]),
     "num_draws=0": (["evaluate", "--model=vae", "--num_draws=0"], ["num_draws=0", "positive"]),
     "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many", "whole number"]),
+    **{
+        f"per_image={name!r}": (
+            ["evaluate", "--model=vae", f"--per_image={name}"],
+            [f"--per_image={name} ", ".csv", ".npz"],
+        )
+        for name in ("images.txt", "images", ".csv", "images.CSV", "")
+    },
+    "proposal=prior": (["evaluate", "--model=vae", "--proposal=prior"], ["proposal=prior", "posterior", "defensive"]),
     "num_samples=0": (["sample", "--model=vae", "--num_samples=0"], ["num_samples=0", "positive"]),
     "num_images=1": (["gap", "--model=vae", "--num_images=1"], ["num_images=1", "2"]),
     "empty workdir": (["evaluate", "--workdir="], ["--model=NAME", MODELS, "--workdir=DIR"]),

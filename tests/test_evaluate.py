@@ -1,133 +1,13 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_genmnist import classifier, evaluate, gap, models, quality, runs
-from keras_genmnist.bounds import LogTerms
+from keras_genmnist import classifier, data, evaluate, gap, models, quality, runs
 from keras_genmnist.errors import UsageError
 from tests import tiny
-from tests.oracles import ORACLE, LinearGaussian
-
-
-def likelihood(model, x, num_draws):
-    return evaluate.likelihood(model, x, num_draws, "test")
-
-
-class Tabulated:
-    """A model whose log densities are a table [S, N]: image n, of value n, and draw s have the entry [s, n]."""
-
-    latent_size = 3
-    layer_sizes = (2, 1)
-
-    def __init__(self, num_draws, num_images):
-        generator = np.random.default_rng(0)
-        shape = [num_draws, num_images]
-        # Sums near -1,000 nats: exp of them is zero, so that only a logsumexp gets through.
-        self.log_likelihood, self.log_prior, self.log_posterior = (
-            generator.normal(mean, 4, shape).astype(np.float32) for mean in (-900, -130, -30)
-        )
-        self.layer_kl = generator.normal(25, 5, [2, num_images]).astype(np.float32)
-
-    def log_terms(self, x, num_samples, seed):
-        rows = seed[1] + tf.range(num_samples)  # draws are numbered through all calls
-        images = tf.cast(x[:, 0, 0, 0], tf.int32)
-        tables = (self.log_likelihood, self.log_prior, self.log_posterior)
-        terms = [tf.gather(tf.gather(table, rows), images, axis=1) for table in tables]
-        return LogTerms(*terms, tf.gather(self.layer_kl, images, axis=1))
-
-    def encode(self, x):
-        return {"z": x[:, 0, 0] * [1.0, 0.0, 1.0]}
-
-
-@pytest.mark.parametrize("num_draws", [1, 9, 10, 23])  # below, at and beside a multiple of the draws of a call
-def test_likelihood_streamed_equals_one_shot(monkeypatch, num_draws):
-    monkeypatch.setattr(evaluate, "DRAWS_PER_CALL", 5)
-    monkeypatch.setattr(evaluate, "BATCH", 4)
-    model = Tabulated(num_draws, 11)
-    scores = likelihood(model, np.arange(11).reshape(11, 1, 1, 1), num_draws)
-    log_w = (model.log_likelihood + model.log_prior - model.log_posterior).astype(np.float64)
-    nll = np.log(num_draws) - np.logaddexp.reduce(log_w, axis=0)
-    reconstruction = model.log_likelihood.mean(axis=0, dtype=np.float64)
-    ess = np.exp(2 * np.logaddexp.reduce(log_w, axis=0) - np.logaddexp.reduce(2 * log_w, axis=0))
-    # float32 numbers near 1,000 are 6e-5 apart, near 2,000 (the squares) 1.2e-4, which the exponential makes relative.
-    for name, values in (("nll", nll), ("reconstruction", reconstruction), ("kl", model.layer_kl.sum(axis=0))):
-        np.testing.assert_allclose(scores[name]["mean"], values.mean(), atol=2e-4)
-        np.testing.assert_allclose(scores[name]["se"], values.std(ddof=1) / np.sqrt(11), atol=2e-4)
-    elbo = reconstruction - model.layer_kl.sum(axis=0)
-    np.testing.assert_allclose(scores["elbo"]["mean"], elbo.mean(), atol=2e-4)
-    np.testing.assert_allclose(scores["elbo"]["se"], elbo.std(ddof=1) / np.sqrt(11), atol=2e-4)
-    np.testing.assert_allclose(scores["nll"]["ess"], ess.mean(), rtol=1e-3)
-    assert scores["nll"]["num_draws"] == num_draws
-    for layer, kl in zip(scores["layers"], model.layer_kl, strict=True):
-        np.testing.assert_allclose(layer["kl"]["mean"], kl.mean(), atol=2e-4)
-    assert [(layer["active_units"], layer["latent_size"]) for layer in scores["layers"]] == [(1, 2), (1, 1)]
-    assert scores["num_images"] == 11
-
-
-@pytest.mark.parametrize("num_draws", [1, evaluate.DRAWS_PER_CALL + 3])
-def test_likelihood_with_exact_posterior_is_log_px(num_draws):
-    x = ORACLE.sample(120)  # two batches
-    scores = likelihood(ORACLE.vae(), x, num_draws)
-    # float32 terms of about 10 nats.
-    np.testing.assert_allclose(scores["nll"]["mean"], -ORACLE.log_prob(x).mean(), atol=1e-5)
-    np.testing.assert_allclose(scores["nll"]["se"], ORACLE.log_prob(x).std(ddof=1) / np.sqrt(120), atol=1e-5)
-    np.testing.assert_allclose(scores["nll"]["ess"], num_draws, rtol=1e-4)  # equal weights: every draw counts
-    assert scores["active_units"] == scores["latent_size"] == 2
-
-
-def test_likelihood_with_a_wrong_posterior_approaches_log_px_from_the_elbo():
-    x, num_draws = ORACLE.sample(100), 500
-    scores = likelihood(ORACLE.vae(shift=0.2, stretch=1.3), x, num_draws)
-    log_px, elbo = ORACLE.log_prob(x).mean(), ORACLE.elbo(x, 0.2, 1.3).mean()
-    # 50,000 draws with a standard deviation of about 2 nats each (reconstruction) have a standard error of 0.01 nats.
-    np.testing.assert_allclose(scores["elbo"]["mean"], elbo, atol=0.04)
-    assert -scores["nll"]["mean"] > scores["elbo"]["mean"] + 0.1
-    # Weights with a relative variance below 1: each image's error is below 1 / sqrt(500) = 0.045, their mean's a tenth.
-    np.testing.assert_allclose(-scores["nll"]["mean"], log_px, atol=0.02)
-    assert 1 < scores["nll"]["ess"] < num_draws
-
-
-def test_likelihood_draws_anew_for_every_batch_and_call(monkeypatch):
-    seeds = []
-
-    class Spy(Tabulated):
-        def log_terms(self, x, num_samples, seed):
-            tf.py_function(lambda s: seeds.append(tuple(s.numpy())), [seed], [])
-            return super().log_terms(x, num_samples, seed)
-
-    monkeypatch.setattr(evaluate, "DRAWS_PER_CALL", 5)
-    monkeypatch.setattr(evaluate, "BATCH", 4)
-    likelihood(Spy(15, 8), np.arange(8).reshape(8, 1, 1, 1), 15)
-    assert len(seeds) == len(set(seeds)) == 6
-
-
-def test_likelihood_does_not_count_a_dead_unit():
-    dead = LinearGaussian(ORACLE.weights * [1, 0], ORACLE.bias, ORACLE.scale)  # the second latent moves no pixel
-    x = dead.sample(120)
-    scores = likelihood(dead.vae(), x, 1)
-    assert (scores["active_units"], scores["latent_size"]) == (1, 2)
-
-
-@pytest.mark.parametrize(("spread", "active"), [(0.08, 0), (0.12, 2)])  # 0.08^2 < 0.01 < 0.12^2
-def test_likelihood_counts_units_whose_mean_varies_by_a_hundredth(spread, active):
-    class Model(Tabulated):
-        latent_size = 2
-
-        def encode(self, x):
-            means = spread * tf.where(x[:, 0, 0] % 2 == 0, [[1.0, -1.0]], [[-1.0, 1.0]])
-            return {"z": means}
-
-    scores = likelihood(Model(1, 10), np.arange(10).reshape(10, 1, 1, 1), 1)
-    assert scores["active_units"] == active
-
-
-def test_mean_and_error_are_those_of_the_images():
-    scores = evaluate.mean_and_error(np.array([1.0, 2.0, 3.0, 6.0]))
-    # Variance of the sample (4 + 1 + 0 + 9) / 3 = 14 / 3, of the mean a quarter of it.
-    assert scores == pytest.approx({"mean": 3.0, "se": np.sqrt(14 / 3 / 4)})
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +116,64 @@ def test_evaluate_table_shows_every_number(evaluated):
     ):
         assert part in table
     assert f"{len(classifier.JUDGES)} judges" in table
+
+
+@pytest.fixture
+def few(mnist_5k, monkeypatch):
+    """20 validation and 20 test images, and no judging of samples."""
+    fields = ("images", "binary", "labels")
+    split = mnist_5k.test._replace(**{name: getattr(mnist_5k.test, name)[:20] for name in fields})
+    monkeypatch.setattr(data, "load", lambda name: mnist_5k._replace(validation=split, test=split))
+    monkeypatch.setattr(evaluate, "quality_of_samples", lambda *arguments: {})
+    monkeypatch.setattr(evaluate, "_samples_table", lambda record: "")
+    return split
+
+
+def test_evaluate_integrates_over_two_latents(run, few, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(evaluate, "NUM_DRAWS", 30)
+    copy = runs.load(shutil.copytree(run.workdir, tmp_path / "vae_copy"))
+    record = evaluate.evaluate(copy, None, results=False, per_image=tmp_path / "images.csv")
+    for split in ("validation", "test"):
+        scores = record[split]
+        assert (scores["nll"]["num_draws"], scores["weighted_nll"]["num_draws"]) == ("quadrature", 30)
+        # 30 draws of this model, whose posteriors are broad, are above but for their noise.
+        assert -0.05 < scores["weighted_nll"]["mean"] - scores["nll"]["mean"] < 0.5
+        assert scores["nll"]["mean"] < -scores["elbo"]["mean"]
+    images = np.genfromtxt(tmp_path / "images.csv", delimiter=",", names=True)
+    assert images.dtype.names == ("index", "label", "log_px", "elbo", "kl", "ess", "pareto_k")
+    np.testing.assert_array_equal(images["index"], range(20))
+    np.testing.assert_array_equal(images["label"], few.labels)
+    assert -images["log_px"].mean() == pytest.approx(record["test"]["nll"]["mean"])
+    shown = capfd.readouterr()
+    assert "by quadrature, within" in shown.out and "NLL by draws" in shown.out and "upper bound" not in shown.err
+    by_draws = evaluate.evaluate(copy, 30, results=False)
+    assert by_draws["test"]["nll"] == record["test"]["weighted_nll"]  # --num_draws asks for draws
+
+
+def test_evaluate_warns_of_a_nll_by_few_draws(run, few, tmp_path, capfd):
+    copy = runs.load(shutil.copytree(run.workdir, tmp_path / "vae_copy"))
+    evaluate.evaluate(copy, num_draws=2, results=False)
+    err = capfd.readouterr().err
+    assert err.count("only an upper bound in expectation") == 1 and "100.0% of the images" in err
+
+
+def test_evaluate_refuses_a_proposal_where_there_are_no_draws(run, gan):
+    with pytest.raises(UsageError, match=r"--proposal=defensive means nothing for vae: .*by quadrature.*--num_draws"):
+        evaluate.evaluate(run, None, results=False, proposal="defensive")
+    with pytest.raises(UsageError, match=r"--proposal=defensive means nothing for gan: .* no likelihood"):
+        evaluate.evaluate(gan, None, results=False, proposal="defensive")
+    with pytest.raises(UsageError, match=r"--per_image=a\.csv means nothing for gan: .* no likelihood"):
+        evaluate.evaluate(gan, None, results=False, per_image=Path("a.csv"))
+
+
+def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_path):
+    run = tiny.train(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
+    record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
+    with np.load(tmp_path / "images.npz") as images:
+        assert list(images) == ["index", "label", "log_px"]
+        assert -images["log_px"].mean() == pytest.approx(record["test"]["nll"]["mean"])
+    with pytest.raises(UsageError, match=r"--proposal=defensive means nothing for pixelcnn: .* known exactly"):
+        evaluate.evaluate(run, None, results=False, proposal="defensive")
 
 
 @pytest.fixture(scope="module")

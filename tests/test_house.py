@@ -19,7 +19,7 @@ ROOT = TESTS.parent
 LAYERS = [
     {"", "errors"},
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"}
-    | {"device", "memory", "migrations", "progress", "versions"},
+    | {"device", "importance", "memory", "migrations", "progress", "versions"},
     {"distributions", "flows", "quality"},
     {"serve", "serve.batching", "serve.tensors"},
     {"serve.servables"},
@@ -27,8 +27,8 @@ LAYERS = [
     {"serve.server"},
     {"inference"},
     {"models.base"},
-    {"annealing", "models.*"},
-    {"models"},
+    {"annealing", "models.*", "proposals", "quadrature"},
+    {"likelihood", "models"},
     {"runs"},
     {"training", "evaluate", "figures", "export", "sampling", "densities"},
     {"compare", "gap"},

@@ -301,6 +301,22 @@ class LatentVariableModel(DecoderModel):
         """
         raise NotImplementedError
 
+    def log_terms_at(self, x: tf.Tensor, noise: tf.Tensor) -> LogTerms:
+        """Log densities of the draws that `noise` leads to.
+
+        Args:
+          x: images [B, H, W, C], binary.
+          noise: [S, B, D]; standard normal for draws from the posterior, and c times as much for draws from one whose
+            scales are c times as large, each given what is drawn before it.
+        Returns:
+          LogTerms of [S, B], nats; log_posterior is that of the posterior itself.
+        """
+        raise NotImplementedError
+
+    def noise_of(self, x: tf.Tensor, z: tf.Tensor) -> tf.Tensor | None:
+        """The noise that leads to z, both [S, B, D], for images [B, H, W, C]; None where it takes a search."""
+        return None
+
     def build_variables(self):
         self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]))
 

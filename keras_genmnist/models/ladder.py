@@ -234,6 +234,9 @@ class HierarchicalVAE(LatentVariableModel):
 
     def log_terms(self, x, num_samples, seed, training=False, hold=None):
         noise = draw_noise(seed, num_samples, (tf.shape(x)[0], self.latent_size))
+        return self.log_terms_at(x, noise, training, seed)
+
+    def log_terms_at(self, x, noise, training=False, seed=None):
         layers = self._infer(x, noise, training, seed)
         log_priors = tf.stack([tf.reduce_sum(STANDARD.log_prob(layer.e), axis=-1) for layer in layers])
         log_posteriors = tf.stack([tf.reduce_sum(layer.posterior.log_prob(layer.e), axis=-1) for layer in layers])

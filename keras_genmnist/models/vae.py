@@ -70,6 +70,18 @@ class VAE(LatentVariableModel):
         log_likelihood = self.decoder(z, training=training).log_prob(x)
         return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, None if kl is None else kl[None])
 
+    def log_terms_at(self, x, noise):
+        posterior, prior = self.encoder(x), self.prior()
+        z, kl = distributions.point_of(posterior, noise), distributions.exact_kl(posterior, prior)
+        densities = self.decoder(z).log_prob(x), prior.log_prob(z), posterior.log_prob(z)
+        return LogTerms(*densities, None if kl is None else kl[None])
+
+    def noise_of(self, x, z):
+        posterior = self.encoder(x)
+        if distributions.base_of(posterior) is not posterior:
+            return None
+        return (z - posterior.mean()) / posterior.stddev()
+
 
 def build(config: ConfigDict) -> VAE:
     """The VAE of `config`; raises UsageError for a value out of range."""
