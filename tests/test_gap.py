@@ -26,7 +26,7 @@ def test_gaps_of_the_oracle_are_those_it_has(monkeypatch):
     monkeypatch.setattr(annealing, "CHAINS", 64)
     # Its true posterior is Gaussian: all that a shifted and stretched one loses is amortization.
     x = ORACLE.sample(5)
-    levels = gap.measure(ORACLE.vae(shift=0.4, stretch=1.3), x, "test")
+    levels = gap.measure(ORACLE.vae(shift=0.4, stretch=1.3), x, "test", 0.4)
     assert levels.keys() == gap.LEVELS.keys()
     np.testing.assert_allclose(levels["log_px"], ORACLE.log_prob(x), atol=0.1)
     np.testing.assert_allclose(levels["amortized"], ORACLE.elbo(x, 0.4, 1.3), atol=0.15)  # 1,000 draws
@@ -61,10 +61,16 @@ def test_the_search_goes_on_through_a_round_that_loses():
     np.testing.assert_array_equal(search.best(None, [tf.constant([[0]])])[0], [[2]])  # and gives up before the last
 
 
+def test_the_estimate_of_an_image_is_chosen_by_others():
+    # Of the even images the second is highest, of the odd ones the first: each is chosen for the others.
+    estimates = np.array([[0.0, 5.0, 1.0, 6.0], [3.0, 2.0, 4.0, 2.5]])
+    np.testing.assert_array_equal(gap.highest_elsewhere(estimates), [0.0, 2.0, 1.0, 2.5])
+
+
 def test_the_sandwich_encloses_log_px(small, monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 50)
     model = models.build(tiny.config("vae"))
-    enclosed = gap.sandwich(model, 20)
+    enclosed = gap.sandwich(model, 20, 0.4)
     assert enclosed["lower"].shape == enclosed["upper"].shape == (20,)
     assert enclosed["lower"].mean() < enclosed["upper"].mean() + 0.1
     assert abs(enclosed["lower"].mean() - enclosed["upper"].mean()) < 1
@@ -81,7 +87,7 @@ def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypa
         assert label in printed
     for split in ("train", "test"):
         levels = [record[split][name]["mean"] for name in gap.LEVELS]
-        assert levels == sorted(levels, reverse=True)
+        assert (np.diff(levels) < 0.05).all()  # by 200 draws
         gaps = record[split]["gaps"]
         total = gaps["approximation"]["mean"] + gaps["amortization"]["mean"]
         np.testing.assert_allclose(total, levels[0] - levels[-1], rtol=1e-6)
