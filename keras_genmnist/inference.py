@@ -4,6 +4,7 @@ Source: Hoffman et al. (2013), "Stochastic Variational Inference", arxiv.org/abs
 "Semi-Amortized Variational Autoencoders", arxiv.org/abs/1802.02550
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from keras_genmnist.distributions import Posterior, exact_kl
 tfd = tfp.distributions
 
 SEED = 3435
+FAR = 1e6  # a posterior whose mean, scale or 1 / scale reaches it has run away
 CHECKING_DRAWS = 8  # of the ELBOs between which `RefinedPosterior` chooses
 OPTIMIZERS = ("adam", "momentum")
 MOMENTUM = 0.5  # Kim et al. (2018), section 4.1
@@ -119,7 +121,14 @@ class RefinedPosterior(tf_keras.Model):
                 elbo = self._elbo(x, values, tf.gather(draws, [t]))
             return tape.gradient(elbo, values)
 
-        end = self.ascent.climb(gradient, start)
+        def guarded(values, t):
+            # Where an ascent has run away it ends: slopes that overflow would make the gradient through all steps not
+            # a number, though nothing of it is kept, and with it that of the weights that all images share.
+            near = _is_near(values)[:, None]
+            slopes = gradient([tf.where(near, value, 0.0) for value in values], t)
+            return [tf.where(near, slope, 0.0) for slope in slopes]
+
+        end = self.ascent.climb(guarded if self.full else gradient, start)
         checking = self._draws(CHECKING_DRAWS, stream=1)
         return end, self._elbo(x, end, checking) > self._elbo(x, start, checking)
 
@@ -142,6 +151,12 @@ class RefinedPosterior(tf_keras.Model):
         if kl is None:
             kl = q.log_prob(z) - prior.log_prob(z)
         return tf.reduce_mean(self.decoder(z).log_prob(x) - kl, axis=0)
+
+
+def _is_near(parameters: list[tf.Tensor]) -> tf.Tensor:
+    """Whether mean and log scale, [B, D], are within FAR: bool [B]."""
+    mean, log_scale = parameters
+    return tf.reduce_all((tf.abs(mean) < FAR) & (tf.abs(log_scale) < math.log(FAR)), axis=-1)
 
 
 def _gaussian(parameters: list[tf.Tensor]) -> tfd.Distribution:

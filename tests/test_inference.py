@@ -96,6 +96,39 @@ def test_the_gradient_of_the_start_goes_through_the_ascent_if_asked(full):
     np.testing.assert_allclose(slopes, expected, rtol=1e-4)
 
 
+def test_an_ascent_that_diverges_has_the_gradient_of_its_start():
+    # Of three images the second starts so wide that its steps run away.
+    x, wide = ORACLE.sample(3), tf.constant([[1.0], [30.0], [1.2]])
+
+    def slopes(rows, full):
+        shift = tf.Variable(tf.fill([3, 2], 0.7))
+        with tf.GradientTape() as tape:
+            vae = ORACLE.vae(tf.gather(shift, rows), tf.gather(wide, rows))
+            piece = RefinedPosterior(vae.encoder, vae.decoder, vae.prior, 2, Ascent(5, "momentum", 0.05), full)
+            total = tf.reduce_sum(piece(x[rows]).mean())
+        assert piece.improves(x[rows]).numpy().tolist() == [row != 1 for row in rows]
+        return tf.convert_to_tensor(tape.gradient(total, shift)).numpy()
+
+    found = slopes([0, 1, 2], full=True)
+    np.testing.assert_array_equal(found[1], slopes([1], full=False)[1])
+    np.testing.assert_allclose(found[[0, 2]], slopes([0, 2], full=True)[[0, 2]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [50.0, 1e6, 1e30])
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_a_diverging_refinement_trains_as_if_there_were_none(optimizer, rate, digits):
+    def weights(gradient):
+        options = {"refine_optimizer": optimizer, "refine_learning_rate": rate, "refine_gradient": gradient}
+        model = models.build(tiny.config("semi_amortized", refine_steps=5, **options))
+        model.compile(tf_keras.optimizers.SGD(1e-3))
+        model.train_step(digits)
+        assert not model.encoder.improves(digits).numpy().any()
+        return model.get_weights()
+
+    for ours, theirs in zip(weights("full"), weights("first_order"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_semi_amortized_without_steps_is_the_vae(digits):
     vae, semi = (
         models.build(tiny.config("vae", inference=inference, refine_steps=0))
