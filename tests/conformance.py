@@ -8,7 +8,17 @@ from ml_collections import ConfigDict
 from keras_genmnist import bounds, export, models
 from keras_genmnist.models.base import CHUNK, DecoderModel, GenerativeModel
 
-SIGNATURES = {"sample_rows", "sample", "decode", "encode", "encode_draw", "reconstruct", "interpolate", "elbo"}
+SIGNATURES = {
+    "sample_rows",
+    "sample",
+    "decode",
+    "decode_probabilities",
+    "encode",
+    "encode_draw",
+    "reconstruct",
+    "interpolate",
+    "elbo",
+}
 
 
 def check(config: ConfigDict, digits: np.ndarray, steps: int = 30, rise: float = 20.0) -> None:

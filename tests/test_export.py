@@ -55,6 +55,7 @@ def inputs(digits):
         "sample_rows": {"seed": seeds},
         "sample": {"num_samples": np.int32(4), "seed": np.int32(7)},
         "decode": {"z": z1},
+        "decode_probabilities": {"z": z1},
         "encode": {"images": digits},
         "encode_draw": {"images": digits, "seed": np.arange(len(digits), dtype=np.int32)},
         "reconstruct": {"images": digits},
@@ -80,6 +81,7 @@ def test_export_has_the_documented_outputs(expected):
         "sample_rows": {"images", "probabilities", "png_bytes"},
         "sample": {"images", "probabilities", "png_bytes"},
         "decode": {"probabilities", "png_bytes"},
+        "decode_probabilities": {"probabilities"},
         "encode": {"mean", "log_variance", "z"},
         "encode_draw": {"mean", "log_variance", "z"},
         "reconstruct": {"probabilities", "png_bytes"},
@@ -207,10 +209,11 @@ def test_export_caps_sample_rows(loaded, rows):
         loaded.signatures["sample_rows"](seed=tf.zeros([rows], tf.int32))
 
 
+@pytest.mark.parametrize("signature", ["decode", "decode_probabilities"])
 @pytest.mark.parametrize("rows", [0, MAX_SAMPLES + 1])
-def test_export_caps_decoded_rows(loaded, rows):
+def test_export_caps_decoded_rows(loaded, rows, signature):
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"rows of z is out of range: give 1 to {MAX_SAMPLES}"):
-        loaded.signatures["decode"](z=tf.zeros([rows, 2]))
+        loaded.signatures[signature](z=tf.zeros([rows, 2]))
 
 
 def test_export_caps_interpolated_images(loaded):
@@ -260,7 +263,8 @@ def test_export_draws_as_many_as_it_promises(loaded):
     assert outputs["png_bytes"].shape == MAX_SAMPLES
 
 
-FLOATS = [(n, a) for n, a in (("decode", "z"), ("encode", "images"), ("reconstruct", "images"), ("elbo", "images"))]
+FLOATS = [("decode_probabilities", "z")]
+FLOATS += [(n, a) for n, a in (("decode", "z"), ("encode", "images"), ("reconstruct", "images"), ("elbo", "images"))]
 FLOATS += [("interpolate", argument) for argument in ("z1", "z2", "alphas")]
 
 
@@ -273,6 +277,16 @@ def test_export_refuses_numbers_that_are_not_finite(loaded, session_call, inputs
         loaded.signatures[signature](**{key: tf.constant(given) for key, given in arguments.items()})
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{argument} must be finite"):
         session_call(signature, arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")  # its successor is another package
+def test_export_decodes_in_tflite(exported, expected, inputs):
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(exported), signature_keys=["decode_probabilities"])
+    decode = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner("decode_probabilities")
+    z, probabilities = inputs["decode_probabilities"]["z"], expected["decode_probabilities"]["probabilities"]
+    np.testing.assert_array_equal(probabilities, expected["decode"]["probabilities"])
+    for rows in (1, 3):  # of any number
+        np.testing.assert_allclose(decode(z=z[:rows])["probabilities"], probabilities[:rows], atol=1e-5)
 
 
 def test_export_compiles_nothing_with_xla(exported):

@@ -384,7 +384,7 @@ def test_explorer_is_told_of_the_models(client):
 
 
 def vae_names() -> list[str]:
-    own = ["decode", "elbo", "encode", "encode_draw", "interpolate", "reconstruct"]
+    own = ["decode", "decode_probabilities", "elbo", "encode", "encode_draw", "interpolate", "reconstruct"]
     return [*own, "sample", "sample_rows", "serving_default"]
 
 

@@ -231,7 +231,7 @@ def test_only_signatures_of_rows_are_joined(folder, exported):
         return {name for name, signature in servable.signatures.items() if signature._batcher}
 
     assert joined(repository(folder).servable("toy")) == {"serving_default", "log"}
-    rows = {"serving_default", "sample_rows", "decode", "encode", "reconstruct"}
+    rows = {"serving_default", "sample_rows", "decode", "decode_probabilities", "encode", "reconstruct"}
     assert joined(repository(exported.parent).servable("vae")) == rows  # not `sample`, `elbo` and `interpolate`
 
 

@@ -160,9 +160,13 @@ class DecoderModel(GenerativeModel):
         latents = tf.TensorSpec([None, self.latent_size], tf.float32)
 
         @tf.function(input_signature=[latents])
-        def decode(z):
+        def decode_probabilities(z):
             z = _finite(tf.ensure_shape(z, latents.shape), "z")
-            return with_png({"probabilities": self.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))})
+            return {"probabilities": self.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))}
+
+        @tf.function(input_signature=[latents])
+        def decode(z):
+            return with_png(decode_probabilities(z))
 
         @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
         def interpolate(z1, z2, alphas):
@@ -172,7 +176,8 @@ class DecoderModel(GenerativeModel):
             z1, z2 = (capped(number, z, name) for z in (z1, z2))
             return with_png({"probabilities": self.interpolate(z1, z2, alphas)})
 
-        return super().signatures() | {"decode": decode, "interpolate": interpolate}
+        own = [decode, decode_probabilities, interpolate]
+        return super().signatures() | {function.__name__: function for function in own}
 
 
 class TractableModel(GenerativeModel):

@@ -46,7 +46,14 @@ def test_gan_conforms(name):
     model = models.build(tiny.config(name))
     conformance.check_generative(model, tiny.config(name))
     conformance.check_decoder(model, tf.random.stateless_normal([3, 2], seed=[1, 2]))
-    assert model.signatures().keys() == {"sample_rows", "sample", "decode", "interpolate", "discriminate"}
+    assert model.signatures().keys() == {
+        "sample_rows",
+        "sample",
+        "decode",
+        "decode_probabilities",
+        "interpolate",
+        "discriminate",
+    }
 
 
 @pytest.mark.parametrize(
