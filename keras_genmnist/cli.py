@@ -158,7 +158,7 @@ def serve(argv: list[str]) -> None:
     """Serve exports over HTTP, by TensorFlow Serving's REST contract, with an explorer in the browser.
 
     genmnist serve --export=DIR [--export=DIR ...] [--host=127.0.0.1] [--port=8501] [--max_in_flight=64]
-    [--max_body_mb=16]
+    [--max_body_mb=16] [--allow_host=NAME ...] [--allow_origin=ORIGIN ...] [--token_file=FILE]
     """
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
@@ -168,13 +168,26 @@ def serve(argv: list[str]) -> None:
     flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
     flags.DEFINE_integer("max_in_flight", 64, "Requests worked on at once; more get 429.", 1, flag_values=values)
     flags.DEFINE_integer("max_body_mb", 16, "Of a request, in MB; more gets 413.", 1, flag_values=values)
+    flags.DEFINE_multi_string(
+        "allow_host", [], "A name that it answers to, beside localhost and --host; * for any.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "allow_origin", [], "scheme://host[:port], whose pages may ask it; * for any.", flag_values=values
+    )
+    flags.DEFINE_string("token_file", None, "Holds the token that requests must bring.", flag_values=values)
     _parse(values, argv)
     if not values.export:
         raise UsageError("give --export=DIR, the exports/NAME of `genmnist export`, once or more")
     with _quiet():
-        from keras_genmnist.serve import server
+        from keras_genmnist.serve import access, server
+    token = access.read_token(Path(values.token_file)) if values.token_file else None
     server.serve(
-        [Path(export) for export in values.export], values.host, values.port, values.max_in_flight, values.max_body_mb
+        [Path(export) for export in values.export],
+        values.host,
+        values.port,
+        values.max_in_flight,
+        values.max_body_mb,
+        access.Access(values.host, values.allow_host, values.allow_origin, token),
     )
 
 

@@ -90,7 +90,16 @@ VERB_FLAGS = {
     "figures": ["--model", "--workdir", "--which", "--pairs", "--seed", "--format", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
-    "serve": ["--export", "--host", "--port", "--max_in_flight", "--max_body_mb"],
+    "serve": [
+        "--export",
+        "--host",
+        "--port",
+        "--max_in_flight",
+        "--max_body_mb",
+        "--allow_host",
+        "--allow_origin",
+        "--token_file",
+    ],
     "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
     "compare": ["--models", "--minutes", "--dataset", "--num_draws", "--workdir", "--out"],
     "list": [],
@@ -427,6 +436,9 @@ def test_signal_after_the_last_step_ends_the_process(genmnist, monkeypatch, eage
         (["--export=vae", "--port=http"], ["--port", "give a whole number"]),
         (["--export=vae", "--max_in_flight=0"], ["--max_in_flight"]),
         (["--export=vae", "--host=no.such.host.invalid"], ["cannot listen on no.such.host.invalid:8501"]),
+        (["--export=vae", "--allow_host=http://x"], ["--allow_host=http://x is no name", "without scheme and port"]),
+        (["--export=vae", "--allow_origin=x"], ["--allow_origin=x is no origin", "scheme://host[:port]"]),
+        (["--export=vae", "--token_file=nowhere"], ["cannot read --token_file=nowhere: No such file"]),
     ],
 )
 def test_serve_with_wrong_flags_is_one_line(genmnist, exported, flags, parts):

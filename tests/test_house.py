@@ -21,7 +21,7 @@ LAYERS = [
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"}
     | {"device", "importance", "memory", "migrations", "progress", "versions"},
     {"distributions", "flows", "quality"},
-    {"serve", "serve.batching", "serve.tensors"},
+    {"serve", "serve.access", "serve.batching", "serve.tensors"},
     {"serve.servables"},
     {"serve.app"},
     {"serve.server"},

@@ -12,6 +12,7 @@ import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 
 from keras_genmnist import images
+from keras_genmnist.serve.access import Access
 from keras_genmnist.serve.app import create_app
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
@@ -43,7 +44,7 @@ def places():
 
 @pytest.fixture(scope="module")
 def client(repository, places):
-    return create_app(repository, places, prometheus_client.CollectorRegistry()).test_client()
+    return create_app(repository, places, prometheus_client.CollectorRegistry(), Access("127.0.0.1")).test_client()
 
 
 def assert_error(response, status: int, message: str | None = None) -> None:
@@ -293,7 +294,7 @@ def test_predict_equals_the_savedmodel(client, exported, digits):
 
 
 def test_concurrent_requests_equal_single_ones(repository):
-    app = create_app(repository, Places(16), prometheus_client.CollectorRegistry())
+    app = create_app(repository, Places(16), prometheus_client.CollectorRegistry(), Access("127.0.0.1"))
 
     def ask(seed):
         return (
@@ -391,7 +392,7 @@ def vae_names() -> list[str]:
 def test_health_and_readiness(folders, tmp_path):
     shutil.copytree(folders[0], tmp_path / "toy")
     repository, places = Repository([tmp_path / "toy"], lambda rows: None), Places(1)
-    client = create_app(repository, places, prometheus_client.CollectorRegistry()).test_client()
+    client = create_app(repository, places, prometheus_client.CollectorRegistry(), Access("127.0.0.1")).test_client()
     assert client.get("/healthz").text == "ok"
     assert (client.get("/readyz").status_code, client.get("/readyz").text) == (503, "no version is loaded of toy")
     repository.refresh()
@@ -414,7 +415,7 @@ def test_work_past_the_bound_is_refused(client, places):
 def test_work_for_a_server_that_stops_is_refused(repository):
     places = Places(1)
     places.close()
-    client = create_app(repository, places, prometheus_client.CollectorRegistry()).test_client()
+    client = create_app(repository, places, prometheus_client.CollectorRegistry(), Access("127.0.0.1")).test_client()
     response = client.post("/v1/models/toy:predict", data='{"inputs": [1]}')
     assert_error(response, 503, "stopping")
     assert int(response.headers["Retry-After"]) > 0
@@ -426,7 +427,7 @@ def test_an_error_of_ours_is_no_traceback_to_the_client(repository, client, monk
 
 
 def test_metrics_count(repository):
-    client = create_app(repository, Places(1), prometheus_client.CollectorRegistry()).test_client()
+    client = create_app(repository, Places(1), prometheus_client.CollectorRegistry(), Access("127.0.0.1")).test_client()
     for _ in range(3):
         client.post("/v1/models/toy:predict", data='{"inputs": [1]}')
     client.post("/v1/models/foo:predict", data="{}")

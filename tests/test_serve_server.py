@@ -15,6 +15,7 @@ import pytest
 
 from keras_genmnist.errors import UsageError
 from keras_genmnist.serve import server
+from keras_genmnist.serve.access import Access
 from keras_genmnist.serve.app import create_app
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
@@ -47,8 +48,8 @@ def running(repository):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "RECEIVE_SECONDS", 1.0)
         places = Places(2)
-        app = create_app(repository, places, prometheus_client.CollectorRegistry())
-        serving = Server(app, places, "127.0.0.1", 0, max_body_mb=1)
+        app = create_app(repository, places, prometheus_client.CollectorRegistry(), Access("127.0.0.1"))
+        serving = Server(app, places, Access("127.0.0.1"), "127.0.0.1", 0, max_body_mb=1)
         thread = threading.Thread(target=serving.run, daemon=True)
         thread.start()
         yield int(serving.url.rpartition(":")[2])
@@ -65,8 +66,8 @@ def ask(port: int, body: str | bytes, path: str = "/v1/models/toy:predict") -> t
     return response.status, json.loads(response.read())
 
 
-def send(port: int, parts: list[bytes], pause: float, end: bool) -> tuple[int, dict]:
-    """Sends bytes as they are, with pauses, ends the sending side if asked to, and gives status and answer."""
+def send(port: int, parts: list[bytes], pause: float, end: bool) -> tuple[int, dict, dict]:
+    """Sends bytes as they are, with pauses, ends the sending side if asked to; gives status, answer and headers."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         with contextlib.suppress(OSError):  # it may have been answered before it sent all
             for part in parts:
@@ -76,7 +77,7 @@ def send(port: int, parts: list[bytes], pause: float, end: bool) -> tuple[int, d
             connection.shutdown(socket.SHUT_WR)
         response = http.client.HTTPResponse(connection)
         response.begin()
-        return response.status, json.loads(response.read())
+        return response.status, json.loads(response.read()), dict(response.getheaders())
 
 
 HEAD = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
@@ -106,9 +107,11 @@ RAW = {
 @pytest.mark.parametrize("case", RAW)
 def test_what_is_no_whole_request_is_told_so_and_the_server_goes_on(running, case):
     parts, pause, end, status, message = RAW[case]
-    found, answer = send(running, parts, pause, end)
+    found, answer, headers = send(running, parts, pause, end)
     assert (found, answer.keys()) == (status, {"error"})
     assert message in answer["error"] and "\n" not in answer["error"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert ask(running, '{"inputs": [1]}') == (200, {"outputs": [2.5]})
 
 
@@ -160,12 +163,12 @@ def test_work_past_the_bound_is_refused_while_health_is_answered(running, reposi
 
 def test_port_that_is_taken_is_a_usage_error(running):
     with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{running}: .*; give another --host or --port"):
-        Server(None, Places(1), "127.0.0.1", running, 1)
+        Server(None, Places(1), Access("127.0.0.1"), "127.0.0.1", running, 1)
 
 
 def test_host_that_is_none_is_a_usage_error():
     with pytest.raises(UsageError, match=r"cannot listen on no\.such\.host\.invalid:0: no such host"):
-        Server(None, Places(1), "no.such.host.invalid", 0, 1)
+        Server(None, Places(1), Access("127.0.0.1"), "no.such.host.invalid", 0, 1)
 
 
 # The process

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from keras_genmnist import images, versions
 from keras_genmnist.serve import tensors
+from keras_genmnist.serve.access import CHALLENGES, Access
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
 from keras_genmnist.serve.tensors import invalid
@@ -43,13 +44,16 @@ RETRY_SECONDS = "1"
 JSON_TYPES = re.compile(r"|application/(.*[+])?json|text/(json|plain)|application/(x-www-form-urlencoded|octet-stream)")
 
 
-def create_app(repository: Repository, places: Places, registry: prometheus_client.CollectorRegistry) -> Flask:
+def create_app(
+    repository: Repository, places: Places, registry: prometheus_client.CollectorRegistry, access: Access
+) -> Flask:
     """The application.
 
     Args:
       repository: what is served.
       places: that each request which calls a model takes one of.
       registry: of the metrics at /metrics; those of requests are added to it.
+      access: what is asked of every request.
     """
     app = Flask(__name__)
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
@@ -70,8 +74,14 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
         g.start = time.perf_counter()
         g.route = request.endpoint or "none"
 
+    @app.before_request
+    def admit():
+        access.admit(request.method, request.path, request.headers)
+        return Response(status=204) if access.is_preflight(request.method, request.headers) else None
+
     @app.after_request
-    def count(response):
+    def finish(response):
+        response.headers.update(access.headers(request.headers.get("Origin")))
         requests.labels(g.route, response.status_code).inc()
         seconds.labels(g.route).observe(time.perf_counter() - g.start)
         return response
@@ -82,6 +92,8 @@ def create_app(repository: Repository, places: Places, registry: prometheus_clie
         response = _json({"error": error.message}, status)
         if status in (429, 503):
             response.headers["Retry-After"] = RETRY_SECONDS
+        if status == 401:
+            response.headers.setlist("WWW-Authenticate", CHALLENGES)
         return response
 
     @app.errorhandler(HTTPException)

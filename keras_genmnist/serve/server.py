@@ -22,6 +22,7 @@ from waitress.task import ErrorTask
 from waitress.utilities import BadRequest, Error
 
 from keras_genmnist.errors import UsageError
+from keras_genmnist.serve.access import Access
 from keras_genmnist.serve.app import create_app
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
@@ -50,6 +51,7 @@ class _ErrorTask(ErrorTask):
         body = orjson.dumps({"error": f"{error.reason}: {error.body}"})
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.extend(self.channel.server.access.headers(self.request.headers.get("ORIGIN")).items())
         self.set_close_on_finish()
         self.content_length = len(body)
         self.channel.lingers = True
@@ -141,11 +143,12 @@ class _Channel(HTTPChannel):
 class Server:
     """waitress with an application, run until it is stopped."""
 
-    def __init__(self, app: Flask, places: Places, host: str, port: int, max_body_mb: int):
+    def __init__(self, app: Flask, places: Places, access: Access, host: str, port: int, max_body_mb: int):
         """
         Args:
           app: the application.
           places: the requests that are worked on at once; they are closed when the server stops.
+          access: gives the headers of the answers that are not the application's.
           host: to listen on.
           port: to listen on; 0 for a free one.
           max_body_mb: of a request, in MB.
@@ -176,8 +179,8 @@ class Server:
             raise UsageError(f"cannot listen on {host}:{port}: {reason}; give another --host or --port") from error
         listeners = [channel for channel in self._map.values() if isinstance(channel, BaseWSGIServer)]
         for listener in listeners:
-            listener.channel_class = _Channel
-        self.url = f"http://{host}:{listeners[0].effective_port}"
+            listener.channel_class, listener.access = _Channel, access
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{listeners[0].effective_port}"
 
     def run(self) -> None:
         """Answers requests until `stop`, then finishes those in flight.
@@ -209,7 +212,7 @@ class Server:
         return [channel for channel in self._map.values() if isinstance(channel, _Channel)]
 
 
-def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_body_mb: int) -> None:
+def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_body_mb: int, access: Access) -> None:
     """Serves exports until a signal stops it, and exits with 128 + the signal's number.
 
     Args:
@@ -218,6 +221,7 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
       port: to listen on; 0 for a free one.
       max_in_flight: requests that are worked on at once; more are answered by 429.
       max_body_mb: of a request, in MB; more is answered by 413.
+      access: what is asked of every request.
     Raises:
       UsageError: if an export holds no SavedModel, two have one name, or the port is taken.
     """
@@ -227,7 +231,7 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
         "genmnist_call_rows", "Rows of a joined call.", buckets=(1, 2, 4, 8, 16, 32), registry=registry
     )
     repository, places = Repository(exports, rows.observe), Places(max_in_flight)
-    server = Server(create_app(repository, places, registry), places, host, port, max_body_mb)
+    server = Server(create_app(repository, places, registry, access), places, access, host, port, max_body_mb)
     tf.config.threading.set_inter_op_parallelism_threads(CALL_THREADS)
     received = []
 
