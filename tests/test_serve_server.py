@@ -2,6 +2,7 @@ import contextlib
 import http.client
 import json
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -161,6 +162,65 @@ def test_work_past_the_bound_is_refused_while_health_is_answered(running, reposi
     assert ask(running, '{"inputs": [1]}')[0] == 200
 
 
+@pytest.fixture
+def many_files():
+    """Lets this process, client and server, open enough files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 4000:
+        pytest.skip("the process may open fewer than 4,000 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4000 if 0 <= soft < 4000 else soft, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD[:30]], ids=["nothing", "a part of a head"])
+def test_connections_that_nobody_uses_give_way(running, many_files, monkeypatch, sent):
+    monkeypatch.setattr(server, "RECEIVE_SECONDS", 60.0)
+    answers = []
+    working = start(running, answers, COUNT)
+    with contextlib.ExitStack() as held:
+        for _ in range(2000):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", running), timeout=60))
+            with contextlib.suppress(ConnectionError):  # it had to give way before it sent
+                connection.sendall(sent)
+        began = time.monotonic()
+        assert get(http.client.HTTPConnection("127.0.0.1", running, timeout=60), "/healthz") == (200, "ok")
+        # Milliseconds, and up to a second where others use the machine; where none gives way, until they are closed as
+        # idle, which takes 30 s.
+        assert time.monotonic() - began < 5
+        working.join(60)
+    assert answers == [COUNTED]
+
+
+def test_a_connection_in_use_is_kept_while_others_give_way(running, many_files):
+    used = http.client.HTTPConnection("127.0.0.1", running, timeout=60)
+    used.connect()
+    used.auto_open = False  # it must be this one all the time
+    with contextlib.ExitStack() as held:
+        for _ in range(40):
+            for _ in range(50):
+                held.enter_context(socket.create_connection(("127.0.0.1", running), timeout=60))
+            assert get(used, "/healthz") == (200, "ok")
+
+
+def test_connections_are_fewer_where_files_are(monkeypatch):
+    limits = [64, 64]
+    monkeypatch.setattr(server.resource, "getrlimit", lambda which: tuple(limits))
+    monkeypatch.setattr(server.resource, "setrlimit", lambda which, new: limits.__setitem__(slice(2), new))
+    found = []
+    for soft, hard in ((64, 64), (256, 512), (256, 10**6), (1024, -1), (-1, -1), (10**6, 10**6)):
+        limits[:] = soft, hard
+        found.append((server._most_connections(), *limits))
+    assert found == [
+        (32, 64, 64),
+        (384, 512, 512),
+        (1000, 1128, 10**6),
+        (1000, 1128, -1),
+        (1000, -1, -1),
+        (1000, 10**6, 10**6),
+    ]
+
+
 def test_port_that_is_taken_is_a_usage_error(running):
     with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{running}: .*; give another --host or --port"):
         Server(None, Places(1), Access("127.0.0.1"), "127.0.0.1", running, 1)
@@ -265,6 +325,45 @@ def test_signal_finishes_what_is_in_flight(folder, signum, status):
         assert answers == [COUNTED]
         _, err = started.communicate(timeout=60)
         assert (started.returncode, err) == (status, "")
+
+
+def test_signal_ends_an_idle_server_within_a_second(folder):
+    with process(folder) as (started, port):
+        ready(port)
+        with socket.create_connection(("127.0.0.1", port)):
+            began = time.monotonic()
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(60) == 143
+        assert time.monotonic() - began < 1
+
+
+def test_signal_ends_a_server_whose_client_goes_on_asking(folder):
+    request = b'POST /v1/models/toy:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{"inputs": [1]}'
+    with process(folder) as (started, port):
+        ready(port)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+
+            def ask_on():
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection.sendall(request)  # before the last one is answered
+
+            asking = threading.Thread(target=ask_on, daemon=True)
+            asking.start()
+            answers = connection.makefile("rb")
+            for _ in range(20):
+                while not (line := answers.readline()).endswith(b"HTTP/1.1 200 OK\r\n"):
+                    assert line
+            began = time.monotonic()
+            started.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                rest = []
+                while line := answers.readline():
+                    rest.append(line.strip())
+            assert started.wait(60) == 143
+            assert time.monotonic() - began < 5
+            asking.join(60)
+        assert rest.count(b"Connection: close") == 1
 
 
 def get(connection, path: str) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import resource
 import signal
 import socket
 import sys
@@ -12,13 +14,13 @@ from pathlib import Path
 import orjson
 import prometheus_client
 import tensorflow as tf
-import waitress
 from flask import Flask
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import BadRequest, Error
 
 from keras_genmnist.errors import UsageError
@@ -38,6 +40,10 @@ STOP_SECONDS = 30.0
 # longest, a sheet of a PixelCNN.
 CALL_THREADS = 16
 MAX_CONNECTIONS = 1000
+# So many of them are kept free, for whoever comes next, by closing those that nobody uses.
+SPARE_CONNECTIONS = 50
+# What the process has open beside its connections, in files.
+OTHER_FILES = 128
 MAX_HEADER_BYTES = 32 * 1024
 # Beside those that work: they answer health checks, and 429 when all others are taken.
 SPARE_THREADS = 8
@@ -56,6 +62,15 @@ class _ErrorTask(ErrorTask):
         self.content_length = len(body)
         self.channel.lingers = True
         self.write(body)
+
+
+class _Task(WSGITask):
+    """Answers a request, and when the server stops, ends the connection, that no further one comes by it."""
+
+    def build_response_header(self):
+        if self.channel.server.stopping:
+            self.set_close_on_finish()
+        return super().build_response_header()
 
 
 class _RequestTimeout(Error):
@@ -80,6 +95,7 @@ class _Channel(HTTPChannel):
     so that the answer may be lost.
     """
 
+    task_class = _Task
     error_task_class = _ErrorTask
     parser_class = _Parser
     lingers = False  # once the answer is sent, what still comes is read and forgotten
@@ -99,6 +115,11 @@ class _Channel(HTTPChannel):
             self.handle_close()
         elif self.request is not None:
             self._refuse(_RequestTimeout(f"the request did not arrive within {RECEIVE_SECONDS:.0f} s"))
+
+    def drop(self) -> None:
+        """Closes the connection at once."""
+        self.lingers = False
+        self.handle_close()
 
     def readable(self):
         return self._answered or super().readable()
@@ -140,6 +161,23 @@ class _Channel(HTTPChannel):
                 self.server.add_task(self)
 
 
+class _Listener(TcpWSGIServer):
+    """Accepts connections, as many at a time as have come: one a turn would keep a request waiting behind a crowd."""
+
+    channel_class = _Channel
+    stopping = False
+
+    def __init__(self, *args, access: Access, **kwargs):
+        self.access = access
+        super().__init__(*args, **kwargs)
+
+    def handle_accept(self):
+        before = -1
+        while before < len(self._map) < self.adj.connection_limit:
+            before = len(self._map)
+            super().handle_accept()
+
+
 class Server:
     """waitress with an application, run until it is stopped."""
 
@@ -156,15 +194,14 @@ class Server:
           UsageError: if it cannot listen there.
         """
         self._places, self._map, self._stopped, self._next_check = places, {}, threading.Event(), 0.0
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of each request that waits for a thread
+        logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of each request that waits for a thread
+        self._most = _most_connections()
+        self._dispatcher = ThreadedTaskDispatcher()
         try:
-            self._server = waitress.create_server(
-                app,
-                self._map,
+            settings = Adjustments(
                 host=host,
                 port=port,
-                threads=places.count + SPARE_THREADS,
-                connection_limit=MAX_CONNECTIONS,
+                connection_limit=self._most,
                 channel_timeout=IDLE_SECONDS,
                 cleanup_interval=5,
                 recv_bytes=65536,
@@ -174,13 +211,15 @@ class Server:
                 asyncore_use_poll=True,
                 ident=None,
             )
+            self._listeners = [
+                _Listener(app, self._map, dispatcher=self._dispatcher, adj=settings, sockinfo=address, access=access)
+                for address in settings.listen
+            ]
         except (OSError, ValueError) as error:  # the latter of a host that has no address
             reason = getattr(error, "strerror", None) or "no such host"
             raise UsageError(f"cannot listen on {host}:{port}: {reason}; give another --host or --port") from error
-        listeners = [channel for channel in self._map.values() if isinstance(channel, BaseWSGIServer)]
-        for listener in listeners:
-            listener.channel_class, listener.access = _Channel, access
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{listeners[0].effective_port}"
+        self._dispatcher.set_thread_count(places.count + SPARE_THREADS)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._listeners[0].effective_port}"
 
     def run(self) -> None:
         """Answers requests until `stop`, then finishes those in flight.
@@ -190,30 +229,52 @@ class Server:
         while not self._stopped.is_set():
             self._turn()
         self._places.close()
+        for listener in self._listeners:
+            listener.stopping = True
         deadline, busy = time.monotonic() + STOP_SECONDS, [channel for channel in self._channels() if channel.busy]
         while busy and time.monotonic() < deadline:
             self._turn()
             busy = [channel for channel in busy if channel.connected and channel.busy]
-        self._server.task_dispatcher.shutdown()
+        self._dispatcher.shutdown(timeout=max(0.0, deadline - time.monotonic()))
         wasyncore.close_all(self._map)
 
     def stop(self) -> None:
         """Makes `run` end; from a signal handler or another thread."""
         self._stopped.set()
+        self._listeners[0].pull_trigger()  # it may be waiting for a request
 
     def _turn(self) -> None:
         wasyncore.loop(timeout=1.0, use_poll=True, map=self._map, count=1)
+        surplus = len(self._map) + SPARE_CONNECTIONS - self._most
+        if surplus > 0:
+            self._drop(surplus)
         if time.monotonic() > self._next_check:
             self._next_check = time.monotonic() + 1.0
             for channel in self._channels():
                 channel.expire()
 
+    def _drop(self, number: int) -> None:
+        """Closes connections, the one of the longest silence first, and none for which a request is worked on."""
+        free = [channel for channel in self._channels() if not channel.requests]
+        for channel in sorted(free, key=lambda channel: channel.last_activity)[:number]:
+            channel.drop()
+
     def _channels(self) -> list[_Channel]:
         return [channel for channel in self._map.values() if isinstance(channel, _Channel)]
 
 
+def _most_connections() -> int:
+    """MAX_CONNECTIONS, or fewer where the process may not open as many files, though its own limit is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if soft < MAX_CONNECTIONS + OTHER_FILES:
+        soft = min(MAX_CONNECTIONS + OTHER_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return min(MAX_CONNECTIONS, max(soft - OTHER_FILES, soft // 2))
+
+
 def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_body_mb: int, access: Access) -> None:
-    """Serves exports until a signal stops it, and exits with 128 + the signal's number.
+    """Serves exports until a signal stops it, and ends the process with 128 + the signal's number.
 
     Args:
       exports: exports/NAME for its newest version, always, or exports/NAME/VERSION for that one.
@@ -241,16 +302,15 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
         server.stop()
 
     def watch():
-        while not received:
+        while True:
             with contextlib.suppress(OSError):  # a file that goes while it is looked at: the next look will tell
                 repository.refresh()
             time.sleep(POLL_SECONDS)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    threading.Thread(target=watch, daemon=True).start()
     print(f"listening on {server.url}", flush=True)
     server.run()
-    watcher.join(timeout=STOP_SECONDS)  # Python must not end below a SavedModel that is being loaded
-    sys.exit(128 + received[0])
+    # Not sys.exit: Python would take TensorFlow apart for seconds, and crash where a SavedModel is still being loaded.
+    os._exit(128 + received[0])
