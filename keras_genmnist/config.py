@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from keras_genmnist.errors import UsageError
 
 SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32, in which everything is computed: beyond are 0 and infinity
-# Layers and steps are each built, or run, by themselves; maps come at every place of an image.  Whether the units of
-# other fields fit in memory is found out when the model is built.
+# Layers and steps are each built, or run, by themselves; maps come at every place of an image, and the masks of a flow
+# are squares.  Whether the units of other fields fit in memory is found out when the model is built.
 MOST = {"_layers": 10**3, "_steps": 10**3, "_reflections": 10**3, "channels": 10**4, "features": 10**4}
-MOST |= {"latent_size": 10**6, "": 10**9}
+MOST |= {"flow_size": 10**4, "prior_size": 10**4, "latent_size": 10**6, "": 10**9}
 LARGEST_KERNEL = 55  # sees an image of 28 pixels from any of them
 
 _PACKAGE = Path(__file__).parent

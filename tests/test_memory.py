@@ -62,7 +62,6 @@ TOO_LARGE = [
         "mixture_logits is 1000000000 would take .* 4.0 GB",
     ),
     ("vae", {"prior": "vamp", "prior_components": 10**9}, r"pseudo_images is 1000000000 x 28 x 28 x 1 .* 3.1 TB"),
-    ("vae", {"flow_size": 10**9, "posterior": "iaf"}, "GB"),
     ("vae_conv", {"encoder_channels": 10**4}, "kernel is 3 x 3 x 10000 x 10000 would take at least 3.6 GB"),
     ("gan", {"hidden_size": 10**9}, "kernel is 2 x 1000000000 would take at least 8.0 GB"),
     ("ladder", {"num_layers": 2, "hidden_size": 10**9}, "kernel is 784 x 1000000000 would take at least 3.1 TB"),
@@ -148,8 +147,11 @@ def test_every_number_of_a_config_has_a_range(name, field, tmp_path):
             models.build(config)
 
 
-@pytest.mark.parametrize("name, field", [(n, f) for n, f in FIELDS if f.endswith(("layers", "_steps", "reflections"))])
+LIMITED = ("layers", "_steps", "reflections", "flow_size", "prior_size")
+
+
+@pytest.mark.parametrize("name, field", [(name, field) for name, field in FIELDS if field.endswith(LIMITED)])
 def test_number_of_layers_and_steps_is_limited(name, field):
-    # Each is a loop in Python.
-    with pytest.raises(UsageError, match=rf"config\.{field}=1000000 is out of range: give .*1000$"):
+    # Each is a loop in Python, or the side of a square in numpy.
+    with pytest.raises(UsageError, match=rf"config\.{field}=1000000 is out of range: give .*10000?$"):
         models.build(tiny.config(name, **{field: 1_000_000}))
