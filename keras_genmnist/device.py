@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import tensorflow as tf
-import tf_keras
 
 
 def prepare() -> None:
@@ -28,6 +27,8 @@ def prepare() -> None:
 
 def description() -> str:
     """What is computed on, in words: the device, the threads of the CPU, and the precision."""
+    import tf_keras  # here: a server does without it, and its seconds
+
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")

@@ -62,12 +62,12 @@ def export(run: Run, out: Path) -> Path:
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
         for path in (new, *new.rglob("*")):
             files.sync(path)
-        found = versions.directories(folder)
-        newest = max(found, default=0)
+        before = versions.directories(folder)
+        newest = max((versions.number_of(path.name) or 0 for path in folder.iterdir()), default=0)  # files too
         target = folder / str(newest + 1)
         files.rename(new, target)
-    if newest:
-        _tell_of_another_run(found[newest], run)
+    if before:
+        _tell_of_another_run(before[max(before)], run)
     return target
 
 

@@ -297,6 +297,7 @@ def figures(
         try:
             drawn = FIGURES[name](subject)
         except Fault as fault:
+            plt.close()  # what was begun
             if which:
                 raise
             runs.warn(f"no figure {name}: {fault}")

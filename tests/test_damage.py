@@ -94,7 +94,7 @@ ALL = {
 BUILDING = {
     "latent_size of text": (field("latent_size", "abc"), 2, "config.latent_size=abc is out of range"),
     "latent_size 1.5": (field("latent_size", 1.5), 2, "config.latent_size=1.5 is out of range"),
-    "latent_size enormous": (field("latent_size", 10**400), 3, "config"),
+    "latent_size enormous": (field("latent_size", 10**400), 2, "is out of range: give 2147483647 or less"),
     "posterior 5": (field("posterior", 5), 2, "config.posterior=5 is not known"),
     "model 5": (field("model", 5), 2, "config.model=5 is not known"),
     "free_bits of text": (field("free_bits", "none"), 3, "config.json is damaged"),

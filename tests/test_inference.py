@@ -187,7 +187,7 @@ def test_a_refinement_that_diverges_is_reported(digits):
         ({"inference": "amortised"}, "amortized, semi_amortized, svi"),
         ({"refine_optimizer": "sgd"}, "adam, momentum"),
         ({"refine_gradient": "second"}, "first_order, full"),
-        ({"refine_steps": -1}, "0 or more"),
+        ({"refine_steps": -1}, "0 to 1000"),
         ({"refine_steps": 0, "inference": "svi"}, "1 or more"),
         *(({"refine_learning_rate": rate}, "above 0, finite") for rate in (0.0, float("nan"), float("inf"), 1e39)),
         ({"posterior": "iaf", "inference": "semi_amortized"}, "gaussian"),

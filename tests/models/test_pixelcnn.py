@@ -157,8 +157,8 @@ def test_pixelcnn_learns_where_pixels_are():
         ("num_layers", 0, "1 or more"),
         ("features", 0, "1 or more"),
         ("kernel_size", 4, "an odd number"),
-        ("first_kernel_size", 1, "3 or more"),
-        ("place_features", -1, "0 or more"),
+        ("first_kernel_size", 1, "an odd number, 3 to 55"),
+        ("place_features", -1, "0 to 10000"),
     ],
 )
 def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
