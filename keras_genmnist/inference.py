@@ -124,9 +124,14 @@ class RefinedPosterior(tf_keras.Model):
         def guarded(values, t):
             # Where an ascent has run away it ends: slopes that overflow would make the gradient through all steps not
             # a number, though nothing of it is kept, and with it that of the weights that all images share.
-            near = _is_near(values)[:, None]
-            slopes = gradient([tf.where(near, value, 0.0) for value in values], t)
-            return [tf.where(near, slope, 0.0) for slope in slopes]
+            # Joined, so that there is one choice: of two, TensorFlow's optimizer of graphs makes one name twice.
+            near = _is_near(values)[:, None] & tf.ones([1, 2 * self.latent_size], tf.bool)
+
+            def held(parts):
+                joined = tf.concat(parts, axis=1)
+                return tf.split(tf.where(near, joined, tf.zeros_like(joined)), 2, axis=1)
+
+            return held(gradient(held(values), t))
 
         end = self.ascent.climb(guarded if self.full else gradient, start)
         checking = self._draws(CHECKING_DRAWS, stream=1)
