@@ -87,7 +87,7 @@ def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypa
         assert label in printed
     for split in ("train", "test"):
         levels = [record[split][name]["mean"] for name in gap.LEVELS]
-        assert (np.diff(levels) < 0.05).all()  # by 200 draws
+        assert (np.diff(levels) < 0.3).all()  # by 200 draws, of nats that vary by 3 from draw to draw
         gaps = record[split]["gaps"]
         total = gaps["approximation"]["mean"] + gaps["amortization"]["mean"]
         np.testing.assert_allclose(total, levels[0] - levels[-1], rtol=1e-6)
