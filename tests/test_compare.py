@@ -37,7 +37,7 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
         assert {"elbo", "nll"} <= own["test"].keys()
     assert json.loads((tmp_path / "runs" / "compare.json").read_text()) == found
     assert runs.load(tmp_path / "runs" / "vae").command == "typed"
-    assert (tmp_path / "figures" / "compare.png").stat().st_size > 10_000
+    assert (tmp_path / "figures" / "runs.png").stat().st_size > 10_000
 
     before = (tmp_path / "runs" / "vae" / "metrics.jsonl").read_text()
     again = compare.compare(["vae_2d", "vae"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
