@@ -125,6 +125,8 @@ def doubt(scores: dict) -> str | None:
     if nll.get("num_draws") == "quadrature":
         if _error(nll) > quadrature.TOLERANCE:
             return f"the quadrature of log p(x) is off by up to {_error(nll):.2g} nats for an image"
+    elif nll.get("num_draws", FEW) < FEW:
+        return f"the NLL is only an upper bound in expectation: it is by {nll['num_draws']} draws, few for any image"
     elif "ess" in nll:
         share = nll["share_pareto_k_above_0.7"] or 0.0
         if max(share, nll["share_ess_below_10"]) > TRUSTED_SHARE:
