@@ -180,7 +180,7 @@ def serve(argv: list[str]) -> None:
         raise UsageError("give --export=DIR, the exports/NAME of `genmnist export`, once or more")
     with _quiet():
         from keras_genmnist.serve import access, server
-    token = access.read_token(Path(values.token_file)) if values.token_file else None
+    token = access.read_token(Path(values.token_file)) if values.token_file is not None else None
     server.serve(
         [Path(export) for export in values.export],
         values.host,
