@@ -83,6 +83,8 @@ HOSTS = [
     ("192.168.1.5", "192.168.1.5:8501", True),
     ("my.machine", "my.machine:8501", True),
     ("my.machine", "evil.example", False),
+    ("*", "10.1.2.3:8501", True),  # which listens as 0.0.0.0 does, and allows no more
+    ("*", "evil.example", False),
 ]
 
 

@@ -61,7 +61,10 @@ class Access:
         for origin in allow_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin.lower()):
                 raise UsageError(f"--allow_origin={origin} is no origin: give scheme://host[:port], or * for any")
-        self._hosts = {"localhost", *(_address_of(name) or name.lower() for name in (host, *allow_hosts))}
+        # "*" as `host`, for all networks, allows no name.
+        named = [name for name in (host, *allow_hosts) if name != "*"]
+        self._hosts = {"localhost", *(_address_of(name) or name.lower() for name in named)}
+        self._any_host = "*" in allow_hosts
         address = _address_of(host)
         self._on_loopback = host == "localhost" or (address is not None and ipaddress.ip_address(address).is_loopback)
         if self._on_loopback:
@@ -118,7 +121,7 @@ class Access:
     def _answers_to(self, name: str | None) -> bool:
         if name is None:
             return False
-        return name in self._hosts or "*" in self._hosts or (not self._on_loopback and _is_address(name))
+        return name in self._hosts or self._any_host or (not self._on_loopback and _is_address(name))
 
     def _allows(self, origin: str | None) -> bool:
         return origin is not None and (origin.lower() in self._origins or "*" in self._origins)
