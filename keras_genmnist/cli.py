@@ -166,7 +166,9 @@ def serve(argv: list[str]) -> None:
     )
     flags.DEFINE_string("host", HOST, "To listen on; 0.0.0.0 for all networks.", flag_values=values)
     flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
-    flags.DEFINE_integer("max_in_flight", 64, "Requests worked on at once; more get 429.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "max_in_flight", 64, "Requests worked on at once; more get 429.", 1, MOST_IN_FLIGHT, flag_values=values
+    )
     flags.DEFINE_integer("max_body_mb", 16, "Of a request, in MB; more gets 413.", 1, flag_values=values)
     flags.DEFINE_multi_string(
         "allow_host", [], "A name that it answers to, beside localhost and --host; * for any.", flag_values=values
@@ -255,6 +257,7 @@ def list_models(argv: list[str]) -> None:
 
 SEEDS = (0, 2**31 - 1)
 YEAR = 525_600  # minutes
+MOST_IN_FLIGHT = 1000  # requests, one a connection: a server has no more, and a thread for each
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps")
 # The image sets it: a container is reached from outside of it or not at all.
 HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")

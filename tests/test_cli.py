@@ -439,6 +439,7 @@ def test_signal_after_the_last_step_ends_the_process(genmnist, monkeypatch, eage
         (["--export=vae", "--allow_host=http://x"], ["--allow_host=http://x is no name", "without scheme and port"]),
         (["--export=vae", "--allow_origin=x"], ["--allow_origin=x is no origin", "scheme://host[:port]"]),
         (["--export=vae", "--token_file=nowhere"], ["cannot read --token_file=nowhere: No such file"]),
+        (["--export=vae", "--max_in_flight=1001"], ["--max_in_flight=1001", "1000"]),
         (["--export=vae", "--token_file="], ["cannot read --token_file=", "a file that holds the token"]),
     ],
 )

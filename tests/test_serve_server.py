@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import prometheus_client
 import pytest
+from waitress.task import ThreadedTaskDispatcher
 
 from keras_genmnist.errors import UsageError
 from keras_genmnist.serve import server
@@ -229,6 +230,15 @@ def test_port_that_is_taken_is_a_usage_error(running):
 def test_host_that_is_none_is_a_usage_error():
     with pytest.raises(UsageError, match=r"cannot listen on no\.such\.host\.invalid:0: no such host"):
         Server(None, Places(1), Access("127.0.0.1"), "no.such.host.invalid", 0, 1)
+
+
+def test_threads_that_cannot_be_started_are_a_usage_error(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadedTaskDispatcher, "start_new_thread", refuse)
+    with pytest.raises(UsageError, match=r"cannot start 17 threads, 8 beside --max_in_flight: .*; give fewer"):
+        Server(None, Places(9), Access("127.0.0.1"), "127.0.0.1", 0, 1)
 
 
 # The process

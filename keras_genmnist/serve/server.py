@@ -191,7 +191,7 @@ class Server:
           port: to listen on; 0 for a free one.
           max_body_mb: of a request, in MB.
         Raises:
-          UsageError: if it cannot listen there.
+          UsageError: if it cannot listen there, or start as many threads.
         """
         self._places, self._map, self._stopped, self._next_check = places, {}, threading.Event(), 0.0
         logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of each request that waits for a thread
@@ -218,7 +218,13 @@ class Server:
         except (OSError, ValueError) as error:  # the latter of a host that has no address
             reason = getattr(error, "strerror", None) or "no such host"
             raise UsageError(f"cannot listen on {host}:{port}: {reason}; give another --host or --port") from error
-        self._dispatcher.set_thread_count(places.count + SPARE_THREADS)
+        threads = places.count + SPARE_THREADS
+        try:
+            self._dispatcher.set_thread_count(threads)
+        except RuntimeError as error:
+            raise UsageError(
+                f"cannot start {threads} threads, {SPARE_THREADS} beside --max_in_flight: {error}; give fewer in flight"
+            ) from error
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._listeners[0].effective_port}"
 
     def run(self) -> None:
