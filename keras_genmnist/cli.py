@@ -428,7 +428,7 @@ def _parse(values: flags.FlagValues, argv: list[str], before_config: bool = Fals
         raise UsageError(_plain(error)) from error
     stray = [a for a in rest if a != "--" and not (before_config and a.startswith("--config."))]
     if stray and stray[0].startswith("--"):
-        known = sorted(name for name in values if not name.startswith("config"))
+        known = sorted(name for name in values if name != "config" and not name.startswith("config."))
         near = configs.suggest(stray[0].removeprefix("--").split("=")[0], known)
         accepted = ", ".join(known + before_config * ["config.FIELD"]) or "none"
         raise UsageError(f"unknown flag {stray[0]!r}{near} Flags: {accepted}")
