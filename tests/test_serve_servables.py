@@ -136,6 +136,32 @@ def damage_means(path):
     (path / "assets.extra" / "latent_means.json").write_text("{")
 
 
+def damage_with_a_pipe(path):
+    """Which to read would wait for a writer for ever, and with it whoever looks for new versions."""
+    (path / "saved_model.pb").unlink()
+    os.mkfifo(path / "saved_model.pb")
+
+
+def damage_record_text(path):
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "genmnist.json").write_text(r'{"model": "\ud800", "dataset": "mnist"}')
+
+
+def damage_means_number(path):
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "latent_means.json").write_text('{"means": [[NaN, 0]], "labels": null}')
+
+
+def damage_means_list(path):
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "latent_means.json").write_text("[1, 2]")
+
+
+def damage_means_labels(path):
+    (path / "assets.extra").mkdir()
+    (path / "assets.extra" / "latent_means.json").write_text('{"means": [[1, 2], [3, 4]], "labels": [7]}')
+
+
 DAMAGES = [function for name, function in globals().items() if name.startswith("damage_")]
 
 
@@ -292,3 +318,13 @@ def test_what_the_explorer_is_told(folder, exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "vae" / "1")
     (copy / "assets.extra" / "latent_means.json").write_text(json.dumps(means))
     assert repository(copy).servable("vae").latent_means == means
+
+
+@pytest.mark.parametrize(
+    "spec", [{"codes": tf.TensorSpec([None, 2])}, {"z": tf.TensorSpec([None, 2, 3])}], ids=["codes", "z"]
+)
+def test_a_decoder_of_other_makers_has_no_latents_to_explore(spec, tmp_path):
+    module = tf.Module()
+    module.decode = tf.function(lambda **inputs: {"image": next(iter(inputs.values()))})
+    tf.saved_model.save(module, str(tmp_path / "other" / "1"), {"decode": module.decode.get_concrete_function(**spec)})
+    assert repository(tmp_path / "other").servable("other").latent_size is None

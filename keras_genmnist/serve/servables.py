@@ -1,7 +1,6 @@
 """SavedModels that are served: the newest whole version of each export, picked up while the server runs."""
 
 import functools
-import json
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import orjson
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
@@ -93,6 +93,7 @@ class Servable:
         self.name, self.version = name, version
         extra = path / "assets.extra"
         try:
+            _require_files(path)
             with files.literal(path) as literal:
                 self._owner = tf.saved_model.load(literal)  # its variables live as long as it does
             functions = self._owner.signatures
@@ -106,7 +107,7 @@ class Servable:
             }
             record = _json(extra / "genmnist.json")
             self.label = f"{record['model']} on {record['dataset']}" if record else name
-            self.latent_means = _json(extra / "latent_means.json")
+            self.latent_means = _latent_means(extra / "latent_means.json")
             self._warm_up(extra / "tf_serving_warmup_requests")
         except Exception as error:  # of what may be any bytes
             reason = " ".join(str(getattr(error, "message", error)).split())
@@ -121,8 +122,9 @@ class Servable:
 
     @property
     def latent_size(self) -> int | None:
-        """The number of latents that `decode` takes, if there is such a signature."""
-        return self.signatures["decode"].inputs["z"].shape[-1] if "decode" in self.signatures else None
+        """The number of latents that `decode` takes, if there is such a signature; another's may take what it likes."""
+        z = self.signatures["decode"].inputs.get("z") if "decode" in self.signatures else None
+        return z.shape[1] if z is not None and z.shape.rank == 2 else None
 
     def signature(self, name: str) -> Signature:
         """The signature `name`.
@@ -136,8 +138,26 @@ class Servable:
         return self.signatures[name]
 
 
+def _require_files(folder: Path) -> None:
+    """Checks that nothing has to be waited for: a pipe that nobody writes to would end the watch for new versions."""
+    for path in folder.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is neither a file nor a folder")
+
+
 def _json(path: Path):
-    return json.loads(path.read_text()) if path.exists() else None
+    """What a file says, if there is one; nothing that could not be told again, as a NaN."""
+    return orjson.loads(path.read_bytes()) if path.exists() else None
+
+
+def _latent_means(path: Path) -> dict | None:
+    """Points of the plane and the digit of each, for the explorer."""
+    found = _json(path)
+    if found is not None:
+        points, labels = np.asarray(found["means"], np.float64), found["labels"]
+        if points.shape != (len(points), 2) or len(points) != len(points if labels is None else labels):
+            raise ValueError(f"{path.name} does not hold points of the plane with the digit of each")
+    return found
 
 
 class Model:
