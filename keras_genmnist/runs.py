@@ -119,12 +119,15 @@ def load(workdir: Path, name: str = "NAME") -> Run:
     """The run in `workdir`; `name` is what to train there where there is none.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if there is none, or `workdir` is the checkpoints/ of one, which holds the copy of its config.json.
       Fault: if its config.json and the copy of it are both damaged, or say different things, or are of a later version;
         or if something else stands where a file or a folder of the run should be.
     """
     if not exists(workdir):
         raise UsageError(f"no run in {workdir}: train one with {_train(f'--model={name}', f'--workdir={workdir}')}")
+    place = Path(os.path.abspath(workdir))
+    if place.name == "checkpoints" and not (place / "checkpoints").exists():
+        raise UsageError(f"{workdir} is a part of the run in {place.parent}: give that")
     check_kinds(workdir)
     first, copy = _config_files(workdir)
     run, spare = (_read(path, workdir) for path in (first, copy))

@@ -85,6 +85,16 @@ def test_workdir_without_run_is_refused(tmp_path):
         runs.load(tmp_path)
 
 
+def test_folder_inside_a_run_is_not_taken_for_one(tmp_path):
+    run = tiny.begin(tmp_path / "run")
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match=f"{run.checkpoints} is a part of the run in {run.workdir}: give that"):
+        runs.load(run.checkpoints)
+    assert files_of(tmp_path) == before
+    alone = tmp_path / "checkpoints"  # but a run may have this name
+    assert runs.load(tiny.begin(alone).workdir).workdir == alone
+
+
 def edit(path, **fields):
     """Changes fields of the config in a config.json."""
     content = json.loads(path.read_text())
