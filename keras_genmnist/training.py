@@ -165,11 +165,13 @@ class Training:
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
-        optimizers = {
-            name: adam(config, self.model.optimizer_steps(name, self.last_step), name) for name in self.model.optimized
-        }
-        warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
-        self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
+        with runs.building(run):
+            optimizers = {
+                name: adam(config, self.model.optimizer_steps(name, self.last_step), name)
+                for name in self.model.optimized
+            }
+            warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
+            self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
         for name, variables in self.model.optimized.items():
             optimizers[name].build(variables)
         self.average = WeightAverage(self.model.weights, config.ema_decay)

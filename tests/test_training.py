@@ -513,3 +513,11 @@ def test_config_value_out_of_range_is_refused_before_data_are_loaded(field, valu
 def test_largest_batch_and_seed_train(tmp_path, eager):
     run = tiny.train(tiny.begin(tmp_path / "run", batch_size=4000, seed=2**31 - 1, epochs=1))
     assert [row["step"] for row in tiny.rows(run)] == [1]
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "decay", "jit_compile"])
+def test_config_without_a_field_that_training_reads_is_a_fault(field, tmp_path):
+    run = tiny.begin(tmp_path / "run")
+    del run.config[field]
+    with pytest.raises(Fault, match=rf"the config in {tmp_path}/run/config.json is damaged \(.*{field}"):
+        training.Training(run)
