@@ -12,7 +12,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from keras_genmnist import bounds, data, evaluate, files, images, models, runs, training
+from keras_genmnist import bounds, data, evaluate, files, images, likelihood, models, runs, training
 from keras_genmnist import config as configs
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import save
@@ -41,15 +41,20 @@ def compare(
     Returns:
       What is written to WORKDIR/compare.json.
     Raises:
-      UsageError: if a model is unknown or has no likelihood, a run is of another dataset, or the time is too short.
+      UsageError: if a model is unknown or has no likelihood, a run is of another dataset, the time is too short, the
+        draws do not fit in memory, or `workdir` cannot be written.
       Fault: if data or weights are damaged.
     """
+    likelihood.require_memory(num_draws)
     planned = {name: _config(name, dataset) for name in names}
     present = {name: runs.load(workdir / name) for name in names if runs.exists(workdir / name)}
     for name, run in present.items():
         if (run.name, run.config.dataset) != (name, dataset):
             raise UsageError(f"{run.workdir} holds {run.name} on {run.config.dataset}: give another --workdir")
     missing = [name for name in names if name not in present]
+    for name in missing:
+        with runs.lock(workdir / name):  # refuses what cannot be written before minutes of trials
+            pass
     print(f"{len(missing)} of {len(names)} models to train, {minutes:g} minutes each: {', '.join(missing) or 'none'}")
     for name, run in present.items():
         epochs = run.config.epochs

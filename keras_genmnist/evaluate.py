@@ -35,14 +35,16 @@ def evaluate(
     Returns:
       What is written.
     Raises:
-      UsageError: if num_draws, proposal or per_image means nothing for the model, or `results` wanted of code in no
-        commit.
+      UsageError: if num_draws, proposal or per_image means nothing for the model, the draws do not fit in memory, or
+        `results` wanted of code in no commit.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
     if results:
         require_commits(run)
     model = runs.load_model(run)
     integrate = _check_flags(run.name, model, num_draws, proposal, per_image)
+    if isinstance(model, LatentVariableModel):
+        likelihood.require_memory(num_draws or NUM_DRAWS)
     dataset = data.load(run.config.dataset)
     rows = runs.history(run, model)
     record = {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import bounds, data, files, importance, progress, quadrature
+from keras_genmnist import bounds, data, files, importance, memory, progress, quadrature
 from keras_genmnist.models.base import LatentVariableModel, TractableModel, active_units
 from keras_genmnist.proposals import PROPOSALS
 
@@ -16,6 +16,15 @@ BATCH = 100
 DRAWS_PER_CALL = 50  # with the batch, 5,000 decoder rows: enough to fill the cores, and 16 MB of logits
 FEW = 10  # an effective sample size with which log p(x) is a matter of luck
 TRUSTED_SHARE = 0.01  # of images with so few draws or such a tail; a NLL with more is called an upper bound
+
+
+def require_memory(num_draws: int) -> None:
+    """Checks that the log weights of a batch fit in memory: as TensorFlow gives them, joined, and as float64.
+
+    Raises:
+      UsageError: naming what they take and what there is.
+    """
+    memory.require((4 + 4 + 8) * BATCH * num_draws, f"--num_draws={num_draws}", "give fewer")
 
 
 class Measured(NamedTuple):

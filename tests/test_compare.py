@@ -51,6 +51,21 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
         compare.compare(["vae", "iaf"], 0.05, "mnist", 2, tmp_path / "runs", tmp_path / "figures", "")
 
 
+def test_workdir_that_cannot_be_written_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_within", lambda *arguments: pytest.fail("timed"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=rf"cannot write {tmp_path}/file/x/vae: {tmp_path}/file is a file"):
+        compare.compare(["vae", "iaf"], 5, "mnist_5k", 2, tmp_path / "file" / "x", tmp_path / "figures", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_more_draws_than_fit_in_memory_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_within", lambda *arguments: pytest.fail("timed"))
+    with pytest.raises(UsageError, match=r"--num_draws=1000000000000 would take at least"):
+        compare.compare(["vae", "iaf"], 5, "mnist_5k", 10**12, tmp_path / "runs", tmp_path / "figures", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_compare_knows_exact_likelihoods(digits):
     model = models.build(tiny.config("pixelcnn"))
     test = {"nll": {"mean": 81.234, "se": 0.1}}

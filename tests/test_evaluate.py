@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_genmnist import classifier, data, evaluate, gap, models, quality, runs
+from keras_genmnist import classifier, data, evaluate, gap, likelihood, models, quality, runs
 from keras_genmnist.errors import UsageError
 from tests import tiny
 
@@ -156,6 +156,13 @@ def test_evaluate_warns_of_a_nll_by_few_draws(run, few, tmp_path, capfd):
         evaluate.evaluate(copy, num_draws, results=False)
         err = capfd.readouterr().err
         assert err.count(f"only an upper bound in expectation: {reason}") == 1 and err.count("\n") == 1
+
+
+def test_more_draws_than_fit_in_memory_are_refused_before_any(run, monkeypatch):
+    monkeypatch.setattr(likelihood, "weighted", lambda *arguments: pytest.fail("drawn"))
+    many = 10**12
+    with pytest.raises(UsageError, match=rf"--num_draws={many} would take at least 1,600\.0 TB of memory, there are"):
+        evaluate.evaluate(run, many, results=False)
 
 
 def test_evaluate_refuses_a_proposal_where_there_are_no_draws(run, gan):
