@@ -1,5 +1,6 @@
 """Data and one tiny trained run, shared by all tests.  Nothing is downloaded: TFDS_DATA_DIR names prepared MNIST."""
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import data, export
+from keras_genmnist import classifier, data, export
 from keras_genmnist.data import Dataset
 from keras_genmnist.runs import Run
 from tests import tiny
@@ -33,6 +34,23 @@ def prepared(name: str) -> Path:
     if not any(folder.glob("*/dataset_info.json")):  # a download that failed leaves the folder
         pytest.skip(f"{name} is not prepared: set TFDS_DATA_DIR")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def judges():
+    """Loads each judge once, not for each score: making and tracing its network takes a second."""
+    load, loaded = classifier.load, {}
+
+    @functools.wraps(load)
+    def once(number: int = 0) -> classifier.Classifier:
+        judge = classifier.JUDGES[number]  # a test may have another file in its place
+        if judge not in loaded:
+            loaded[judge] = load(number)
+        return loaded[judge]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "load", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,8 @@ def test_accuracy_of_every_judge_is_what_its_docstring_and_the_readme_say(number
 
 
 def test_load_is_the_same_each_time(loaded, digits):
-    np.testing.assert_array_equal(classifier.load().features(digits), loaded.features(digits))
+    again = classifier.load.__wrapped__()  # the tests' own keeps what it loads
+    np.testing.assert_array_equal(again.features(digits), loaded.features(digits))
 
 
 def test_judges_differ(digits):
