@@ -24,7 +24,7 @@ def test_vae_configs_are_those_of_the_literature():
     assert configs.load("vae_2d").latent_size == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "vae_2d"])  # at tiny sizes it is vae
 def test_vae_conforms(name, digits):
     # No free bits: while the KL is below them, what reaches the encoder of a tiny model is next to nothing.
     conformance.check(tiny.config(name, free_bits=0.0), digits)
@@ -234,11 +234,9 @@ def test_flow_posterior_scores_its_end_and_not_its_start(posterior, digits):
 
 @pytest.mark.parametrize(
     ("network", "posterior", "prior"),
-    [
-        ("conv", "iaf", "realnvp"),
+    [  # vae_best and vampprior are two more
         ("conv", "planar", "maf"),
         ("mlp", "sylvester", "vamp"),
-        ("conv", "gaussian", "vamp"),
         ("mlp", "radial", "mixture"),
         ("mlp", "iaf", "maf"),
     ],
