@@ -20,6 +20,7 @@ EVERY_OPTION = {"clip_norm": 1.0, "ema_decay": 0.5}
 
 
 eager = tiny.eager
+ALL_SAMPLES = training.Training.sample  # `eager` draws fewer
 
 
 @pytest.fixture
@@ -338,9 +339,10 @@ def test_validation_scores_the_averages_and_gives_the_weights_back(tmp_path, eag
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_pictures_of_an_epoch_are_of_the_scored_weights(decay, tmp_path, eager):
+def test_pictures_of_an_epoch_are_of_the_scored_weights(decay, tmp_path, eager, monkeypatch):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+    monkeypatch.setattr(training.Training, "sample", ALL_SAMPLES)
     # A high rate, so that weights and averages are far apart.
     run = tiny.train(tiny.begin(tmp_path / "run", ema_decay=decay, epochs=1, learning_rate=0.1))
 

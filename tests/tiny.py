@@ -49,11 +49,20 @@ FAST = {"jit_compile": False}
 
 
 @pytest.fixture
-def eager():
+def eager(monkeypatch):
     """Runs tf.functions as plain Python: tracing them takes seconds, and the few steps of a tiny run none.
 
-    A test file takes it over by `eager = tiny.eager`.
+    Of the 64 samples of an epoch it draws 8, over and over: one after the other in Python, they would take as long as
+    all of the training.  A test file takes it over by `eager = tiny.eager`.
     """
+
+    def sample(self):
+        self.average.swap()
+        samples = self.model.sample(8, self.run.config.seed)["probabilities"].numpy()
+        self.average.swap()
+        return np.tile(samples, [8, 1, 1, 1])
+
+    monkeypatch.setattr(training.Training, "sample", sample)
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
