@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_genmnist import annealing, classifier, export, figures, gap, models, runs, training
 from keras_genmnist import config as configs
-from keras_genmnist import export, figures, gap, models, runs, training
 from tests import test_cli, test_training, tiny
 from tests.test_cli import assert_one_line
 
@@ -55,6 +55,8 @@ def without_config(run, genmnist, monkeypatch) -> Path:
 )
 def test_verb_works_on_a_run_whose_config_is_no_more(command, without_config, genmnist, monkeypatch):
     # What takes long is not what is tested.
+    monkeypatch.setattr(classifier, "JUDGES", classifier.JUDGES[:1])
+    monkeypatch.setattr(annealing, "step_size", lambda *args: 0.4)
     monkeypatch.setattr(gap, "measure", lambda *args: {name: np.arange(2.0) for name in gap.LEVELS})
     monkeypatch.setattr(gap, "sandwich", lambda *args: {name: np.arange(2.0) for name in ("lower", "upper")})
     outcome = genmnist(*command.split())
