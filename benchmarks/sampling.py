@@ -47,7 +47,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
     tf.config.threading.set_inter_op_parallelism_threads(1)  # as `genmnist sample` does
     model = models.build(configs.load("pixelcnn"))
-    uniform = tf.random.stateless_uniform([NUM_SAMPLES, *model.image_shape[:2]], [1, 2])
+    uniform = tf.random.stateless_uniform([NUM_SAMPLES, *model.image_shape], [1, 2])
     cached = tf.function(model.network.sample)
     seconds(cached, uniform, model.places)  # compiles
     times, images = zip(*(seconds(cached, uniform, model.places) for _ in range(_ROUNDS.value)), strict=True)

@@ -15,15 +15,16 @@ class GatedLayer(layers.Layer):
     Source: figure 2 and equations 2 to 4
     """
 
-    def __init__(self, features: int, size: int, first: bool):
+    def __init__(self, inputs: int, features: int, size: int, first: bool):
         """
         Args:
+          inputs: maps of the input: the image's channels, or the features of the layer before.
           features: feature maps of each stack.
           size: odd; the kernels reach size // 2 rows up and size // 2 pixels to each side.
           first: whether the input is the image, of which a pixel must not see its own place (mask A).
         """
         super().__init__()
-        self.reach, self.first, self.inputs = size // 2, first, 1 if first else features
+        self.reach, self.first, self.inputs = size // 2, first, inputs
         self.vertical = layers.Conv2D(2 * features, (self.reach + 1, size))
         self.horizontal = layers.Conv2D(2 * features, (1, self.reach if first else self.reach + 1))
         self.link = layers.Dense(2 * features)
@@ -73,30 +74,38 @@ def gate(values: tf.Tensor) -> tf.Tensor:
 class GatedPixelCNN(tf_keras.Model):
     """Logits of binary pixels, each of the pixels before it and of a context.
 
+    The channels of one pixel do not see each other: given what is before it, they are independent.
+
     Source: figure 2 and section 2.3
     """
 
-    def __init__(self, num_layers: int, features: int, size: int, first_size: int):
+    def __init__(self, num_layers: int, features: int, size: int, first_size: int, channels: int = 1):
         """
         Args:
           num_layers: gated layers, the first included.
           features: feature maps of each stack.
           size: of the kernels, odd; see GatedLayer.
           first_size: of the first layer's.
+          channels: C, of the image.
         """
         super().__init__()
+        self.channels = channels
         sizes = [first_size] + (num_layers - 1) * [size]
-        self.gated = [GatedLayer(features, size, first=n == 0) for n, size in enumerate(sizes)]
+        inputs = [channels] + (num_layers - 1) * [features]
+        self.gated = [
+            GatedLayer(maps, features, reached, first=number == 0)
+            for number, (maps, reached) in enumerate(zip(inputs, sizes, strict=True))
+        ]
         self.contexts = [layers.Dense(4 * features, use_bias=False) for _ in sizes]
-        self.head = tf_keras.Sequential([layers.ReLU(), layers.Dense(features), layers.ReLU(), layers.Dense(1)])
+        self.head = tf_keras.Sequential([layers.ReLU(), layers.Dense(features), layers.ReLU(), layers.Dense(channels)])
 
     def call(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
         """
         Args:
-          x: binary images [B, H, W, 1].
+          x: binary images [B, H, W, C].
           context: [B, H or 1, W or 1, F], or None.
         Returns:
-          logits [B, H, W, 1] of each pixel given those before it.
+          logits [B, H, W, C] of each pixel given those before it.
         """
         vertical = horizontal = signed(x)
         for layer, (own, across) in zip(self.gated, self._contexts(context), strict=True):
@@ -116,12 +125,12 @@ class GatedPixelCNN(tf_keras.Model):
         and pixels that their kernels reach: about the arithmetic of one pass, and memory that does not grow with it.
 
         Args:
-          uniform: [B, H, W], in [0, 1).
+          uniform: [B, H, W, C], in [0, 1).
           context: as in `call`.
         Returns:
-          [B, H, W, 1], 0 or 1.
+          [B, H, W, C], 0 or 1.
         """
-        height, width = uniform.shape[1:]
+        height, width = uniform.shape[1:3]
         contexts = self._contexts(context)
         batch = tf.shape(uniform)[0]
         rows = [tf.zeros([batch, layer.reach, width, layer.inputs]) for layer in self.gated]
@@ -142,11 +151,11 @@ class GatedPixelCNN(tf_keras.Model):
                 vertical = gate(new_seen[-1])
             return i + 1, images + tf.one_hot(i, height)[:, None, None] * drawn, new_rows, new_seen
 
-        state = (0, tf.zeros([batch, height, width, 1]), rows, seen)
+        state = (0, tf.zeros([batch, height, width, self.channels]), rows, seen)
         return tf.while_loop(lambda i, *_: i < height, draw_row, state)[1]
 
     def _draw_row(self, uniform: tf.Tensor, above: list[tf.Tensor]) -> tf.Tensor:
-        """One row, [B, 1, W, 1], of uniform numbers [B, W] and what the layers see of the rows above."""
+        """One row, [B, 1, W, C], of uniform numbers [B, W, C] and what the layers see of the rows above."""
         batch, width = tf.shape(uniform)[0], uniform.shape[1]
         left = [tf.zeros([batch, 1, layer.reach, layer.inputs]) for layer in self.gated]
 
@@ -157,11 +166,12 @@ class GatedPixelCNN(tf_keras.Model):
                 horizontal = layer.step(window, _slice(seen, j, axis=2))
                 new_left.append(window[:, :, 1:])
             probability = tf.sigmoid(self.head(horizontal))
-            pixel = tf.cast(uniform[:, j, None, None, None] < probability, tf.float32)
+            pixel = tf.cast(uniform[:, None, j, None] < probability, tf.float32)
             new_left[0] = tf.concat([new_left[0], signed(pixel)], axis=2)
             return j + 1, row + tf.one_hot(j, width)[:, None] * pixel, new_left
 
-        return tf.while_loop(lambda j, *_: j < width, draw_pixel, (0, tf.zeros([batch, 1, width, 1]), left))[1]
+        state = (0, tf.zeros([batch, 1, width, self.channels]), left)
+        return tf.while_loop(lambda j, *_: j < width, draw_pixel, state)[1]
 
 
 def signed(pixels: tf.Tensor) -> tf.Tensor:

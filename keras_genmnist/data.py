@@ -7,43 +7,29 @@ not single images, move through tf.data, which doubles the speed on a CPU.
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_genmnist.datasets.spec import Dataset, DatasetSpec, Split
 from keras_genmnist.errors import Fault, UsageError
 
 DATASETS = ("mnist", "binarized_mnist", "mnist_5k")
 BINARIZATIONS = ("dynamic", "static", "none")
-IMAGE_SHAPE = (28, 28, 1)
 REFERENCE_SEED = 3435
 
 
-class Split(NamedTuple):
-    """Images of one split, in a fixed order.
-
-    images: uint8 [N, 28, 28, 1], grey levels 0..255.
-    binary: uint8 [N, 28, 28, 1], 0 or 1: the reference binarization of `images`.
-    labels: int64 [N], digits, or None where the dataset has none.
-    """
-
-    images: np.ndarray
-    binary: np.ndarray
-    labels: np.ndarray | None
-
-    def scored(self, binarization: str) -> np.ndarray:
-        """The images that a model of so binarized ones is scored on: float32 grey levels / 255, or the reference's."""
-        return self.images.astype(np.float32) / 255 if binarization == "none" else self.binary
+MNIST = DatasetSpec("mnist", (28, 28, 1), num_classes=10, judge="mnist")
+SPECS = {
+    "mnist": MNIST,
+    "binarized_mnist": MNIST._replace(name="binarized_mnist", num_classes=None, values="binary"),
+    "mnist_5k": MNIST._replace(name="mnist_5k"),
+}
 
 
-class Dataset(NamedTuple):
-    """A dataset's name and its three splits."""
-
-    name: str
-    train: Split
-    validation: Split
-    test: Split
+def spec(name: str) -> DatasetSpec:
+    """What the data set `name` is."""
+    return SPECS[name]
 
     @property
     def has_grey_levels(self) -> bool:
@@ -86,7 +72,7 @@ def binarization_label(dataset: str, binarization: str) -> str:
 def _split(name, images, labels, train_end, validation_end) -> Dataset:
     binary = reference_binarization(images)
     cuts = (slice(0, train_end), slice(train_end, validation_end), slice(validation_end, None))
-    return Dataset(name, *(Split(images[c], binary[c], None if labels is None else labels[c]) for c in cuts))
+    return Dataset(SPECS[name], *(Split(images[c], binary[c], None if labels is None else labels[c]) for c in cuts))
 
 
 def _tfds_rows(name: str, split: str) -> dict[str, np.ndarray]:
@@ -221,8 +207,9 @@ def _bernoulli(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
       bool [B, 28, 28, 1].
     """
     shape = tf.shape(images)
-    words = tf.random.stateless_uniform([tf.size(images) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
-    bits = tf.reshape(tf.bitcast(words, tf.uint16), shape)
+    words = tf.random.stateless_uniform([(tf.size(images) + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
+    bits = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[: tf.size(images)]  # one too many where their number is odd
+    bits = tf.reshape(bits, shape)
     return 255 * tf.cast(bits, tf.int32) < 65536 * tf.cast(images, tf.int32)
 
 

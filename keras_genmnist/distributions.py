@@ -149,7 +149,7 @@ class PixelCNNDecoder(tf_keras.Model):
         Args:
           network: [N, D], training -> context of the pixels [N, H, W, F].
           pixelcnn: its small receptive field leaves to z what is further away.
-          image_shape: (H, W, 1).
+          image_shape: (H, W, C).
         """
         super().__init__()
         self.network, self.pixelcnn, self.image_shape = network, pixelcnn, image_shape
@@ -164,7 +164,7 @@ class PixelCNNDecoder(tf_keras.Model):
         """As BernoulliDecoder.draw."""
         context = self._context(z)
         shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
-        uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape[:2]])
+        uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape])
         images = self.pixelcnn.sample(uniform, context)
         drawn = {"images": images, "probabilities": tf.sigmoid(self.pixelcnn(images, context))}
         return {name: tf.reshape(values, shape) for name, values in drawn.items()}
@@ -181,7 +181,7 @@ class AutoregressiveBernoulli:
           pixelcnn: images, context -> logits.
           context: [N, H, W, F].
           batch_shape: int32, of product N.
-          image_shape: (H, W, 1).
+          image_shape: (H, W, C).
         """
         self.pixelcnn, self.context, self.batch_shape, self.image_shape = pixelcnn, context, batch_shape, image_shape
 

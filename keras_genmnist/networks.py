@@ -1,9 +1,12 @@
-"""Deterministic networks: image or latent in, features or logits out."""
+"""Deterministic networks: image or latent in, features or logits out, for images of any height and width."""
+
+import math
 
 import tf_keras
 from tf_keras import layers
 
 NORMS = ("none", "batch", "layer")  # of fully connected layers
+COARSEST = 8  # the longest side of the grid between convolutions and fully connected layers
 
 
 def mlp(hidden_layers: int, hidden_size: int, norm: str = "none") -> tf_keras.Sequential:
@@ -49,38 +52,70 @@ class ResidualBlock(layers.Layer):
         return x + self.second(tf_keras.activations.elu(self.first(tf_keras.activations.elu(x))))
 
 
-def conv_encoder(channels: int, hidden_size: int, norm: str = "none") -> tf_keras.Sequential:
-    """Residual convolutional encoder, [N, 28, 28, 1] -> [N, hidden_size].
+def halved_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Height and width of an image before and after each strided convolution, the image's own first.
 
-    Halves the image twice by strided convolutions, with a residual block at each size.
+    Both are halved, rounded up, until neither exceeds COARSEST, and twice at least: 28 x 28, 14 x 14, 7 x 7.
+    """
+    height, width, _ = image_shape
+    sizes = [(height, width)]
+    while len(sizes) < 3 or max(sizes[-1]) > COARSEST:
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+        sizes.append((height, width))
+    return sizes
+
+
+def conv_encoder(
+    image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str = "none"
+) -> tf_keras.Sequential:
+    """Residual convolutional encoder, [N, H, W, C] -> [N, hidden_size].
+
+    Halves the image by strided convolutions, with a residual block at each of the `halved_sizes`.
 
     Args:
-      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many after each further halving.
       hidden_size: units of the fully connected layer at the end.
       norm: of these, of NORMS.
     """
-    network = [layers.Conv2D(channels, 5, strides=2, padding="same"), ResidualBlock(channels)]
-    network += [layers.ELU(), layers.Conv2D(2 * channels, 3, strides=2, padding="same"), ResidualBlock(2 * channels)]
-    network += [layers.ELU(), layers.Flatten(), *_dense(hidden_size, norm), layers.ELU()]
+    network = []
+    for level in range(len(halved_sizes(image_shape)) - 1):
+        maps = channels * 2**level
+        kernel_size = 5 if level == 0 else 3
+        network += [layers.Conv2D(maps, kernel_size, strides=2, padding="same"), ResidualBlock(maps), layers.ELU()]
+    network += [layers.Flatten(), *_dense(hidden_size, norm), layers.ELU()]
     return tf_keras.Sequential(network, name="conv_encoder")
 
 
-def conv_decoder(channels: int, hidden_size: int, norm: str = "none", outputs: int = 1) -> tf_keras.Sequential:
-    """Deconvolutional decoder, [N, D] -> [N, 28, 28, outputs].
+def conv_decoder(
+    image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str = "none", outputs: int | None = None
+) -> tf_keras.Sequential:
+    """Deconvolutional decoder, [N, D] -> [N, H, W, outputs].
 
-    Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for 28 x 28 images.
+    Source: the generator of Radford et al. (2016), figure 1, arxiv.org/abs/1511.06434, for images of any size.
 
     Args:
-      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many at each coarser of the `halved_sizes`.
       hidden_size: units of the fully connected layer at the start.
       norm: of these, of NORMS.
-      outputs: 1 for logits of the pixels.
+      outputs: numbers for each pixel; C by default, for the logits of its channels.
     """
-    network = [*_dense(hidden_size, norm), layers.ELU(), layers.Dense(7 * 7 * 2 * channels)]
-    network += [layers.Reshape((7, 7, 2 * channels)), layers.ELU()]
-    network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same"), layers.ELU()]
-    network += [layers.Conv2DTranspose(outputs, 4, strides=2, padding="same")]
+    *finer, coarsest = halved_sizes(image_shape)
+    maps = channels * 2 ** (len(finer) - 1)
+    network = [*_dense(hidden_size, norm), layers.ELU(), layers.Dense(math.prod(coarsest) * maps)]
+    network += [layers.Reshape((*coarsest, maps)), layers.ELU()]
+    for size in finer[:0:-1]:
+        maps //= 2
+        network += [layers.Conv2DTranspose(maps, 4, strides=2, padding="same"), *_cropped(size), layers.ELU()]
+    network += [layers.Conv2DTranspose(outputs or image_shape[-1], 4, strides=2, padding="same"), *_cropped(finer[0])]
     return tf_keras.Sequential(network, name="conv_decoder")
+
+
+def _cropped(size: tuple[int, int]) -> list[layers.Layer]:
+    """What takes away the last row or column that doubling a size rounded up has added; nothing where it has not."""
+    odd = tuple(length % 2 for length in size)
+    return [layers.Cropping2D([(0, extra) for extra in odd])] if any(odd) else []
 
 
 def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
@@ -98,11 +133,12 @@ def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_ker
     return network
 
 
-def dcgan_generator(channels: int, hidden_size: int) -> tf_keras.Sequential:
-    """Strided deconvolutions with batch norm and ReLU, [N, D] -> logits [N, 28, 28, 1].
+def dcgan_generator(image_shape: tuple[int, int, int], channels: int, hidden_size: int) -> tf_keras.Sequential:
+    """Strided deconvolutions with batch norm and ReLU, [N, D] -> logits [N, H, W, C].
 
     Args:
-      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many at each coarser of the `halved_sizes`.
       hidden_size: units of the fully connected layer at the start.
     Source: Radford et al. (2016), section 3, arxiv.org/abs/1511.06434; for 28 x 28 images as Chen et al. (2016),
       appendix C.1, arxiv.org/abs/1606.03657
@@ -111,25 +147,38 @@ def dcgan_generator(channels: int, hidden_size: int) -> tf_keras.Sequential:
     def norm():
         return [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
 
+    *finer, coarsest = halved_sizes(image_shape)
+    maps = channels * 2 ** (len(finer) - 1)
     network = [layers.Dense(hidden_size, use_bias=False), *norm()]
-    network += [layers.Dense(7 * 7 * 2 * channels, use_bias=False), layers.Reshape((7, 7, 2 * channels)), *norm()]
-    network += [layers.Conv2DTranspose(channels, 4, strides=2, padding="same", use_bias=False), *norm()]
-    network += [layers.Conv2DTranspose(1, 4, strides=2, padding="same")]
+    network += [layers.Dense(math.prod(coarsest) * maps, use_bias=False), layers.Reshape((*coarsest, maps)), *norm()]
+    for size in finer[:0:-1]:
+        maps //= 2
+        network += [
+            layers.Conv2DTranspose(maps, 4, strides=2, padding="same", use_bias=False),
+            *_cropped(size),
+            *norm(),
+        ]
+    network += [layers.Conv2DTranspose(image_shape[-1], 4, strides=2, padding="same"), *_cropped(finer[0])]
     return tf_keras.Sequential(network, name="dcgan_generator")
 
 
-def dcgan_discriminator(channels: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
-    """Strided convolutions with leaky ReLU, images [N, 28, 28, 1] -> logits [N, 1].
+def dcgan_discriminator(
+    image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str
+) -> tf_keras.Sequential:
+    """Strided convolutions with leaky ReLU, images [N, H, W, C] -> logits [N, 1].
 
     Args:
-      channels: feature maps at 14 x 14; twice as many at 7 x 7.
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many after each further halving.
       hidden_size: units of the fully connected layer at the end: what sees the whole image.
       norm: none, batch (not after the first convolution, as the papers) or spectral.
     Source: as of `dcgan_generator`
     """
     network = tf_keras.Sequential(name="dcgan_discriminator")
     _add(network, layers.Conv2D(channels, 4, strides=2, padding="same"), "none" if norm == "batch" else norm)
-    _add(network, layers.Conv2D(2 * channels, 4, strides=2, padding="same", use_bias=norm != "batch"), norm)
+    for level in range(1, len(halved_sizes(image_shape)) - 1):
+        convolution = layers.Conv2D(channels * 2**level, 4, strides=2, padding="same", use_bias=norm != "batch")
+        _add(network, convolution, norm)
     network.add(layers.Flatten())
     _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
     network.add(_spectral(layers.Dense(1), norm))

@@ -12,7 +12,7 @@ SHAPE = (6, 5)
 
 def randomised(network: GatedPixelCNN, context=None) -> GatedPixelCNN:
     """The network with weights large enough that every path through it counts."""
-    network(tf.zeros([1, *SHAPE, 1]), context)
+    network(tf.zeros([1, *SHAPE, network.channels]), context)
     generator = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(generator.normal(0, 0.3, weight.shape))
@@ -26,18 +26,20 @@ def network(request):
 
 
 def jacobian(network, x, context=None) -> np.ndarray:
-    """d logits / d x as a matrix, pixels in raster order."""
+    """d logits / d x as a matrix, pixels in raster order and the channels of each side by side."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         logits = network(x, context)
-    return tf.reshape(tape.jacobian(logits, x), [SHAPE[0] * SHAPE[1]] * 2).numpy()
+    return tf.reshape(tape.jacobian(logits, x), [tf.size(x)] * 2).numpy()
 
 
-def test_pixel_sees_exactly_the_pixels_before_it():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixel_sees_exactly_the_pixels_before_it(channels):
     # Reach 3 + 2 + 2 + 2: more than the image has rows and columns.
-    network = randomised(GatedPixelCNN(4, features=16, size=5, first_size=7))
-    slopes = jacobian(network, tf.random.stateless_uniform([1, *SHAPE, 1], seed=[1, 2])) != 0
-    np.testing.assert_array_equal(slopes, np.tri(len(slopes), k=-1, dtype=bool))
+    network = randomised(GatedPixelCNN(4, features=16, size=5, first_size=7, channels=channels))
+    slopes = jacobian(network, tf.random.stateless_uniform([1, *SHAPE, channels], seed=[1, 2])) != 0
+    before = np.tri(SHAPE[0] * SHAPE[1], k=-1, dtype=bool)
+    np.testing.assert_array_equal(slopes, np.kron(before, np.ones([channels, channels], bool)))
 
 
 def test_pixel_never_sees_itself_or_a_later_one(network):
@@ -48,9 +50,9 @@ def test_pixel_never_sees_itself_or_a_later_one(network):
 
 def naive_sample(network, uniform, context=None) -> np.ndarray:
     """One full pass a pixel."""
-    x = np.zeros([*uniform.shape, 1], np.float32)
+    x = np.zeros_like(uniform)
     for i, j in np.ndindex(*SHAPE):
-        x[:, i, j] = uniform[:, i, j, None] < tf.sigmoid(network(x, context))[:, i, j]
+        x[:, i, j] = uniform[:, i, j] < tf.sigmoid(network(x, context))[:, i, j]
     return x
 
 
@@ -58,11 +60,13 @@ CONTEXTS = {"none": None, "vector": [20, 1, 1, 4], "map": [20, *SHAPE, 4]}
 
 
 @pytest.mark.parametrize("kind", CONTEXTS)
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("call", [lambda f: f, tf.function], ids=["eager", "graph"])
-def test_cached_sampling_draws_the_bits_of_naive_sampling(kind, call):
+def test_cached_sampling_draws_the_bits_of_naive_sampling(kind, call, channels):
     context = CONTEXTS[kind] and tf.random.stateless_normal(CONTEXTS[kind], seed=[5, 6])
-    network = randomised(GatedPixelCNN(3, features=16, size=3, first_size=5), None if context is None else context[:1])
-    uniform = np.random.default_rng(1).random([20, *SHAPE]).astype(np.float32)
+    network = GatedPixelCNN(3, features=16, size=3, first_size=5, channels=channels)
+    randomised(network, None if context is None else context[:1])
+    uniform = np.random.default_rng(1).random([20, *SHAPE, channels]).astype(np.float32)
     drawn = call(network.sample)(tf.constant(uniform), context)
     np.testing.assert_array_equal(drawn, naive_sample(network, uniform, context))
     assert 0.1 < drawn.numpy().mean() < 0.9
@@ -91,8 +95,8 @@ def test_map_of_context_is_used_at_its_place():
 def test_sampling_arithmetic_is_that_of_a_pass_or_two():
     """Multiplications of the compiled graphs, from the kernels' shapes and how often each runs."""
     network = GatedPixelCNN(6, features=8, size=3, first_size=7)
-    uniform = tf.random.stateless_uniform([2, 28, 28], seed=[1, 2])
-    network(uniform[..., None])
+    uniform = tf.random.stateless_uniform([2, 28, 28, 1], seed=[1, 2])
+    network(uniform)
     calls = {"seen": 0, "left": 0}
     see_rows, step = type(network.gated[1]).see_rows, type(network.gated[1]).step
 

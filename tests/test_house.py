@@ -19,6 +19,7 @@ ROOT = TESTS.parent
 # Who may import whom: a module only what stands in a line above its own.  One that is not listed is a verb.
 LAYERS = [
     {"", "errors"},
+    {"datasets", "datasets.spec"},
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"}
     | {"device", "importance", "memory", "migrations", "progress", "versions"},
     {"distributions", "flows", "quality"},

@@ -82,20 +82,54 @@ def influence(network, x):
     return np.abs(tf.reshape(jacobian, [outputs.shape[1], -1]))
 
 
-def test_conv_encoder_sees_every_pixel(digits_like):
-    network = networks.conv_encoder(channels=2, hidden_size=5)
-    assert network(digits_like).shape == (3, 5)
-    assert (influence(network, digits_like[:1]) > 0).all()
+SHAPES = [(28, 28, 1), (8, 8, 1), (9, 17, 3), (31, 40, 1), (64, 64, 1)]
 
 
-def test_conv_decoder_reaches_every_pixel_from_every_latent():
-    network = networks.conv_decoder(channels=2, hidden_size=5)
+@pytest.mark.parametrize(
+    "shape, sizes",
+    [
+        ((28, 28, 1), [(28, 28), (14, 14), (7, 7)]),
+        ((8, 8, 1), [(8, 8), (4, 4), (2, 2)]),
+        ((9, 17, 3), [(9, 17), (5, 9), (3, 5)]),
+        ((64, 64, 3), [(64, 64), (32, 32), (16, 16), (8, 8)]),
+        ((65, 8, 1), [(65, 8), (33, 4), (17, 2), (9, 1), (5, 1)]),
+    ],
+)
+def test_halved_sizes_end_where_no_side_is_longer_than_8_and_after_two_at_least(shape, sizes):
+    assert networks.halved_sizes(shape) == sizes
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conv_encoder_sees_every_pixel(shape):
+    network = networks.conv_encoder(shape, channels=2, hidden_size=2)
+    x = tf.random.stateless_uniform([3, *shape], seed=[1, 2])
+    assert network(x).shape == (3, 2)
+    assert (influence(network, x[:1]) > 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conv_decoder_reaches_every_pixel_from_every_latent(shape):
+    network = networks.conv_decoder(shape, channels=2, hidden_size=5)
     z = tf.random.stateless_normal([3, 4], seed=[1, 2])
-    assert network(z).shape == (3, 28, 28, 1)
+    assert network(z).shape == (3, *shape)
     assert (influence(network, z[:1]) > 0).all()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dcgan_generator_draws_images_of_the_shape(shape):
+    network = networks.dcgan_generator(shape, channels=2, hidden_size=4)
+    assert network(tf.random.stateless_normal([3, 4], [1, 2])).shape == (3, *shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dcgan_discriminator_sees_every_pixel(shape):
+    network = networks.dcgan_discriminator(shape, channels=2, hidden_size=4, norm="none")
+    x = tf.random.stateless_uniform([3, *shape], seed=[1, 2])
+    assert network(x).shape == (3, 1)
+    assert (influence(network, x[:1]) > 0).all()
+
+
 def test_conv_networks_treat_images_separately(digits_like):
-    network = networks.conv_encoder(channels=2, hidden_size=5)
+    network = networks.conv_encoder(digits_like.shape[1:], channels=2, hidden_size=5)
     # One row or three: a matrix product may round differently.
     np.testing.assert_allclose(network(digits_like)[:1], network(digits_like[:1]), rtol=1e-4, atol=1e-6)

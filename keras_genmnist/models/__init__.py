@@ -1,4 +1,4 @@
-"""Models: one file each, found by its name, with `build(config) -> GenerativeModel`."""
+"""Models: one file each, found by its name, with `build(config, spec) -> GenerativeModel`."""
 
 import importlib
 import pkgutil
@@ -6,8 +6,9 @@ import pkgutil
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import memory
+from keras_genmnist import data, memory
 from keras_genmnist.config import require_choice, require_numbers
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.models.base import GenerativeModel
 
 
@@ -16,9 +17,12 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
-def build(config: ConfigDict) -> GenerativeModel:
+def build(config: ConfigDict, spec: DatasetSpec | None = None) -> GenerativeModel:
     """The model of `config`, its variables made and initialised from config.seed.
 
+    Args:
+      config: what to build.
+      spec: of the images that it is a model of; that of config.dataset by default.
     Raises:
       UsageError: if a config value is out of range, or the model does not fit in memory.
     """
@@ -26,6 +30,6 @@ def build(config: ConfigDict) -> GenerativeModel:
     require_numbers(config)
     tf_keras.utils.set_random_seed(config.seed)
     with memory.variables_that_fit():
-        model = importlib.import_module(f"{__name__}.{config.model}").build(config)
+        model = importlib.import_module(f"{__name__}.{config.model}").build(config, spec or data.spec(config.dataset))
         model.build_variables()
     return model

@@ -4,6 +4,8 @@ Source: Goodfellow et al. (2014), "Generative Adversarial Nets", arxiv.org/abs/1
 "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks", arxiv.org/abs/1511.06434
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
@@ -11,7 +13,8 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import classifier, losses, networks, quality
 from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
-from keras_genmnist.data import DATASETS, IMAGE_SHAPE
+from keras_genmnist.data import DATASETS
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.losses import LOSSES
 from keras_genmnist.models.base import DecoderModel, in_chunks
@@ -192,8 +195,8 @@ class GAN(DecoderModel):
         return super().signatures() | {"discriminate": discriminate}
 
 
-def build(config: ConfigDict) -> GAN:
-    """The GAN of `config`; raises UsageError for a value out of range."""
+def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
+    """The GAN of `config` for images of `spec`; raises UsageError for a value out of range."""
     # A generator of grey levels is told from bits at a glance.
     require_fit(
         config, "model", binarization=["none"], dataset=[name for name in DATASETS if name != "binarized_mnist"]
@@ -211,16 +214,17 @@ def build(config: ConfigDict) -> GAN:
         require_fit(config, "gradient_penalty", discriminator_norm=["none", "spectral"])
     if config.network == "mlp":
         generator = networks.mlp(config.hidden_layers, config.hidden_size, norm="batch")
-        generator.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
+        generator.add(networks.layers.Dense(math.prod(spec.image_shape)))
         discriminator = networks.mlp_discriminator(config.hidden_layers, config.hidden_size, config.discriminator_norm)
     else:
-        generator = networks.dcgan_generator(config.channels, config.hidden_size)
-        discriminator = networks.dcgan_discriminator(config.channels, config.hidden_size, config.discriminator_norm)
+        sizes = spec.image_shape, config.channels, config.hidden_size
+        generator = networks.dcgan_generator(*sizes)
+        discriminator = networks.dcgan_discriminator(*sizes, config.discriminator_norm)
     return GAN(
         generator,
         discriminator,
         StandardNormal(config.latent_size),
-        IMAGE_SHAPE,
+        spec.image_shape,
         config.loss,
         critic_steps=config.critic_steps,
         label_smoothing=config.label_smoothing,

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
-from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import BernoulliDecoder, StandardNormal, draw_noise
 from keras_genmnist.models.base import LatentVariableModel
 
@@ -259,8 +259,8 @@ class HierarchicalVAE(LatentVariableModel):
         return dict(zip(("mean", "log_variance", "z"), values, strict=True))
 
 
-def build(config: ConfigDict) -> HierarchicalVAE:
-    """The model of `config`; raises UsageError for a value out of range."""
+def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
+    """The model of `config` for images of `spec`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
     require_choice(config, norm=networks.NORMS)
@@ -286,10 +286,10 @@ def build(config: ConfigDict) -> HierarchicalVAE:
 
     if config.network == "mlp":
         bottom, image = mlp(0), mlp(0)
-        image.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1]))
+        image.add(networks.layers.Dense(math.prod(spec.image_shape)))
     else:
-        bottom = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.norm)
-        image = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm)
+        bottom = networks.conv_encoder(spec.image_shape, config.encoder_channels, config.hidden_size, config.norm)
+        image = networks.conv_decoder(spec.image_shape, config.decoder_channels, config.hidden_size, config.norm)
     up = [mlp(layer) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
         encoder = Ladder([bottom, *up], latent_sizes, config.dropout, config.vote_noise)
@@ -299,7 +299,7 @@ def build(config: ConfigDict) -> HierarchicalVAE:
     conditionals = [Gaussian(mlp(layer + 1), latent_sizes[layer]) for layer in range(config.num_layers - 1)]
     return HierarchicalVAE(
         encoder,
-        TopDown(conditionals, BernoulliDecoder(image, IMAGE_SHAPE), latent_sizes),
-        IMAGE_SHAPE,
+        TopDown(conditionals, BernoulliDecoder(image, spec.image_shape), latent_sizes),
+        spec.image_shape,
         Objective(config.bound, config.train_draws, free_bits=free_bits),
     )

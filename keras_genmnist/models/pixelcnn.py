@@ -10,10 +10,9 @@ from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.config import require, require_fit, require_kernel, require_positive
-from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import TractableModel, capped, with_png
-
-NUM_DIGITS = 10
 
 
 class PixelCNN(TractableModel):
@@ -29,8 +28,8 @@ class PixelCNN(TractableModel):
     ):
         """
         Args:
-          network: images [B, H, W, 1], context -> logits [B, H, W, 1], each of the pixels before it.
-          image_shape: (H, W, 1).
+          network: images [B, H, W, C], context -> logits [B, H, W, C], each of the pixels before it.
+          image_shape: (H, W, C).
           num_classes: C; 0 for none.
           place_features: P, learned of each pixel's place, which convolutions do not know; 0 for none.
         """
@@ -52,7 +51,7 @@ class PixelCNN(TractableModel):
         return tf.concat([tf.repeat(self.places, tf.shape(labels)[0], axis=0), everywhere], axis=-1)
 
     def _log_probs(self, x: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, 1], nats."""
+        """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, C], nats."""
         return -tf.nn.sigmoid_cross_entropy_with_logits(x, self.network(x, self._context(labels)))
 
     def _log_prob_by_class(self, x: tf.Tensor, mask: tf.Tensor | float = 1.0) -> tf.Tensor:
@@ -92,8 +91,8 @@ class PixelCNN(TractableModel):
         With classes, one is drawn first, given the known pixels: exactly where these are the first ones.
 
         Args:
-          images: [N, H, W, 1], binary.
-          mask: [N, H, W, 1], 1 where `images` is known, else 0.
+          images: [N, H, W, C], binary.
+          mask: [N, H, W, C], 1 where `images` is known, else 0.
           seeds: int32 [N, 2].
         Returns:
           As `draw`; the probabilities of known pixels are the pixels.
@@ -107,8 +106,7 @@ class PixelCNN(TractableModel):
             )
         # A known pixel's uniform number is below every probability, or above.
         known = tf.where(images > 0.5, -1.0, 2.0)
-        uniform = tf.where(mask > 0.5, known, self._uniform(seeds)[..., None])
-        drawn = self._drawn(tf.squeeze(uniform, axis=-1), labels)
+        drawn = self._drawn(tf.where(mask > 0.5, known, self._uniform(seeds)), labels)
         return drawn | {"probabilities": tf.where(mask > 0.5, images, drawn["probabilities"])}
 
     def _drawn(self, uniform: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
@@ -117,12 +115,11 @@ class PixelCNN(TractableModel):
         return {"images": images, "probabilities": tf.sigmoid(self.network(images, context))}
 
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:
-        """Of each seed, int32 [N, 2], uniform numbers [N, H, W]."""
-        shape = self.image_shape[:2]
+        """Of each seed, int32 [N, 2], uniform numbers [N, H, W, C]."""
         return tf.map_fn(
-            lambda seed: tf.random.stateless_uniform(shape, tf.random.split(seed, 2)[1]),
+            lambda seed: tf.random.stateless_uniform(self.image_shape, tf.random.split(seed, 2)[1]),
             seeds,
-            fn_output_signature=tf.TensorSpec(shape),
+            fn_output_signature=tf.TensorSpec(self.image_shape),
         )
 
     def signatures(self):
@@ -150,11 +147,17 @@ class PixelCNN(TractableModel):
         return super().signatures() | own
 
 
-def build(config: ConfigDict) -> PixelCNN:
-    """The PixelCNN of `config`; raises UsageError for a value out of range."""
+def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
+    """The PixelCNN of `config` for images of `spec`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
     require(config, "place_features", 0 <= config.place_features <= 10_000, "0 to 10000")
-    network = GatedPixelCNN(config.num_layers, config.features, config.kernel_size, config.first_kernel_size)
-    return PixelCNN(network, IMAGE_SHAPE, NUM_DIGITS if config.class_conditional else 0, config.place_features)
+    if config.class_conditional and not spec.num_classes:
+        raise UsageError(
+            f"config.class_conditional=True learns from labels, {spec.name} has none: give another config.dataset"
+        )
+    sizes = config.kernel_size, config.first_kernel_size
+    network = GatedPixelCNN(config.num_layers, config.features, *sizes, spec.image_shape[-1])
+    num_classes = spec.num_classes if config.class_conditional else 0
+    return PixelCNN(network, spec.image_shape, num_classes, config.place_features)

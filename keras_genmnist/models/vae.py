@@ -20,7 +20,7 @@ from keras_genmnist.config import (
     require_kernel,
     require_positive,
 )
-from keras_genmnist.data import IMAGE_SHAPE
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.inference import OPTIMIZERS, Ascent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
 
@@ -34,22 +34,22 @@ POSTERIOR_FLOWS = {
     "iaf": lambda c: flows.InverseAutoregressiveFlow(c.flow_steps, c.latent_size, c.flow_size),
 }
 PRIORS = {
-    "normal": lambda c, encoder: distributions.StandardNormal(c.latent_size),
-    "mixture": lambda c, encoder: distributions.MixturePrior(c.prior_components, c.latent_size),
-    "vamp": lambda c, encoder: distributions.VampPrior(encoder, c.prior_components, c.latent_size, IMAGE_SHAPE),
-    "maf": lambda c, encoder: distributions.FlowPrior(
+    "normal": lambda c, encoder, shape: distributions.StandardNormal(c.latent_size),
+    "mixture": lambda c, encoder, shape: distributions.MixturePrior(c.prior_components, c.latent_size),
+    "vamp": lambda c, encoder, shape: distributions.VampPrior(encoder, c.prior_components, c.latent_size, shape),
+    "maf": lambda c, encoder, shape: distributions.FlowPrior(
         flows.MaskedAutoregressiveFlow(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
     ),
-    "realnvp": lambda c, encoder: distributions.FlowPrior(
+    "realnvp": lambda c, encoder, shape: distributions.FlowPrior(
         flows.RealNVP(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
     ),
 }
 DECODERS = {
-    "bernoulli": lambda c, network: distributions.BernoulliDecoder(network, IMAGE_SHAPE),
-    "pixelcnn": lambda c, network: distributions.PixelCNNDecoder(
+    "bernoulli": lambda c, network, shape: distributions.BernoulliDecoder(network, shape),
+    "pixelcnn": lambda c, network, shape: distributions.PixelCNNDecoder(
         network,
-        GatedPixelCNN(c.pixelcnn_layers, c.pixelcnn_features, c.pixelcnn_kernel, c.pixelcnn_first_kernel),
-        IMAGE_SHAPE,
+        GatedPixelCNN(c.pixelcnn_layers, c.pixelcnn_features, c.pixelcnn_kernel, c.pixelcnn_first_kernel, shape[-1]),
+        shape,
     ),
 }
 
@@ -83,8 +83,8 @@ class VAE(LatentVariableModel):
         return (z - posterior.mean()) / posterior.stddev()
 
 
-def build(config: ConfigDict) -> VAE:
-    """The VAE of `config`; raises UsageError for a value out of range."""
+def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
+    """The VAE of `config` for images of `spec`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, norm=networks.NORMS, decoder=DECODERS)
@@ -118,16 +118,17 @@ def build(config: ConfigDict) -> VAE:
         require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
     if config.prior == "realnvp":
         require(config, "latent_size", config.latent_size >= 2, "2 or more, which prior=realnvp needs")
-    outputs = config.pixelcnn_features if config.decoder == "pixelcnn" else 1
+    shape = spec.image_shape
+    outputs = config.pixelcnn_features if config.decoder == "pixelcnn" else shape[-1]
     if config.network == "mlp":
         encoder, decoder = (networks.mlp(config.hidden_layers, config.hidden_size, config.norm) for _ in range(2))
-        decoder.add(networks.layers.Dense(IMAGE_SHAPE[0] * IMAGE_SHAPE[1] * outputs))
-        decoder.add(networks.layers.Reshape((*IMAGE_SHAPE[:2], outputs)))
+        decoder.add(networks.layers.Dense(shape[0] * shape[1] * outputs))
+        decoder.add(networks.layers.Reshape((*shape[:2], outputs)))
     else:
-        encoder = networks.conv_encoder(config.encoder_channels, config.hidden_size, config.norm)
-        decoder = networks.conv_decoder(config.decoder_channels, config.hidden_size, config.norm, outputs)
+        encoder = networks.conv_encoder(shape, config.encoder_channels, config.hidden_size, config.norm)
+        decoder = networks.conv_decoder(shape, config.decoder_channels, config.hidden_size, config.norm, outputs)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
-    piece, prior = DECODERS[config.decoder](config, decoder), PRIORS[config.prior](config, posterior)
+    piece, prior = DECODERS[config.decoder](config, decoder, shape), PRIORS[config.prior](config, posterior, shape)
     if config.inference != "amortized":
         ascent = Ascent(config.refine_steps, config.refine_optimizer, config.refine_learning_rate)
         start = posterior if config.inference == "semi_amortized" else None
@@ -136,6 +137,6 @@ def build(config: ConfigDict) -> VAE:
         posterior,
         piece,
         prior,
-        IMAGE_SHAPE,
+        shape,
         Objective(config.bound, config.train_draws, config.gradient, config.free_bits),
     )

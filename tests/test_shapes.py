@@ -1,0 +1,41 @@
+"""Images of other sizes than MNIST's: every kind of network and decoder draws, scores and trains on them."""
+
+import numpy as np
+import pytest
+import tf_keras
+
+from keras_genmnist import models
+from keras_genmnist.datasets.spec import DatasetSpec
+from tests import tiny
+
+eager = tiny.eager
+
+SHAPE = (9, 13, 3)  # odd, not square, in colour
+# One of each network, decoder and training step.
+MODELS = {
+    "vae": {},
+    "vae_conv": {},
+    "vampprior": {},
+    "pixelvae": {"posterior": "gaussian", "prior": "normal"},
+    "ladder": {},
+    "ladder_conv": {},
+    "pixelcnn": {"class_conditional": True},
+    "gan": {},
+    "dcgan": {},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_of_any_image_shape_trains_and_draws(name, eager):
+    config = tiny.config(name, **MODELS[name])
+    model = models.build(config, DatasetSpec("own", SHAPE, num_classes=3))
+    model.compile(**{optimizer: tf_keras.optimizers.Adam(1e-3) for optimizer in model.optimized})
+    images = np.random.default_rng(0).integers(0, 2, [6, *SHAPE]).astype(np.float32)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    for _ in range(2):  # what starts at zero hides what is behind it for a step
+        logs = model.train_step((images, np.arange(6) % 3) if model.labelled else images)
+    assert all(np.isfinite(value) for value in logs.values())
+    pairs = zip(model.trainable_weights, before, strict=True)
+    assert [weight.name for weight, old in pairs if (weight.numpy() == old).all()] == []
+    drawn = model.sample(2, 1)
+    assert drawn["images"].shape == drawn["probabilities"].shape == (2, *SHAPE)
