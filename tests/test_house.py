@@ -19,7 +19,10 @@ ROOT = TESTS.parent
 # Who may import whom: a module only what stands in a line above its own.  One that is not listed is a verb.
 LAYERS = [
     {"", "errors"},
-    {"datasets", "datasets.spec"},
+    {"datasets.binarization"},
+    {"datasets.spec"},
+    {"datasets.batches", "datasets.tfds"},
+    {"datasets"},
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"}
     | {"device", "importance", "memory", "migrations", "progress", "versions"},
     {"distributions", "flows", "quality"},

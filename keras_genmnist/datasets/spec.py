@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_genmnist.datasets.binarization import threshold
+
 
 class DatasetSpec(NamedTuple):
     """What models, figures and exports need to know of a data set.
@@ -41,7 +43,7 @@ class Split(NamedTuple):
         if binarization == "none":
             return self.images.astype(np.float32) / 255
         if binarization == "threshold":
-            return thresholded(self.images)
+            return threshold(self.images)
         return self.binary
 
 
@@ -56,8 +58,3 @@ class Dataset(NamedTuple):
     @property
     def name(self) -> str:
         return self.spec.name
-
-
-def thresholded(images: np.ndarray) -> np.ndarray:
-    """Pixels that are 1 where the grey level is above a half.  uint8 [N, ...] -> uint8 [N, ...], 0 or 1."""
-    return (images >= 128).astype(np.uint8)
