@@ -21,7 +21,8 @@ LAYERS = [
     {"", "errors"},
     {"datasets.binarization"},
     {"datasets.spec"},
-    {"datasets.batches", "datasets.tfds"},
+    {"datasets.arrays", "datasets.batches", "datasets.tfds"},
+    {"datasets.files"},
     {"datasets"},
     {"autoregressive", "bounds", "classifier", "config", "data", "files", "images", "losses", "networks"}
     | {"device", "importance", "memory", "migrations", "progress", "versions"},
