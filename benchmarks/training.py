@@ -98,8 +98,8 @@ def save_images(path: Path, log: Path) -> None:
     # In a process of its own: a child's peak memory starts at its parent's, so this one stays small.
     program = f"""
 import numpy as np
-from keras_genmnist import data
-np.save({str(path)!r}, data.load({_DATASET.value!r}).train.images.reshape(-1, 784))
+from keras_genmnist import datasets
+np.save({str(path)!r}, datasets.load({_DATASET.value!r}).train.images.reshape(-1, 784))
 """
     run([sys.executable, "-c", program], log)
 

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
             "gradient_penalty": 0.0,
             "r1_penalty": 0.3,  # without it the discriminator wins in the first epoch
             "dataset": "mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
             "binarization": "none",
             "batch_size": 100,
             "epochs": 120,

@@ -14,6 +14,8 @@ def get_config() -> ConfigDict:
             "place_features": 8,  # learned of where a pixel is
             "class_conditional": False,  # of the digit; needs a dataset with labels
             "dataset": "binarized_mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             "batch_size": 16,
             "epochs": 10,

@@ -47,6 +47,8 @@ def get_config() -> ConfigDict:
             "gradient": "standard",
             "free_bits": 0.0,
             "dataset": "mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             # Batch norm likes more than 100: the same ELBO an epoch at 1.5 times the images/s.  The rate grows with it.
             "batch_size": 250,

@@ -12,8 +12,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from keras_genmnist import bounds, data, evaluate, files, images, likelihood, models, runs, training
+from keras_genmnist import bounds, evaluate, files, images, likelihood, models, runs, training
 from keras_genmnist import config as configs
+from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import save
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
@@ -75,7 +76,9 @@ def compare(
         record = evaluate.evaluate(run, drawing, results=False)
         found[name] = {
             **{field: record[field] for field in ("epochs", "train_seconds", "test", "trained", "evaluated")},
-            "milliseconds_per_image": cost(model, data.load(dataset).test.binary, run.config.jit_compile),
+            "milliseconds_per_image": cost(
+                model, runs.load_data(run).test.scored(run.config.binarization), run.config.jit_compile
+            ),
             "curve": _curve(model, runs.history(run, model)),
         }
         shown[name] = tf.function(model.sample)(SHOWN, run.config.seed)["probabilities"].numpy()
@@ -146,7 +149,7 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
         return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0])))
 
     compiled = tf.function(score, jit_compile=jit_compile)
-    batches = data.eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)
+    batches = eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)
     compiled(batches[0]).numpy()
     start = time.perf_counter()
     for x in batches[1:]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import data, files, likelihood, migrations, progress, quadrature, quality, runs
+from keras_genmnist import files, likelihood, migrations, progress, quadrature, quality, runs
+from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
 from keras_genmnist.runs import Run
@@ -45,14 +46,15 @@ def evaluate(
     integrate = _check_flags(run.name, model, num_draws, proposal, per_image)
     if isinstance(model, LatentVariableModel):
         likelihood.require_memory(num_draws or NUM_DRAWS)
-    dataset = data.load(run.config.dataset)
+    dataset = runs.load_data(run)
     rows = runs.history(run, model)
     record = {
         "model": run.name,
         "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
-        "dataset": run.config.dataset,
-        "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
+        "dataset": run.spec.name,
+        "data": run.data,
+        "binarization": run.binarization,
         "seed": run.config.seed,
         "train_seconds": round(sum(row["seconds"] for row in rows), 1),
         "epochs": rows[-1]["epoch"],
@@ -66,11 +68,11 @@ def evaluate(
     if isinstance(model, LatentVariableModel):
         draws = num_draws or NUM_DRAWS
         for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
-            images = getattr(dataset, name).binary
+            images = getattr(dataset, name).scored(run.config.binarization)
             measured[name] = likelihood.weighted(model, images, number, name, proposal, integrate)
     elif isinstance(model, TractableModel):
         for name in ("validation", "test"):
-            measured[name] = likelihood.exact(model, getattr(dataset, name).binary)
+            measured[name] = likelihood.exact(model, getattr(dataset, name).scored(run.config.binarization))
     record |= {name: own.scores for name, own in measured.items()}
     files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
     if per_image:
@@ -142,13 +144,13 @@ def require_commits(run: Run) -> None:
 
 def write_result(run: Run, record: dict, kind: str = "") -> None:
     """Writes results/NAME[KIND][-DATASET].json, with the name of the run's directory; no DATASET is mnist."""
-    suffix = "" if run.config.dataset == "mnist" else f"-{run.config.dataset}"
+    suffix = "" if run.spec.name == "mnist" else f"-{run.spec.name.replace('/', '_')}"
     path = Path("results") / f"{run.title}{kind}{suffix}.json"
     files.write_json(path, record)
     print(f"wrote {path}")
 
 
-def quality_of_samples(run: Run, model: GenerativeModel, dataset: data.Dataset) -> dict[str, dict]:
+def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> dict[str, dict]:
     """The scores of as many samples as there are test images, for JSON; like is compared with like.
 
     Args:
@@ -161,7 +163,7 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: data.Dataset) 
         `samples_binary`: drawn bits against the reference binarization.  `pixels` of each says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
-    if dataset.has_grey_levels and not model.pixel_by_pixel:
+    if dataset.spec.values == "grey" and not model.pixel_by_pixel:
         pixels = {"pixels": "mean images" if model.draws_bits else "grey levels"}
         found["samples"] = pixels | quality.score(drawn["probabilities"], dataset)
         if not model.draws_bits and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
@@ -192,7 +194,9 @@ def table(record: dict) -> str:
 
 def _likelihood_table(record: dict) -> str:
     rows = likelihood.rows(record["test"])
-    head = f"{record['binarization']} training, reference binarization scored, {record['weights']} weights"
+    binarization = record["binarization"]
+    scored = {"none": "grey levels", "threshold": "threshold binarization"}.get(binarization, "reference binarization")
+    head = f"{binarization} training, {scored} scored, {record['weights']} weights"
     return f"{head}\n{_table('nats per image', rows, {split: record[split] for split in ('validation', 'test')})}"
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import data, files, migrations, runs, versions
+from keras_genmnist import files, migrations, runs, versions
+from keras_genmnist.datasets import Split, eval_batches
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
 
@@ -49,7 +50,7 @@ def export(run: Run, out: Path) -> Path:
     signatures = {"serving_default": signatures["sample_rows"], **signatures}
     extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
     if isinstance(model, LatentVariableModel) and model.latent_size == 2:
-        extra["latent_means.json"] = json.dumps(_latent_means(model, data.load(run.config.dataset).test))
+        extra["latent_means.json"] = json.dumps(_latent_means(model, runs.load_data(run).test, run.config.binarization))
     folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
     with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
@@ -95,10 +96,11 @@ def warmup_request(model: str, signature: str, function: tf.types.experimental.P
 def _description(run: Run) -> dict:
     return {
         "model": run.name,
-        "dataset": run.config.dataset,
-        "binarization": data.binarization_label(run.config.dataset, run.config.binarization),
+        "dataset": run.spec.name,
+        "binarization": run.binarization,
         "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
+        "data": run.data,
         "commit": run.commit,
         "id": run.identity,
     }
@@ -115,9 +117,9 @@ def _tell_of_another_run(version: Path, run: Run) -> None:
     runs.warn(f"{version}, the version before, is of {other}: a server of {version.parent} goes over to the new one")
 
 
-def _latent_means(model: LatentVariableModel, split: data.Split) -> dict:
+def _latent_means(model: LatentVariableModel, split: Split, binarization: str) -> dict:
     """Where the posteriors of a split's first images lie in the plane, and their digits."""
-    batches = data.eval_batches(split.binary[:NUM_MEANS], 500)
+    batches = eval_batches(split.scored(binarization)[:NUM_MEANS], 500)
     means = np.concatenate([model.encode(batch)["z"] for batch in batches]).astype(np.float64)
     labels = None if split.labels is None else split.labels[:NUM_MEANS].tolist()
     return {"means": means.round(3).tolist(), "labels": labels}

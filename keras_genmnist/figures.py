@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_genmnist import data, files, images, quality, runs
+from keras_genmnist import files, images, quality, runs
 from keras_genmnist.config import suggest
-from keras_genmnist.data import Dataset
+from keras_genmnist.datasets import Dataset, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import DecoderModel, GenerativeModel, LatentVariableModel
 from keras_genmnist.runs import Run
@@ -49,7 +49,7 @@ def interpolation(subject: Subject) -> Figure:
     """
     titles = [{0.0: "$z_2$\n", 1.0: "$z_1$\n"}.get(alpha, "\n") + rf"$\alpha = {alpha:.1f}$" for alpha in ALPHAS]
     if subject.pairs:
-        ends = subject.dataset.test.binary[np.array(subject.pairs)].astype(np.float32)  # [P, 2, H, W, C]
+        ends = _scored(subject)[np.array(subject.pairs)].astype(np.float32)  # [P, 2, H, W, C]
         z2, z1 = (subject.model.encode(ends[:, end])["z"] for end in (0, 1))
     else:
         z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
@@ -89,7 +89,7 @@ def layers(subject: Subject) -> Figure:
 
 def reconstructions(subject: Subject) -> Figure:
     """Test images, each above its reconstruction from the posterior's mean."""
-    originals = subject.dataset.test.binary[:40].astype(np.float32)
+    originals = _scored(subject)[:40].astype(np.float32)
     decoded = subject.model.reconstruct(originals).numpy()
     rows = [part for i in range(0, 40, 10) for part in (originals[i : i + 10], decoded[i : i + 10])]
     sheet = images.tile(np.concatenate(rows), columns=10)
@@ -181,7 +181,7 @@ def neighbours(subject: Subject) -> Figure:
 
 def completion(subject: Subject) -> Figure:
     """Test images, their lower half hidden, and five completions by the model."""
-    originals = subject.dataset.test.binary[:10].astype(np.float32)
+    originals = _scored(subject)[:10].astype(np.float32)
     mask = np.zeros_like(originals)
     mask[:, : originals.shape[1] // 2] = 1
     seeds = tf.constant([[subject.seed, number] for number in range(5 * len(originals))])
@@ -194,7 +194,7 @@ def completion(subject: Subject) -> Figure:
 
 def latent_means(subject: Subject) -> Figure:
     """For a 2-D latent: the variational means of the test set, coloured by digit."""
-    batches = data.eval_batches(subject.dataset.test.binary, 500)
+    batches = eval_batches(_scored(subject), 500)
     means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
     figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
     size = min(20, 40_000 / len(means))
@@ -281,7 +281,7 @@ def figures(
             )
         if name not in FIGURES:
             raise UsageError(f"unknown figure {name!r}{suggest(name, known)} Figures: {', '.join(known)}")
-    model, dataset = runs.load_model(run), data.load(run.config.dataset)
+    model, dataset = runs.load_model(run), runs.load_data(run)
     lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, dataset))}
     for name in which:
         if name in lacking:
@@ -319,11 +319,16 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _caption(subject: Subject) -> str:
-    run, config = subject.run, subject.run.config
+    run = subject.run
     name = run.title if run.title == run.name else f"{run.title} ({run.name})"
-    label = data.binarization_label(config.dataset, config.binarization)
+    label = run.binarization
     pixels = "grey levels" if label == "none" else f"{label} binarization"
-    return f"{name} on {config.dataset}, {pixels}"
+    return f"{name} on {run.spec.name}, {pixels}"
+
+
+def _scored(subject: Subject) -> np.ndarray:
+    """The test images that the model is scored on, [N, H, W, C]."""
+    return subject.dataset.test.scored(subject.run.config.binarization)
 
 
 def _sampled(subject: Subject, count: int) -> np.ndarray:

@@ -14,8 +14,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from matplotlib.figure import Figure
 
-from keras_genmnist import annealing, bounds, data, migrations, progress, runs
+from keras_genmnist import annealing, bounds, migrations, progress, runs
 from keras_genmnist.bounds import LogTerms
+from keras_genmnist.datasets import eval_batches
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
 from keras_genmnist.evaluate import provenance, require_commits, write_result
@@ -160,7 +161,7 @@ def measure(model: LatentVariableModel, images: np.ndarray, label: str, step: fl
       [N] each, nats.
     """
     search, lower, columns = Search(model), tf.function(annealing.lower), []
-    for batch in progress.batches(data.eval_batches(images, BATCH), label):
+    for batch in progress.batches(eval_batches(images, BATCH), label):
         x = tf.constant(batch)
         start = amortized(model, x)
         best = search.best(x, start)
@@ -207,10 +208,10 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
     """
     if results:
         require_commits(run)
-    model, dataset = runs.load_model(run), data.load(run.config.dataset)
+    model, dataset = runs.load_model(run), runs.load_data(run)
     if not isinstance(model, VAE):
         raise UsageError(f"{run.name} has no such gap: give a run of a VAE with one layer of latents")
-    splits = {"train": dataset.train.binary, "test": dataset.test.binary}
+    splits = {name: getattr(dataset, name).scored(run.config.binarization) for name in ("train", "test")}
     fewest = min(len(images) for images in splits.values())
     if num_images > fewest:
         raise UsageError(f"--num_images={num_images} is out of range: give 2 to {fewest}")

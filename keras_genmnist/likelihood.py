@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import bounds, data, files, importance, memory, progress, quadrature
+from keras_genmnist import bounds, files, importance, memory, progress, quadrature
+from keras_genmnist.datasets import eval_batches
 from keras_genmnist.models.base import LatentVariableModel, TractableModel, active_units
 from keras_genmnist.proposals import PROPOSALS
 
@@ -71,7 +72,7 @@ def weighted(
 
     encode = tf.function(model.encode)
     columns, weights, means = [], [], []
-    batches = data.eval_batches(images, BATCH)
+    batches = eval_batches(images, BATCH)
     for b, x in enumerate(progress.batches(batches, label)):
         calls = [
             [part.numpy() for part in score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]))]
@@ -155,7 +156,7 @@ def exact(model: TractableModel, images: np.ndarray) -> Measured:
       images: uint8 [N, H, W, C], binary.
     """
     log_prob = tf.function(model.log_prob, reduce_retracing=True)
-    batches = progress.batches(data.eval_batches(images, BATCH), "likelihood")
+    batches = progress.batches(eval_batches(images, BATCH), "likelihood")
     log_px = np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
     return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})
 

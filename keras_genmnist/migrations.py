@@ -52,7 +52,11 @@ def _from_1(config: dict) -> dict:
     return migrated
 
 
-MIGRATIONS = [_from_1]  # the first makes a config of schema 1 one of schema 2, and so on
+def _from_2(config: dict) -> dict:
+    return {"image_size": 0, "invert": False} | config
+
+
+MIGRATIONS = [_from_1, _from_2]  # the first makes a config of schema 1 one of schema 2, and so on
 SCHEMA = 1 + len(MIGRATIONS)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg, special
 
 from keras_genmnist import classifier
-from keras_genmnist.data import Dataset
+from keras_genmnist.datasets import Dataset
 
 BLOCK = 5_000_000  # distances held at once: 40 MB
 SIGMAS = tuple(np.logspace(-1, 0, 10).tolist())  # the grid of the code of Goodfellow et al. (2014)

@@ -1,7 +1,7 @@
 """A run is a directory: its config, checkpoints, metrics and pictures.  This file knows every path in it.
 
-config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes"}, as `Run` explains
-                  them; a copy is in checkpoints/
+config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes", "data"}, as `Run`
+                  explains them; a copy is in checkpoints/
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
 best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
 progress/         a strip of samples of the same seeds at each epoch
@@ -30,7 +30,8 @@ from pathlib import Path
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_genmnist import __version__, files, migrations, models
+from keras_genmnist import __version__, datasets, files, migrations, models
+from keras_genmnist.datasets import Dataset, DatasetSpec, binarization
 from keras_genmnist.errors import Fault, UsageError
 
 CHANGEABLE = ("epochs", "patience")  # fields with whose values a run can go on; all others are what it is
@@ -43,6 +44,7 @@ class Run:
 
     The name is a label: all that the run is stands in its own config, and nothing is looked up in configs/.
 
+    data: what the run learns from, as `describe` says it; None of a run that an earlier version began.
     identity: what tells the run from others, wherever its directory is.
     changes: where the run went on with other values of CHANGEABLE fields, from the first on, each as {"epoch", "step",
       "old": {field: value}, "new": {field: value}, "command"}.
@@ -55,6 +57,19 @@ class Run:
     commit: str
     identity: str = field(default_factory=lambda: secrets.token_hex(6))
     changes: list[dict] = field(default_factory=list)
+    data: dict | None = None
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What the run's images are."""
+        if self.data is None:
+            return datasets.spec(self.config.dataset)
+        return spec_of(self.data["spec"])
+
+    @property
+    def binarization(self) -> str:
+        """How its training images become binary, for the records."""
+        return binarization.label(self.spec.values, self.config.binarization)
 
     @property
     def title(self) -> str:
@@ -91,6 +106,37 @@ def title(workdir: Path) -> str:
     return Path(os.path.abspath(workdir)).name or "root"
 
 
+def describe(dataset: Dataset) -> dict:
+    """What a run says of its data, for JSON: the fields of its DatasetSpec, the sizes of its splits, and a sha256."""
+    splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+    return {
+        "spec": dataset.spec._asdict(),
+        "num_images": {name: len(split.images) for name, split in splits.items()},
+        "sha256": datasets.digest(**splits),
+    }
+
+
+def spec_of(fields: dict) -> DatasetSpec:
+    """The DatasetSpec of these fields, which were written as JSON."""
+    return DatasetSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def load_data(run: Run) -> Dataset:
+    """The images that the run learns from.
+
+    Raises:
+      UsageError, Fault: as datasets.load; a Fault too if they are no longer what they were.
+    """
+    config = run.config
+    dataset = datasets.load(config.dataset, image_size=config.image_size, invert=config.invert)
+    if run.data and (found := describe(dataset)) != run.data:
+        raise Fault(
+            f"{config.dataset} is not what {run.workdir} learned from: its sha256 is {found['sha256']:.12}..., not "
+            f"{run.data['sha256']:.12}...; restore it"
+        )
+    return dataset
+
+
 def exists(workdir: Path) -> bool:
     """Whether `workdir` holds a run."""
     return any(path.exists() for path in _config_files(workdir))
@@ -110,6 +156,7 @@ def record(run: Run) -> None:
         "commit": run.commit,
         "config": run.config.to_dict(),
         "changes": run.changes,
+        "data": run.data,
     }
     for path in _config_files(run.workdir):
         files.write_json(path, content)
@@ -165,6 +212,7 @@ def _read(path: Path, workdir: Path) -> Run | None:
             _text(record["commit"]),
             identity_of(record),
             [{**change, "new": {**change["new"]}} for change in record.get("changes", [])],
+            _data_of(record),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -175,6 +223,16 @@ def _config_of(record: dict) -> ConfigDict:
     if not all(isinstance(value, str | int | float) for value in record["config"].values()):
         raise ValueError("a config has only text, numbers and truth values")
     return ConfigDict(migrations.migrate(record["config"], record.get("schema", 1)))
+
+
+def _data_of(record: dict) -> dict | None:
+    """What a record says of its data, checked."""
+    if (data := record.get("data")) is not None:
+        data = {**data, "spec": spec_of(data["spec"])._asdict()}
+        _text(data["sha256"])
+    elif datasets.spec(record["config"]["dataset"]) is None:
+        raise ValueError("images of the user's own are described")
+    return data
 
 
 def _text(value) -> str:
@@ -406,7 +464,7 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
     with building(run):
-        model = models.build(run.config)
+        model = models.build(run.config, run.spec)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
     if restore_latest(state, run.best) is None:
         if read_metrics(run):

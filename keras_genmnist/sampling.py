@@ -28,7 +28,7 @@ class Source(NamedTuple):
 def of_run(run: Run) -> Source:
     """A trained run."""
     model = runs.load_model(run)
-    return Source(model.signatures(), f"{run.name} on {run.config.dataset}", model)
+    return Source(model.signatures(), f"{run.name} on {run.spec.name}", model)
 
 
 def of_export(path: Path) -> Source:

@@ -21,8 +21,9 @@ import tf_keras
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from keras_genmnist import data, device, files, images, memory, models, progress, runs
+from keras_genmnist import datasets, device, files, images, memory, models, progress, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
+from keras_genmnist.datasets import binarization, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
@@ -82,7 +83,8 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       UsageError: naming the field, the value given and the values accepted.
     """
-    require_choice(config, dataset=data.DATASETS, binarization=data.BINARIZATIONS, decay=["constant", "cosine"])
+    require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
+    datasets.require_as_it_is(config.dataset, config.image_size, config.invert)
     require_positive(config, "batch_size", "epochs")
     # Each is written so that nan is refused too.
     for field in config:
@@ -143,6 +145,8 @@ class Training:
 
     def __init__(self, run: Run):
         """
+        Args:
+          run: the run; `self.run` says of what data it is too.
         Raises:
           UsageError: if a config value is out of range.
           Fault: if the data or every checkpoint is damaged.
@@ -151,17 +155,20 @@ class Training:
         self.origin = runs.origin()  # now: the checkout may change while this process goes on
         with runs.building(run):
             check_config(config)
-            self.model = models.build(config)
+            # Images of the user's own are at hand, and say what they are; others may have to be downloaded, so last.
+            own = None if datasets.spec(config.dataset) else runs.load_data(run)
+            self.model = models.build(config, own.spec if own else run.spec)
             require_memory(self.model, config)
-        self.dataset = data.load(config.dataset)  # last: it may have to be downloaded
+        self.dataset = own or runs.load_data(run)
+        self.run = run = replace(run, data=runs.describe(self.dataset))
         num_images = len(self.dataset.train.images)
         accepted = f"1 to {num_images}, the number of training images"
         require(config, "batch_size", config.batch_size <= num_images, accepted)
         if self.model.labelled and self.dataset.train.labels is None:
-            raise UsageError(f"{run.name} learns from labels, {config.dataset} has none: give another config.dataset")
+            raise UsageError(f"{run.name} learns from labels, {run.spec.name} has none: give another config.dataset")
         split = self.dataset.validation
         images, labels = split.scored(config.binarization), split.labels if self.model.labelled else None
-        self.validation = data.eval_batches(images, EVAL_BATCH, labels)
+        self.validation = eval_batches(images, EVAL_BATCH, labels)
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
 
@@ -222,8 +229,7 @@ class Training:
         """The batches from the present step to the last, [steps_per_chunk, B, ...]; the last chunk has more."""
         config = self.run.config
         num_chunks = -(-(self.last_step - self.step) // self.steps_per_chunk)
-        batches = data.train_batches(
-            self.dataset.train,
+        batches = self.dataset.train.train_batches(
             binarization=config.binarization,
             batch_size=config.batch_size,
             seed=config.seed,
@@ -285,8 +291,8 @@ class Training:
             **{f"val_{name}": value for name, value in validation.items()},
             "seconds": round(seconds, 3),
             "images_per_second": round(self.steps_per_epoch * config.batch_size / train_seconds, 1),
-            "dataset": config.dataset,
-            "binarization": data.binarization_label(config.dataset, config.binarization),
+            "dataset": self.run.spec.name,
+            "binarization": self.run.binarization,
             **self.origin,
         }
         if self.model.merit(row) > float(progress.best):
@@ -352,6 +358,7 @@ def train(
     """
     runs.check_kinds(run.workdir)
     training = Training(run)
+    run = training.run
     if training.step > training.last_step:
         fewer = runs.anew(run.workdir, f"--config.epochs={run.config.epochs}")
         done = f"{training.step / training.steps_per_epoch:g}"
@@ -385,7 +392,7 @@ def train(
         print(f"{run.workdir} is finished: {training.outcome}; {_more(training)}")
         return
     print(
-        f"{'resuming' if training.step else 'training'} {run.name} on {run.config.dataset} in {run.workdir}: "
+        f"{'resuming' if training.step else 'training'} {run.name} on {run.spec.name} in {run.workdir}: "
         f"{training.model.num_parameters:,} parameters, step {training.step} of {training.last_step}, "
         f"on {device.description()}",
         flush=True,

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import classifier, data
+from keras_genmnist import classifier, datasets
 
 SEED = 3435  # of judge 0; judge 1 has the next one
 EPOCHS = 25
@@ -37,7 +37,7 @@ def distorted(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     )
 
 
-def batches(split: data.Split, seed: int) -> tf.data.Dataset:
+def batches(split: datasets.Split, seed: int) -> tf.data.Dataset:
     """An epoch of distorted images [B, 28, 28, 1] and labels [B], another one each time."""
     rows = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).shuffle(len(split.images), seed=seed)
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
@@ -49,7 +49,7 @@ def batches(split: data.Split, seed: int) -> tf.data.Dataset:
     return tf.data.Dataset.zip(rows.batch(BATCH), seeds).map(batch).prefetch(tf.data.AUTOTUNE)
 
 
-def accuracy(trained: classifier.Classifier, split: data.Split) -> float:
+def accuracy(trained: classifier.Classifier, split: datasets.Split) -> float:
     """Share of a split's images whose most probable digit is theirs."""
     found = trained.probabilities(split.images.astype(np.float32) / 255).argmax(axis=1)
     return (found == split.labels).mean()
@@ -63,7 +63,7 @@ def main() -> None:
     start = time.time()
     tf.config.threading.set_inter_op_parallelism_threads(1)  # the default threading adds gradients in varying order
     tf_keras.utils.set_random_seed(seed)
-    dataset = data.load("mnist")
+    dataset = datasets.load("mnist")
     network = classifier.build()
     rate = tf_keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(dataset.train.images) // BATCH)
     network.compile(

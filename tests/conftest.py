@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import classifier, data, export
-from keras_genmnist.data import Dataset
+from keras_genmnist import classifier, datasets, export
+from keras_genmnist.datasets import Dataset
 from keras_genmnist.runs import Run
 from tests import tiny
 
@@ -56,12 +56,12 @@ def judges():
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     prepared("mnist")
-    return data.load("mnist")
+    return datasets.load("mnist")
 
 
 @pytest.fixture(scope="session")
 def mnist_5k() -> Dataset:
-    return data.load("mnist_5k")
+    return datasets.load("mnist_5k")
 
 
 @pytest.fixture(scope="session")

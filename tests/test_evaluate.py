@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_genmnist import classifier, data, evaluate, gap, likelihood, models, quality, runs
+from keras_genmnist import classifier, datasets, evaluate, gap, likelihood, models, quality, runs
 from keras_genmnist.errors import UsageError
 from tests import tiny
 
@@ -123,7 +123,7 @@ def few(mnist_5k, monkeypatch):
     """20 validation and 20 test images, and no judging of samples."""
     fields = ("images", "binary", "labels")
     split = mnist_5k.test._replace(**{name: getattr(mnist_5k.test, name)[:20] for name in fields})
-    monkeypatch.setattr(data, "load", lambda name: mnist_5k._replace(validation=split, test=split))
+    monkeypatch.setattr(runs, "load_data", lambda run: mnist_5k._replace(validation=split, test=split))
     monkeypatch.setattr(evaluate, "quality_of_samples", lambda *arguments: {})
     monkeypatch.setattr(evaluate, "_samples_table", lambda record: "")
     return split

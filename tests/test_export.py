@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import data, export, files, models, runs
+from keras_genmnist import export, files, models, runs
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import CHUNK, MAX_SAMPLES
 from tests import tiny
@@ -358,7 +358,7 @@ def test_latent_means_are_of_the_first_2000_images(run, tmp_path, monkeypatch, m
     longer = mnist_5k.test._replace(
         binary=np.tile(mnist_5k.test.binary, [5, 1, 1, 1]), labels=np.tile(mnist_5k.test.labels, 5)
     )
-    monkeypatch.setattr(data, "load", lambda name: mnist_5k._replace(test=longer))
+    monkeypatch.setattr(runs, "load_data", lambda run: mnist_5k._replace(test=longer))
     record = latent_means(run, tmp_path)
     assert len(record["means"]) == len(record["labels"]) == 2000
     assert record["labels"] == longer.labels[:2000].tolist()
@@ -367,7 +367,7 @@ def test_latent_means_are_of_the_first_2000_images(run, tmp_path, monkeypatch, m
 def test_latent_means_have_no_labels_where_the_dataset_has_none(run, tmp_path, monkeypatch, mnist_5k):
     stub_save(monkeypatch)
     unlabelled = mnist_5k._replace(test=mnist_5k.test._replace(labels=None))
-    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    monkeypatch.setattr(runs, "load_data", lambda run: unlabelled)
     record = latent_means(run, tmp_path)
     assert record["labels"] is None
     assert len(record["means"]) == 500
@@ -378,15 +378,15 @@ def test_export_has_latent_means_only_of_a_plane_with_an_encoder(name, latent_si
     stub_save(monkeypatch)
     model = models.build(tiny.config(name, latent_size=latent_size))
     monkeypatch.setattr(runs, "load_model", lambda run: model)
-    monkeypatch.setattr(data, "load", lambda name: pytest.fail("loads data that it does not need"))
+    monkeypatch.setattr(runs, "load_data", lambda run: pytest.fail("loads data that it does not need"))
     assert latent_means(tiny.begin(tmp_path / name, name, latent_size=latent_size), tmp_path / "exports") is None
 
 
 def test_export_without_its_dataset_is_a_fault_that_leaves_nothing(run, tmp_path, monkeypatch):
-    def load(name):
-        raise Fault(f"{name} is damaged")
+    def load(run):
+        raise Fault(f"{run.config.dataset} is damaged")
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runs, "load_data", load)
     with pytest.raises(Fault, match="mnist_5k is damaged"):
         export.export(run, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from matplotlib.collections import PathCollection
 
-from keras_genmnist import data, figures, files, images, models, runs
+from keras_genmnist import datasets, figures, files, images, models, runs
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.figures import Subject
 from tests import tiny
@@ -309,8 +309,8 @@ def test_figures_of_40_dimensions_are_those_it_has(run_40d, tmp_path):
 
 
 def test_latent_means_are_refused_without_labels(run, mnist_5k, tmp_path, monkeypatch):
-    unlabelled = mnist_5k._replace(name="binarized_mnist", test=mnist_5k.test._replace(labels=None))
-    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    unlabelled = mnist_5k._replace(spec=datasets.spec("binarized_mnist"), test=mnist_5k.test._replace(labels=None))
+    monkeypatch.setattr(runs, "load_data", lambda run: unlabelled)
     with pytest.raises(UsageError, match="it needs labels, binarized_mnist has none"):
         figures.figures(run, ["latent_means"], seed=5, out=tmp_path)
 

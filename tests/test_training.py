@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import cli, data, images, models, runs, training
+from keras_genmnist import cli, datasets, images, models, runs, training
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models import gan
 from tests import tiny
@@ -328,7 +328,7 @@ def test_best_holds_the_averages_where_ema_is_on_else_the_weights(decay, tmp_pat
 def test_val_elbo_is_that_of_the_scored_weights(decay, tmp_path, eager):
     run = tiny.train(tiny.begin(tmp_path / "run", ema_decay=decay))
     model = runs.load_model(run)
-    for batch in data.eval_batches(data.load("mnist_5k").validation.binary, training.EVAL_BATCH):
+    for batch in datasets.eval_batches(datasets.load("mnist_5k").validation.binary, training.EVAL_BATCH):
         logs = model.test_step(batch)
     best = max(tiny.rows(run), key=lambda row: row["val_elbo"])
     assert {name: float(value) for name, value in logs.items()} == {name: best[f"val_{name}"] for name in logs}
@@ -510,10 +510,10 @@ def test_config_value_out_of_range_is_refused_and_leaves_no_run(field, value, ac
 @pytest.mark.parametrize("field, value", [("latent_size", 0), ("learning_rate", -1.0), ("decay", "cosin")])
 def test_config_value_out_of_range_is_refused_before_data_are_loaded(field, value, tmp_path, monkeypatch):
     # Else a mistyped value would download MNIST first, or be reported as a download that failed.
-    def load(name):
+    def load(run):
         raise Fault("no data here")
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(runs, "load_data", load)
     run = runs.Run(tmp_path / "run", "vae", tiny.config(**{field: value}), "genmnist train", "commit")
     with pytest.raises(UsageError, match=field):
         training.train(run, time.time())

@@ -1,46 +1,119 @@
 """Data sets: what they are, where they come from, and how they become batches."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from keras_genmnist.datasets import binarization, tfds
-from keras_genmnist.datasets.spec import Dataset, DatasetSpec, Split
+from keras_genmnist.config import suggest
+from keras_genmnist.datasets import arrays, binarization, files, tfds
+from keras_genmnist.datasets.arrays import Part, digest
+from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.datasets.splits import Dataset, Split, eval_batches
 from keras_genmnist.errors import UsageError
 
+__all__ = ["Dataset", "DatasetSpec", "Split", "digest", "eval_batches", "from_arrays", "load", "names", "spec"]
+
 MNIST_5K = tfds.MNIST._replace(name="mnist_5k")
-SPECS = {**tfds.SPECS, MNIST_5K.name: MNIST_5K}
+SPECS = {spec.name: spec for spec in (tfds.SPECS["mnist"], tfds.SPECS["binarized_mnist"], MNIST_5K)} | tfds.SPECS
 
 
 def names() -> list[str]:
-    """The names that `load` accepts."""
+    """The names that `load` accepts, beside paths."""
     return list(SPECS)
 
 
-def spec(name: str) -> DatasetSpec:
-    """What a data set is, without loading it.
+def spec(name: str) -> DatasetSpec | None:
+    """What a data set is, where its name says so; None for images of the user's own, which have to be loaded."""
+    return SPECS.get(name)
 
+
+def load(name: str, *, image_size: int = 0, invert: bool = False) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name: one of `names`: those of `datasets.tfds`, or mnist_5k, the 5,000 digits inside this package, stratified
+        4,000 / 500 / 500; or a path that `datasets.files.read` takes, of a .npz file, a folder or IDX files.
+      image_size: of a path: the height and width that images are resized to; 0 leaves them as they are.
+      invert: of a path: whether to exchange black and white.
     Raises:
-      UsageError: if the name is unknown.
-    """
-    if name not in SPECS:
-        raise UsageError(f"unknown dataset {name!r}; accepted: {', '.join(SPECS)}")
-    return SPECS[name]
-
-
-def load(name: str) -> Dataset:
-    """Loads a data set by its name: one of `datasets.tfds`, or mnist_5k.
-
-    mnist_5k: 5,000 digits inside this package, stratified 4,000 / 500 / 500.
-
-    Raises:
-      UsageError: if the name is unknown.
+      UsageError: if the name is unknown, what is at the path cannot be read, or the other two are given for a name.
       Fault: if the data set is damaged, or neither prepared nor downloadable.
     """
-    if spec(name) is not MNIST_5K:
+    if name not in SPECS:
+        if not os.path.exists(os.path.expanduser(name)):
+            raise UsageError(unknown(name))
+        return arrays.splits(_stem(name), files.read(Path(name), image_size, invert))
+    require_as_it_is(name, image_size, invert)
+    if name != MNIST_5K.name:
         return tfds.load(name)
     with np.load(Path(__file__).parent.parent / "mnist_5k.npz") as file:
         images, labels = file["images"], file["labels"].astype(np.int64)
     binary = binarization.reference(images)
     cuts = (slice(0, 4_000), slice(4_000, 4_500), slice(4_500, None))
     return Dataset(MNIST_5K, *(Split(images[cut], binary[cut], labels[cut]) for cut in cuts))
+
+
+def require_as_it_is(name: str, image_size: int, invert: bool) -> None:
+    """Raises UsageError where a data set that has a name is to be resized or inverted."""
+    for field, value in (("image_size", image_size), ("invert", invert)):
+        if value and name in SPECS:
+            raise UsageError(f"{field}={value} is for images of your own, by their path: leave it out for {name}")
+
+
+def unknown(name: str) -> str:
+    """What to say of a name that is neither a data set's nor a path."""
+    return (
+        f"unknown dataset {name!r}{suggest(name, names())} Accepted: {', '.join(SPECS)}, or the path of a .npz file, "
+        "of a folder of PNG or JPEG files, or of IDX files"
+    )
+
+
+def from_arrays(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    validation: tuple[np.ndarray, np.ndarray | None] | None = None,
+    test: tuple[np.ndarray, np.ndarray | None] | None = None,
+    name: str = "arrays",
+    image_size: int = 0,
+    invert: bool = False,
+) -> Dataset:
+    """A data set of arrays.
+
+    >>> import numpy as np
+    >>> import keras_genmnist as gm
+    >>> drawn = np.random.default_rng(1).integers(0, 256, [60, 12, 12], np.uint8)
+    >>> data = gm.datasets.from_arrays(drawn, np.arange(60) % 3)
+    >>> data.spec.image_shape, data.spec.num_classes
+    ((12, 12, 1), 3)
+    >>> [len(split.images) for split in (data.train, data.validation, data.test)]
+    [42, 8, 10]
+
+    Args:
+      images: of the training split: [N, H, W], [N, H, W, 1] or [N, H, W, 3], of whole numbers from 0 to 255 or of
+        numbers from 0 to 1.
+      labels: [N], whole numbers or strings.
+      validation, test: images and labels (or None) of the other splits; each is made of the training images if it is
+        not given, as `datasets.arrays.splits` explains.
+      name: what figures and results call the data set.
+      image_size: the height and width that images are resized to; 0 leaves them as they are.
+      invert: whether to exchange black and white.
+    Raises:
+      UsageError: if the images have a shape that is not accepted, or there are too few.
+      Fault: if the values make no sense.
+    """
+    given = {"train": (images, labels), "validation": validation, "test": test}
+    parts = {
+        split: None
+        if pair is None
+        else Part(np.asarray(pair[0]), None if pair[1] is None else np.asarray(pair[1]), f"the {split} images")
+        for split, pair in given.items()
+    }
+    return arrays.splits(name, arrays.check(**parts, image_size=image_size, invert=invert))
+
+
+def _stem(path: str) -> str:
+    """What a data set is called by its path."""
+    name = Path(os.path.abspath(os.path.expanduser(path))).name
+    return name.split(".")[0] or name

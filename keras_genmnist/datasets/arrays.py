@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_genmnist.datasets import binarization
-from keras_genmnist.datasets.spec import Dataset, DatasetSpec, Split
+from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.datasets.splits import Dataset, Split
 from keras_genmnist.errors import Fault, UsageError
 
 SMALLEST, LARGEST = 8, 64

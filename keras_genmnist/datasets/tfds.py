@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_genmnist.datasets import binarization
-from keras_genmnist.datasets.spec import Dataset, DatasetSpec, Split
+from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.datasets.splits import Dataset, Split
 from keras_genmnist.errors import Fault
 
 MNIST = DatasetSpec("mnist", (28, 28, 1), num_classes=10, judge="mnist")

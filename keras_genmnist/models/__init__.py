@@ -6,7 +6,7 @@ import pkgutil
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import data, memory
+from keras_genmnist import datasets, memory
 from keras_genmnist.config import require_choice, require_numbers
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.models.base import GenerativeModel
@@ -29,7 +29,8 @@ def build(config: ConfigDict, spec: DatasetSpec | None = None) -> GenerativeMode
     require_choice(config, model=names())
     require_numbers(config)
     tf_keras.utils.set_random_seed(config.seed)
+    spec = spec or datasets.spec(config.dataset)
     with memory.variables_that_fit():
-        model = importlib.import_module(f"{__name__}.{config.model}").build(config, spec or data.spec(config.dataset))
+        model = importlib.import_module(f"{__name__}.{config.model}").build(config, spec)
         model.build_variables()
     return model

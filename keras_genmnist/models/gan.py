@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import classifier, losses, networks, quality
 from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
-from keras_genmnist.data import DATASETS
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
+from keras_genmnist.errors import UsageError
 from keras_genmnist.losses import LOSSES
 from keras_genmnist.models.base import DecoderModel, in_chunks
 
@@ -198,9 +198,12 @@ class GAN(DecoderModel):
 def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
     """The GAN of `config` for images of `spec`; raises UsageError for a value out of range."""
     # A generator of grey levels is told from bits at a glance.
-    require_fit(
-        config, "model", binarization=["none"], dataset=[name for name in DATASETS if name != "binarized_mnist"]
-    )
+    require_fit(config, "model", binarization=["none"])
+    if spec.values == "binary":
+        raise UsageError(
+            f"config.dataset={config.dataset} has pixels of 0 and 1 alone, which a generator of grey levels does not "
+            "draw: give images of grey levels"
+        )
     require_choice(config, network=["mlp", "conv"], loss=LOSSES, discriminator_norm=["none", "batch", "spectral"])
     require_positive(config, "latent_size", "hidden_layers", "hidden_size", "channels", "critic_steps")
     require(config, "label_smoothing", 0 <= config.label_smoothing < 1, "0 (none) or a value below 1")

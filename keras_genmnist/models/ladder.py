@@ -8,6 +8,7 @@ the change from z are the same in p and q, and leave the bounds as they are.
 Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
 """
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -261,7 +262,8 @@ class HierarchicalVAE(LatentVariableModel):
 
 def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     """The model of `config` for images of `spec`; raises UsageError for a value out of range."""
-    require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
+    # Grey levels have no Bernoulli likelihood.
+    require_fit(config, "model", binarization=["dynamic", "static", "threshold"])
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
     require_choice(config, norm=networks.NORMS)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")

@@ -149,7 +149,7 @@ class PixelCNN(TractableModel):
 
 def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     """The PixelCNN of `config` for images of `spec`; raises UsageError for a value out of range."""
-    require_fit(config, "model", binarization=["dynamic", "static"])  # its pixels are bits
+    require_fit(config, "model", binarization=["dynamic", "static", "threshold"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
     require(config, "place_features", 0 <= config.place_features <= 10_000, "0 to 10000")

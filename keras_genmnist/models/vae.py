@@ -85,7 +85,8 @@ class VAE(LatentVariableModel):
 
 def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     """The VAE of `config` for images of `spec`; raises UsageError for a value out of range."""
-    require_fit(config, "model", binarization=["dynamic", "static"])  # grey levels have no Bernoulli likelihood
+    # Grey levels have no Bernoulli likelihood.
+    require_fit(config, "model", binarization=["dynamic", "static", "threshold"])
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, norm=networks.NORMS, decoder=DECODERS)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])

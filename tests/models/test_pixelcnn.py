@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from keras_genmnist import config as configs
-from keras_genmnist import data, models
+from keras_genmnist import models, runs
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import CHUNK
@@ -221,6 +221,6 @@ def test_pixelcnn_of_classes_trains_on_labels(tmp_path, eager, mnist_5k, monkeyp
     (row,) = tiny.rows(run)
     assert 0 < row["val_nll"] < 600
     unlabelled = mnist_5k._replace(train=mnist_5k.train._replace(labels=None))
-    monkeypatch.setattr(data, "load", lambda name: unlabelled)
+    monkeypatch.setattr(runs, "load_data", lambda run: unlabelled)
     with pytest.raises(UsageError, match="pixelcnn learns from labels, mnist_5k has none"):
         tiny.train(tiny.begin(tmp_path / "other", "pixelcnn", class_conditional=True))

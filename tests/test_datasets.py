@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import data
-from keras_genmnist.data import Split
+from keras_genmnist import datasets
+from keras_genmnist.datasets import Split, binarization
 from keras_genmnist.errors import Fault, UsageError
 from tests.conftest import prepared
 
@@ -40,13 +40,13 @@ def test_mnist_is_in_the_original_order(mnist, split):
 
 def test_reference_binarization_never_flips_black_and_white():
     images = np.repeat(np.array([0, 255], np.uint8), 5_000).reshape(-1, 10, 10, 1)
-    np.testing.assert_array_equal(data.reference_binarization(images), images // 255)
+    np.testing.assert_array_equal(binarization.reference(images), images // 255)
 
 
 def test_reference_binarization_of_an_image_depends_on_its_place_alone():
     grey = np.full([2_500, 4, 4, 1], 128, np.uint8)
-    whole = data.reference_binarization(grey)
-    np.testing.assert_array_equal(whole[:1_200], data.reference_binarization(grey[:1_200]))
+    whole = binarization.reference(grey)
+    np.testing.assert_array_equal(whole[:1_200], binarization.reference(grey[:1_200]))
     assert len(np.unique(whole.reshape(2_500, -1), axis=0)) > 2_300  # 2,500 of 65,536 patterns: 47 pairs expected
 
 
@@ -54,7 +54,7 @@ def test_binarized_mnist_is_left_as_it_is():
     prepared("binarized_mnist")
     import tensorflow_datasets as tfds
 
-    dataset = data.load("binarized_mnist")
+    dataset = datasets.load("binarized_mnist")
     for name, size in SIZES.items():
         split = getattr(dataset, name)
         assert split.images.shape == (size, 28, 28, 1)
@@ -64,10 +64,10 @@ def test_binarized_mnist_is_left_as_it_is():
     np.testing.assert_array_equal(dataset.validation.binary, rows)
 
 
-def test_binarization_label_of_binarized_mnist_is_fixed():
-    assert data.binarization_label("binarized_mnist", "dynamic") == "fixed"
-    assert data.binarization_label("mnist", "dynamic") == "dynamic"
-    assert data.binarization_label("mnist_5k", "static") == "static"
+def test_binarization_label_of_binary_images_is_fixed():
+    assert binarization.label(datasets.spec("binarized_mnist").values, "dynamic") == "fixed"
+    assert binarization.label(datasets.spec("mnist").values, "dynamic") == "dynamic"
+    assert binarization.label(datasets.spec("mnist_5k").values, "static") == "static"
 
 
 def test_mnist_5k_is_stratified(mnist_5k):
@@ -99,7 +99,7 @@ def test_mnist_5k_is_from_mnist(mnist, mnist_5k):
 def test_mnist_5k_binarization_is_the_reference_draw_of_its_images(mnist_5k):
     images = np.concatenate([split.images for split in mnist_5k[1:]])
     binary = np.concatenate([split.binary for split in mnist_5k[1:]])
-    np.testing.assert_array_equal(binary, data.reference_binarization(images))
+    np.testing.assert_array_equal(binary, binarization.reference(images))
 
 
 def numbered(count, grey=0):
@@ -111,10 +111,10 @@ def numbered(count, grey=0):
     return Split(images, bits.reshape(count, 28, 28, 1), None)
 
 
-def batches(split, binarization, first_step, last_step, seed=3435, batch_size=100):
+def batches(split, kind, first_step, last_step, seed=3435, batch_size=100):
     """float32 [steps, B, 28, 28, 1]"""
-    steps = data.train_batches(
-        split, binarization=binarization, batch_size=batch_size, seed=seed, first_step=first_step, last_step=last_step
+    steps = split.train_batches(
+        binarization=kind, batch_size=batch_size, seed=seed, first_step=first_step, last_step=last_step
     )
     return np.stack(list(steps.as_numpy_iterator()))
 
@@ -149,14 +149,14 @@ def test_train_batches_shuffle_every_epoch_and_seed_anew():
             assert (order == other).sum() < 10
 
 
-@pytest.mark.parametrize("binarization", data.BINARIZATIONS)
-def test_train_batches_are_functions_of_seed_and_step(binarization):
+@pytest.mark.parametrize("kind", binarization.BINARIZATIONS)
+def test_train_batches_are_functions_of_seed_and_step(kind):
     split = numbered(450, grey=128)
-    whole = batches(split, binarization, 0, 12)
-    np.testing.assert_array_equal(whole, batches(split, binarization, 0, 12))
+    whole = batches(split, kind, 0, 12)
+    np.testing.assert_array_equal(whole, batches(split, kind, 0, 12))
     for first_step in (1, 4, 7, 11):  # inside an epoch, at its start
-        np.testing.assert_array_equal(whole[first_step:], batches(split, binarization, first_step, 12))
-    assert not np.array_equal(whole, batches(split, binarization, 0, 12, seed=1))
+        np.testing.assert_array_equal(whole[first_step:], batches(split, kind, first_step, 12))
+    assert not np.array_equal(whole, batches(split, kind, 0, 12, seed=1))
 
 
 def test_train_batches_none_are_grey_levels(mnist_5k):
@@ -210,7 +210,7 @@ def test_train_batches_dynamic_have_the_grey_level_as_mean(dynamic_bits):
 def test_train_batches_dynamic_draw_from_other_words_than_the_models():
     images = np.full([100, 28, 28, 1], 128, np.uint8)
     shown = batches(Split(images, None, None), "dynamic", 7, 8, seed=5)
-    of_a_model = data._bernoulli(tf.constant(images), tf.constant([5, 7], tf.int64))  # its step's seed
+    of_a_model = binarization.dynamic(tf.constant(images), tf.constant([5, 7], tf.int64))  # its step's seed
     assert abs(np.corrcoef(shown.ravel(), of_a_model.numpy().ravel())[0, 1]) < 0.02  # 5 standard errors
 
 
@@ -232,15 +232,15 @@ def test_train_batches_dynamic_draw_every_pixel_and_step_anew(dynamic_bits):
 
 def test_eval_batches_hold_every_image_once_in_order():
     images = numbered(250).images
-    parts = data.eval_batches(images, 100)
+    parts = datasets.eval_batches(images, 100)
     assert [len(part) for part in parts] == [100, 100, 50]
     assert all(part.dtype == np.float32 for part in parts)
     np.testing.assert_array_equal(np.concatenate(parts), images)
 
 
 def test_load_refuses_an_unknown_dataset():
-    with pytest.raises(UsageError, match="unknown dataset 'mnits'; accepted: mnist, binarized_mnist, mnist_5k"):
-        data.load("mnits")
+    with pytest.raises(UsageError, match=r"unknown dataset 'mnits'; did you mean mnist\? Accepted: mnist, binarized"):
+        datasets.load("mnits")
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def tfds_folder(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["mnist", "binarized_mnist"])
 def test_load_names_both_ways_out_where_nothing_can_be_downloaded(tfds_folder, name):
     with pytest.raises(Fault) as raised:
-        data.load(name)
+        datasets.load(name)
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     for part in (f"{name} is not prepared in {tfds_folder}", "no route", "TFDS_DATA_DIR", "--config.dataset=mnist_5k"):
@@ -300,7 +300,7 @@ def remove(path):
 def test_load_says_which_dataset_is_damaged(mnist_copy, file, damage):
     damage(next(mnist_copy.glob(file)))
     with pytest.raises(Fault) as raised:
-        data.load("mnist")
+        datasets.load("mnist")
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     for part in (f"mnist in {mnist_copy} is damaged", "TFDS_DATA_DIR", "--config.dataset=mnist_5k"):
@@ -311,4 +311,4 @@ def test_load_says_that_a_cut_dataset_info_is_damage(mnist_copy):
     path = mnist_copy / "dataset_info.json"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(Fault, match=r"mnist in .* is damaged"):
-        data.load("mnist")
+        datasets.load("mnist")

@@ -1,0 +1,100 @@
+"""The images of a data set in three splits, and how they become batches.
+
+A training batch is a pure function of (seed, step), so that a resumed run sees the bits of an uninterrupted one.  Whole
+batches, not single images, move through tf.data, which doubles the speed on a CPU.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_genmnist.datasets import binarization as binarizations
+from keras_genmnist.datasets.spec import DatasetSpec
+
+
+class Split(NamedTuple):
+    """The images of one split, in a fixed order.
+
+    images: uint8 [N, H, W, C], grey levels 0..255.
+    binary: uint8 [N, H, W, C], 0 or 1: the reference binarization of `images`.
+    labels: int64 [N], or None where the data set has none.
+    """
+
+    images: np.ndarray
+    binary: np.ndarray
+    labels: np.ndarray | None
+
+    def scored(self, binarization: str) -> np.ndarray:
+        """The images [N, H, W, C] that a model trained on images binarized so is scored on, in [0, 1]."""
+        if binarization == "none":
+            return self.images.astype(np.float32) / 255
+        if binarization == "threshold":
+            return binarizations.threshold(self.images)
+        return self.binary
+
+    def train_batches(
+        self,
+        *,
+        binarization: str,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        labelled: bool = False,
+    ) -> tf.data.Dataset:
+        """Training batches number first_step .. last_step - 1, each a pure function of (seed, step).
+
+        An epoch is len(self.images) // batch_size steps over a permutation of its own; images left over at its end
+        differ from epoch to epoch.  `dynamic` draws new bits for each image in every epoch, `static` uses the reference
+        binarization, `threshold` cuts at a half, `none` gives grey levels / 255.
+
+        Args:
+          binarization: one of BINARIZATIONS.
+          batch_size: B, at most the number of images.
+          seed: of the order and the bits.
+          first_step, last_step: counted from the start of training.
+          labelled: whether to give the labels too.
+        Returns:
+          tf.data.Dataset of float32 [B, H, W, C] in [0, 1]; labelled, of pairs of them and int64 [B].
+        """
+        steps_per_epoch = len(self.images) // batch_size
+        source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
+
+        def batch(step):
+            epoch, place = step // steps_per_epoch, step % steps_per_epoch
+            position = place * batch_size + tf.range(batch_size, dtype=tf.int64)
+            index = tf.random.experimental.index_shuffle(
+                position, seed=tf.stack([tf.cast(seed, tf.int64), epoch]), max_index=len(self.images) - 1
+            )
+            images = tf.gather(source, index)
+            if binarization == "dynamic":
+                # Negative, so that no model draws from the same words: its seeds, of the same steps, are not.
+                images = binarizations.dynamic(images, seed=tf.stack([tf.constant(-1 - seed, tf.int64), step]))
+            images = tf.cast(images, tf.float32)
+            if binarization == "none":
+                images /= 255
+            return (images, tf.gather(self.labels, index)) if labelled else images
+
+        steps = tf.data.Dataset.range(first_step, last_step)
+        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+
+class Dataset(NamedTuple):
+    """A data set: what it is, and its three splits."""
+
+    spec: DatasetSpec
+    train: Split
+    validation: Split
+    test: Split
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+def eval_batches(images: np.ndarray, batch_size: int, labels: np.ndarray | None = None) -> list:
+    """Every image once, in order, as float32 [B, H, W, C], or with labels as pairs; the last batch may be smaller."""
+    cuts = [slice(i, i + batch_size) for i in range(0, len(images), batch_size)]
+    batches = [images[cut].astype(np.float32) for cut in cuts]
+    return batches if labels is None else list(zip(batches, (labels[cut] for cut in cuts), strict=True))
