@@ -110,7 +110,7 @@ def describe(dataset: Dataset) -> dict:
     """What a run says of its data, for JSON: the fields of its DatasetSpec, the sizes of its splits, and a sha256."""
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     return {
-        "spec": dataset.spec._asdict(),
+        "spec": {name: list(v) if isinstance(v, tuple) else v for name, v in dataset.spec._asdict().items()},
         "num_images": {name: len(split.images) for name, split in splits.items()},
         "sha256": datasets.digest(**splits),
     }
@@ -228,7 +228,7 @@ def _config_of(record: dict) -> ConfigDict:
 def _data_of(record: dict) -> dict | None:
     """What a record says of its data, checked."""
     if (data := record.get("data")) is not None:
-        data = {**data, "spec": spec_of(data["spec"])._asdict()}
+        spec_of(data["spec"])
         _text(data["sha256"])
     elif datasets.spec(record["config"]["dataset"]) is None:
         raise ValueError("images of the user's own are described")

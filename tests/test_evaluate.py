@@ -229,7 +229,7 @@ def test_like_is_compared_with_like(name, decoder, mnist_5k, monkeypatch):
     expected = bits | grey if decoder == "bernoulli" else bits
     assert evaluate.quality_of_samples(None, model, mnist_5k) == expected
     # Nor is there anything grey to compare with in binarized_mnist.
-    assert evaluate.quality_of_samples(None, model, mnist_5k._replace(name="binarized_mnist")) == bits
+    assert evaluate.quality_of_samples(None, model, mnist_5k._replace(spec=datasets.spec("binarized_mnist"))) == bits
 
 
 def test_evaluate_of_a_gan_refuses_num_draws(gan):

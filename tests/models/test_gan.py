@@ -242,7 +242,7 @@ def test_gan_refuses_a_value_out_of_range(field, value, accepted):
         ),
         (
             {"dataset": "binarized_mnist"},
-            "dataset='binarized_mnist' does not go with config.model='gan': give mnist, mnist_5k",
+            "config.dataset=binarized_mnist has pixels of 0 and 1 alone",
         ),
     ],
 )
