@@ -17,7 +17,7 @@ from keras_genmnist import config as configs
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import save
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
+from keras_genmnist.models.base import GenerativeModel
 from keras_genmnist.runs import Run
 
 BATCH, TIMED_BATCHES = 100, 10
@@ -72,7 +72,7 @@ def compare(
             used, epochs = sum(_seconds(runs.read_metrics(run))), run.config.epochs
             print(f"{name} used {used / 60:.2f} of {minutes:g} minutes, for {epochs} epoch{'s' * (epochs != 1)}")
         model = runs.load_model(run)
-        drawing = num_draws if isinstance(model, LatentVariableModel) else None
+        drawing = num_draws if model.likelihood == "importance" else None
         record = evaluate.evaluate(run, drawing, results=False)
         found[name] = {
             **{field: record[field] for field in ("epochs", "train_seconds", "test", "trained", "evaluated")},
@@ -92,7 +92,7 @@ def _config(name: str, dataset: str) -> ConfigDict:
     config = configs.load(name)
     config.dataset = dataset
     training.check_config(config)
-    if not isinstance(models.build(config), LatentVariableModel | TractableModel):
+    if models.build(config).likelihood is None:
         raise UsageError(f"{name} has no likelihood to compare: leave it out")
     return config
 
@@ -144,8 +144,8 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
     """Milliseconds that the ELBO of one draw, or the likelihood, of a test image takes in batches of BATCH."""
 
     def score(x):
-        if isinstance(model, TractableModel):
-            return model.log_prob(x)
+        if model.likelihood == "exact":
+            return model.log_likelihood(x)
         return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0])))
 
     compiled = tf.function(score, jit_compile=jit_compile)
@@ -161,7 +161,7 @@ def _curve(model: GenerativeModel, rows: list[dict]) -> dict[str, list[float]]:
     """Seconds of training, and what the bound that chooses the epoch cost on the validation split, nats."""
     return {
         "seconds": np.cumsum(_seconds(rows)).tolist(),
-        "nats": [-model.merit(row) for row in rows],
+        "nats": [-model.score(row) for row in rows],
     }
 
 

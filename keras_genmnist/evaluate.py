@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_genmnist import files, likelihood, migrations, progress, quadrature, quality, runs
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel
+from keras_genmnist.models.base import GenerativeModel
 from keras_genmnist.runs import Run
 
 NUM_DRAWS = 1000
@@ -58,19 +58,19 @@ def evaluate(
         "seed": run.config.seed,
         "train_seconds": round(sum(row["seconds"] for row in rows), 1),
         "epochs": rows[-1]["epoch"],
-        "best_epoch": max(rows, key=model.merit)["epoch"],
+        "best_epoch": max(rows, key=model.score)["epoch"],
         "parameters": model.num_parameters,
         **provenance(run),
         "command": run.command,
         "weights": "ema" if run.config.ema_decay else "raw",
     }
     measured = {}
-    if isinstance(model, LatentVariableModel):
+    if model.likelihood == "importance":
         draws = num_draws or NUM_DRAWS
         for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
             images = getattr(dataset, name).scored(run.config.binarization)
             measured[name] = likelihood.weighted(model, images, number, name, proposal, integrate)
-    elif isinstance(model, TractableModel):
+    elif model.likelihood == "exact":
         for name in ("validation", "test"):
             measured[name] = likelihood.exact(model, getattr(dataset, name).scored(run.config.binarization))
     record |= {name: own.scores for name, own in measured.items()}
@@ -93,13 +93,13 @@ def _check_flags(
 ) -> bool:
     """Whether the likelihood is found by quadrature; refuses flags that mean nothing for the model."""
     given = {"num_draws": num_draws, "proposal": None if proposal == "posterior" else proposal}
-    if isinstance(model, LatentVariableModel):
+    if model.likelihood == "importance":
         integrate = num_draws is None and quadrature.applies(model)
         if not (integrate and given["proposal"]):
             return integrate
         del given["num_draws"]
         reason = "its likelihood is found by quadrature, unless --num_draws=1000 asks for draws"
-    elif isinstance(model, TractableModel):
+    elif model.likelihood == "exact":
         reason = "its likelihood is known exactly"
     else:
         reason = "it has no likelihood but is scored by its samples (Frechet distance, precision, recall, ...)"

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import files, migrations, runs, versions
+from keras_genmnist import files, migrations, runs, signatures, versions
 from keras_genmnist.datasets import Split, eval_batches
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.runs import Run
@@ -42,24 +42,24 @@ def export(run: Run, out: Path) -> Path:
         its dataset is damaged or absent.
     """
     model = runs.load_model(run)
-    signatures = model.signatures()
+    own = signatures.of(model)
     module = tf.Module()
     module.weights = model.weights
-    for name, function in signatures.items():
+    for name, function in own.items():
         setattr(module, name, function)
-    signatures = {"serving_default": signatures["sample_rows"], **signatures}
+    served = {"serving_default": own["sample_rows"], **own}
     extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
-    if isinstance(model, LatentVariableModel) and model.latent_size == 2:
+    if model.has_encoder and model.latent_size == 2:
         extra["latent_means.json"] = json.dumps(_latent_means(model, runs.load_data(run).test, run.config.binarization))
     folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
     with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
-        tf.saved_model.save(module, str(new), signatures)
+        tf.saved_model.save(module, str(new), served)
         (new / "assets.extra").mkdir()
         for name, text in extra.items():
             (new / "assets.extra" / name).write_text(text)
         with tf.io.TFRecordWriter(str(new / "assets.extra" / "tf_serving_warmup_requests")) as writer:
-            for name, function in signatures.items():
+            for name, function in served.items():
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
         for path in (new, *new.rglob("*")):
             files.sync(path)

@@ -18,7 +18,7 @@ from keras_genmnist import files, images, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.datasets import Dataset, eval_batches
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import DecoderModel, GenerativeModel, LatentVariableModel
+from keras_genmnist.models.base import GenerativeModel
 from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -241,9 +241,9 @@ FIGURES = {
 
 def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
-    if name in ("interpolation", "latent_means", "latent_grid") and not isinstance(model, DecoderModel):
+    if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"
-    if name in ("reconstructions", "latent_means") and not isinstance(model, LatentVariableModel):
+    if name in ("reconstructions", "latent_means") and not model.has_encoder:
         return "it needs an encoder, the model has none"
     if name == "layers" and len(getattr(model, "layer_sizes", [])) < 2:
         return "it needs several layers of latents"
@@ -287,7 +287,7 @@ def figures(
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
-    if pairs and not isinstance(model, LatentVariableModel):
+    if pairs and not model.has_encoder:
         raise UsageError(f"{run.name} has no encoder to interpolate between test images with: leave out --pairs")
     for number in (number for pair in pairs for number in pair):
         if number >= len(dataset.test.images):

@@ -155,7 +155,7 @@ def exact(model: TractableModel, images: np.ndarray) -> Measured:
       model: the model.
       images: uint8 [N, H, W, C], binary.
     """
-    log_prob = tf.function(model.log_prob, reduce_retracing=True)
+    log_prob = tf.function(model.log_likelihood, reduce_retracing=True)
     batches = progress.batches(eval_batches(images, BATCH), "likelihood")
     log_px = np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
     return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})

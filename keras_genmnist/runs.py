@@ -514,7 +514,7 @@ def history(run: Run, model: models.GenerativeModel | None = None) -> list[dict]
 
     def judged(row):
         try:
-            return isinstance(model.merit(row), int | float)
+            return isinstance(model.score(row), int | float)
         except (KeyError, TypeError):
             return False
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files, images, runs, versions
+from keras_genmnist import files, images, runs, signatures, versions
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import MAX_SAMPLES
 from keras_genmnist.runs import Run
+from keras_genmnist.signatures import MAX_SAMPLES
 
 ENLARGED = 3  # a digit of 28 pixels is too small to look at
 
@@ -28,7 +28,7 @@ class Source(NamedTuple):
 def of_run(run: Run) -> Source:
     """A trained run."""
     model = runs.load_model(run)
-    return Source(model.signatures(), f"{run.name} on {run.spec.name}", model)
+    return Source(signatures.of(model), f"{run.name} on {run.spec.name}", model)
 
 
 def of_export(path: Path) -> Source:

@@ -164,10 +164,10 @@ class Training:
         num_images = len(self.dataset.train.images)
         accepted = f"1 to {num_images}, the number of training images"
         require(config, "batch_size", config.batch_size <= num_images, accepted)
-        if self.model.labelled and self.dataset.train.labels is None:
+        if self.model.takes_labels and self.dataset.train.labels is None:
             raise UsageError(f"{run.name} learns from labels, {run.spec.name} has none: give another config.dataset")
         split = self.dataset.validation
-        images, labels = split.scored(config.binarization), split.labels if self.model.labelled else None
+        images, labels = split.scored(config.binarization), split.labels if self.model.takes_labels else None
         self.validation = eval_batches(images, EVAL_BATCH, labels)
         self.steps_per_epoch = len(self.dataset.train.images) // config.batch_size
         self.last_step = config.epochs * self.steps_per_epoch
@@ -235,7 +235,7 @@ class Training:
             seed=config.seed,
             first_step=self.step,
             last_step=self.step + num_chunks * self.steps_per_chunk,
-            labelled=self.model.labelled,
+            labelled=self.model.takes_labels,
         )
         return iter(batches.batch(self.steps_per_chunk, drop_remainder=True).prefetch(1))
 
@@ -295,8 +295,8 @@ class Training:
             "binarization": self.run.binarization,
             **self.origin,
         }
-        if self.model.merit(row) > float(progress.best):
-            progress.best.assign(self.model.merit(row))
+        if self.model.score(row) > float(progress.best):
+            progress.best.assign(self.model.score(row))
             progress.best_epoch.assign(self.epoch)
             # Numbered by epoch: it does not hold the number of its saves, which would begin from 1 after a resume.
             runs.save(self.scored, self.run.best, max_to_keep=2, number=self.epoch)

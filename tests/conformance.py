@@ -6,7 +6,8 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import bounds, export, models
-from keras_genmnist.models.base import CHUNK, DecoderModel, GenerativeModel
+from keras_genmnist.models.base import DecoderModel, GenerativeModel
+from keras_genmnist.signatures import CHUNK
 
 SIGNATURES = {
     "sample_rows",
@@ -47,7 +48,7 @@ def check_generative(model: GenerativeModel, config: ConfigDict) -> dict:
     Returns:
       Its signatures: tracing one takes seconds, and the other checks use them too.
     """
-    signatures = model.signatures()
+    signatures = exported.of(model)
     _same_config_builds_same_weights(model, config)
     _draws_are_functions_of_their_seeds(model, signatures)
     _every_signature_answers_its_warmup_request(signatures)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import keras_genmnist
-from keras_genmnist import classifier, cli, models, runs, training
+from keras_genmnist import classifier, cli, models, runs, signatures, training
 from keras_genmnist import config as configs
 from tests import tiny
 
@@ -629,6 +629,6 @@ def test_verbs_work_one_after_the_other(genmnist):
         run, export, version, other = (Path(name + suffix).read_bytes() for name in [*sources, "other"])
         assert run == export == version != other
     assert np.load("run.npy").shape == (5, 28, 28, 1)
-    too_many = genmnist("sample", "--export=exports/w", f"--num_samples={models.base.MAX_SAMPLES + 1}")
-    assert_one_line(too_many, 2, "num_samples", models.base.MAX_SAMPLES + 1, models.base.MAX_SAMPLES)
+    too_many = genmnist("sample", "--export=exports/w", f"--num_samples={signatures.MAX_SAMPLES + 1}")
+    assert_one_line(too_many, 2, "num_samples", signatures.MAX_SAMPLES + 1, signatures.MAX_SAMPLES)
     assert_one_line(genmnist("sample", "--workdir=w", "--out=samples.jpg"), 2, "samples.jpg", ".png")

@@ -10,7 +10,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from keras_genmnist import cli
 from keras_genmnist import config as configs
-from keras_genmnist.models.base import MAX_SAMPLES
+from keras_genmnist.signatures import MAX_SAMPLES
 
 ROOT = Path(__file__).parent.parent
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

@@ -8,9 +8,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import export, files, models, runs
+from keras_genmnist import export, files, models, runs, signatures
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import CHUNK, MAX_SAMPLES
+from keras_genmnist.signatures import CHUNK, MAX_SAMPLES
 from tests import tiny
 
 # Loads an export in a process without this package, TFP and Keras, as a server would, and calls every signature with
@@ -67,7 +67,7 @@ def inputs(digits):
 @pytest.fixture(scope="module")
 def expected(run, inputs):
     """What the run's own signatures give."""
-    own = runs.load_model(run).signatures()
+    own = signatures.of(runs.load_model(run))
     own["serving_default"] = own["sample_rows"]
     return {
         name: {key: value.numpy() for key, value in own[name](**arguments).items()}
@@ -484,7 +484,7 @@ def test_export_into_a_file_is_a_usage_error(run, tmp_path):
 
 def test_export_of_a_gan_equals_the_run(tmp_path, mnist_5k):
     run = tiny.train(tiny.begin(tmp_path / "gan", "dcgan", epochs=1))
-    own = runs.load_model(run).signatures()
+    own = signatures.of(runs.load_model(run))
     loaded = tf.saved_model.load(str(export.export(run, tmp_path / "exports"))).signatures
     z1, z2 = np.random.default_rng(0).normal(size=[2, 3, 2]).astype(np.float32)
     for name, arguments in {

@@ -36,6 +36,7 @@ LAYERS = [
     {"annealing", "models.*", "proposals", "quadrature"},
     {"likelihood", "models"},
     {"runs"},
+    {"signatures"},
     {"training", "evaluate", "figures", "export", "sampling", "densities"},
     {"compare", "gap"},
     {"cli"},

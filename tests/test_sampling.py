@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_genmnist import images, runs, sampling
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import MAX_SAMPLES
+from keras_genmnist.signatures import MAX_SAMPLES
 from tests import tiny
 
 eager = tiny.eager

@@ -33,7 +33,7 @@ def test_model_of_any_image_shape_trains_and_draws(name, eager):
     images = np.random.default_rng(0).integers(0, 2, [6, *SHAPE]).astype(np.float32)
     before = [weight.numpy() for weight in model.trainable_weights]
     for _ in range(2):  # what starts at zero hides what is behind it for a step
-        logs = model.train_step((images, np.arange(6) % 3) if model.labelled else images)
+        logs = model.train_step((images, np.arange(6) % 3) if model.takes_labels else images)
     assert all(np.isfinite(value) for value in logs.values())
     pairs = zip(model.trainable_weights, before, strict=True)
     assert [weight.name for weight, old in pairs if (weight.numpy() == old).all()] == []

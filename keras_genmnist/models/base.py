@@ -1,4 +1,4 @@
-"""What every model offers: training, evaluation, figures and export see only this."""
+"""What every model is, and what it states of itself: training, evaluation, figures and export see only this."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,9 @@ import tf_keras
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
-from keras_genmnist.distributions import PixelCNNDecoder, StandardNormal, base_of, point_of, sample_each
-from keras_genmnist.images import png
+from keras_genmnist.distributions import PixelCNNDecoder, base_of, point_of, sample_each
 from keras_genmnist.inference import RefinedPosterior
 
-# More in one request could exhaust a server's memory; the check is inside the exported graph.
-MAX_SAMPLES = 1024
-# Images that a signature takes at once, where their number has no bound: a PixelCNN's activations are 0.6 MB an image.
-CHUNK = 64
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
 LEAST_IMPROVED = 0.5
 # A latent whose posterior mean varies over the images by no more than this tells them nothing.
@@ -25,11 +20,20 @@ ACTIVE_VARIANCE = 0.01
 class GenerativeModel(tf_keras.Model):
     """A model that draws images; `image_shape` is their (H, W, C).
 
-    For training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here; `labelled` says
-    whether a batch is then a pair of images and labels, int64 [B].
+    A tf_keras.Model as any other: `compile`, `fit`, `evaluate`, `predict`, `summary` and `save_weights` work.  For
+    training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here.
+
+    likelihood: "exact" if `log_likelihood` is log p(x), "importance" if it is estimated by draws from a posterior and
+      below log p(x) in expectation, None if there is none.
+    has_latents: whether it has a `prior`, a `latent_size` and `decode`.
+    has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
+    takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B].
     """
 
-    labelled = False
+    likelihood: str | None = None
+    has_latents = False
+    has_encoder = False
+    takes_labels = False
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
     remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
@@ -67,7 +71,7 @@ class GenerativeModel(tf_keras.Model):
         """What tells how training goes: label of an axis -> columns of metrics.jsonl."""
         raise NotImplementedError
 
-    def merit(self, row: dict[str, float]) -> float:
+    def score(self, row: dict[str, float]) -> float:
         """How good the epoch of a row of metrics.jsonl is; the best one's weights are kept."""
         raise NotImplementedError
 
@@ -78,6 +82,11 @@ class GenerativeModel(tf_keras.Model):
     def warnings(self, rows: list[dict[str, float]]) -> list[str]:
         """What looks wrong after the last of the rows of metrics.jsonl, a line each."""
         return []
+
+    def images_and_labels(self, batch) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """A batch's images, and its labels where the model takes them; what else `fit` may be given is left out."""
+        x, y, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
+        return x, y if self.takes_labels else None
 
     def draw(self, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws one image from each seed; a row depends on its own seed alone.
@@ -95,48 +104,18 @@ class GenerativeModel(tf_keras.Model):
         """Draws images: the first n of N are the n drawn from the same seed.
 
         Args:
-          num_samples: N, from 1 to MAX_SAMPLES.
+          num_samples: N.
           seed: int32.
         Returns:
           As `draw`.
-        Raises:
-          tf.errors.InvalidArgumentError: if num_samples is out of range.
         """
-        num_samples = capped(num_samples, num_samples)
         return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
-
-    def checked(self, images: tf.Tensor, name: str = "images", binary: bool = False) -> tf.Tensor:
-        """The images [B, H, W, C] given to a signature as `name`, refused unless they are pixels in [0, 1], or bits."""
-        # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
-        images = _finite(tf.ensure_shape(images, [None, *self.image_shape]), name)
-        message = f"values of {name} are out of range: give pixels {'of 0 or 1' if binary else 'in [0, 1]'}"
-        checks = [
-            tf.debugging.assert_non_negative(images, message),
-            tf.debugging.assert_less_equal(images, 1.0, message),
-        ]
-        if binary:
-            checks.append(tf.debugging.assert_equal(images, tf.round(images), message))
-        with tf.control_dependencies(checks):
-            return tf.identity(images)
-
-    def signatures(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-        """What the exported model can do: tf.functions with input signatures, by name."""
-        integer = tf.TensorSpec([], tf.int32)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
-        def sample_rows(seed):
-            seed = capped(tf.size(seed), seed, "the number of seeds")
-            return with_png(self.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
-
-        @tf.function(input_signature=[integer, integer])
-        def sample(num_samples, seed):
-            return with_png(self.sample(num_samples, seed))
-
-        return {"sample_rows": sample_rows, "sample": sample}
 
 
 class DecoderModel(GenerativeModel):
     """A model that decodes latent vectors from a prior.  A subclass defines `decode`."""
+
+    has_latents = True
 
     def __init__(self, prior, image_shape: tuple[int, int, int]):
         """
@@ -156,32 +135,11 @@ class DecoderModel(GenerativeModel):
         weights = alphas[:, None]
         return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
 
-    def signatures(self):
-        latents = tf.TensorSpec([None, self.latent_size], tf.float32)
-
-        @tf.function(input_signature=[latents])
-        def decode_probabilities(z):
-            z = _finite(tf.ensure_shape(z, latents.shape), "z")
-            return {"probabilities": self.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))}
-
-        @tf.function(input_signature=[latents])
-        def decode(z):
-            return with_png(decode_probabilities(z))
-
-        @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
-        def interpolate(z1, z2, alphas):
-            z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
-            rows = tf.maximum(*(tf.shape(z, tf.int64)[0] for z in (z1, z2)))  # one row serves all of the other
-            number, name = rows * tf.size(alphas, tf.int64), "the number of rows of z1 and z2 times that of alphas"
-            z1, z2 = (capped(number, z, name) for z in (z1, z2))
-            return with_png({"probabilities": self.interpolate(z1, z2, alphas)})
-
-        own = [decode, decode_probabilities, interpolate]
-        return super().signatures() | {function.__name__: function for function in own}
-
 
 class TractableModel(GenerativeModel):
-    """A model whose log p(x) is known exactly, trained to maximise it.  A subclass defines `log_prob`."""
+    """A model whose log p(x) is known exactly, trained to maximise it.  A subclass defines `log_likelihood`."""
+
+    likelihood = "exact"
 
     def __init__(self, image_shape: tuple[int, int, int]):
         """
@@ -191,12 +149,19 @@ class TractableModel(GenerativeModel):
         super().__init__(image_shape)
         self.average = tf_keras.metrics.Mean("nll")
 
-    def log_prob(self, x: tf.Tensor) -> tf.Tensor:
-        """log p(x) of binary images [B, H, W, C] -> [B], nats."""
+    def log_likelihood(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+        """log p(x), or log p(x | y) of images and labels: what training maximises.
+
+        Args:
+          x: images [B, H, W, C], binary.
+          y: int64 [B], of a model that takes labels.
+        Returns:
+          [B], nats.
+        """
         raise NotImplementedError
 
     def build_variables(self):
-        self.log_prob(tf.zeros([1, *self.image_shape]))
+        self.log_likelihood(tf.zeros([1, *self.image_shape]))
 
     def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
         """Readies the model for training.
@@ -217,41 +182,34 @@ class TractableModel(GenerativeModel):
     def curves(self):
         return {"NLL (nats per image)": ["nll", "val_nll"]}
 
-    def merit(self, row):
+    def score(self, row):
         return -row["val_nll"]
 
     def validate(self, batches):
         return _averaged(self, batches)
 
-    def learned(self, batch: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        """What training maximises for each image of a batch, [B], nats: log p(x)."""
-        return self.log_prob(batch)
-
     def train_step(self, batch):
+        x, y = self.images_and_labels(batch)
         with tf.GradientTape() as tape:
-            learned = self.learned(batch)
-            loss = -tf.reduce_mean(learned)
+            log_likelihood = self.log_likelihood(x, y)
+            loss = -tf.reduce_mean(log_likelihood)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return self._record(learned)
+        return self._record(log_likelihood)
 
     def test_step(self, batch):
-        return self._record(self.learned(batch))
+        return self._record(self.log_likelihood(*self.images_and_labels(batch)))
 
-    def _record(self, learned: tf.Tensor) -> dict[str, tf.Tensor]:
-        self.average.update_state(-learned)
+    def _record(self, log_likelihood: tf.Tensor) -> dict[str, tf.Tensor]:
+        self.average.update_state(-log_likelihood)
         return {"nll": self.average.result()}
-
-    def signatures(self):
-        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
-        def log_prob(images):
-            return in_chunks(lambda x: {"log_prob": self.log_prob(x)}, self.checked(images, binary=True))
-
-        return super().signatures() | {"log_prob": log_prob}
 
 
 class LatentVariableModel(DecoderModel):
     """p(x) = integral of p(x | z) p(z) dz, trained on a bound of it.  A subclass defines `log_terms`."""
+
+    likelihood = "importance"
+    has_encoder = True
 
     def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO, layer_sizes=None):
         """
@@ -322,6 +280,26 @@ class LatentVariableModel(DecoderModel):
         """The noise that leads to z, both [S, B, D], for images [B, H, W, C]; None where it takes a search."""
         return None
 
+    def log_likelihood(self, x: tf.Tensor, *, num_draws: int = 100, seed: int = 0) -> tf.Tensor:
+        """An importance-weighted estimate of log p(x), below it in expectation.
+
+        log (1/S) sum{ p(x, z[s]) / q(z[s] | x) : s = 1..S },  z[s] from q(z | x)
+
+        Args:
+          x: images [B, H, W, C], binary.
+          num_draws: S.
+          seed: of the draws.
+        Returns:
+          [B], nats.
+        Source: Burda et al. (2016), equation 8, arxiv.org/abs/1509.00519
+        """
+        x = tf.cast(x, tf.float32)
+        return bounds.iwae_bound(self.log_terms(x, num_draws, tf.constant([seed, 0])))
+
+    def call(self, x, training=False):
+        """Reconstructions: see `reconstruct`."""
+        return self.reconstruct(x)
+
     def build_variables(self):
         self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]))
 
@@ -354,7 +332,7 @@ class LatentVariableModel(DecoderModel):
             curves["validation active units of each layer"] = [f"val_active_units_{number}" for number in numbers]
         return curves
 
-    def merit(self, row):
+    def score(self, row):
         return row[f"val_{self.objective.bound}"]
 
     def validate(self, batches):
@@ -376,7 +354,8 @@ class LatentVariableModel(DecoderModel):
             "starts, and stay there; lower config.refine_learning_rate"
         ]
 
-    def train_step(self, x):
+    def train_step(self, batch):
+        x, _ = self.images_and_labels(batch)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         kl_weight = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
         objective, variables = self.objective, self.trainable_variables
@@ -396,7 +375,8 @@ class LatentVariableModel(DecoderModel):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(terms)
 
-    def test_step(self, x):
+    def test_step(self, batch):
+        x, _ = self.images_and_labels(batch)
         # The same draw every epoch: epochs compare, and a resumed run sees what an uninterrupted one does.
         return self._record(self.log_terms(x, self.objective.num_draws, seed=tf.constant([0, 0])))
 
@@ -441,39 +421,6 @@ class LatentVariableModel(DecoderModel):
         """The image decoded from the posterior's centre.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
         return self.decode(self.encode(x)["z"])
 
-    def signatures(self):
-        batch = tf.TensorSpec([None, *self.image_shape], tf.float32)
-
-        @tf.function(input_signature=[batch])
-        def encode(images):
-            return in_chunks(self.encode, self.checked(images))
-
-        @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)])
-        def encode_draw(images, seed):
-            tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
-            seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
-            noise = sample_each(StandardNormal(self.latent_size)(), seeds)
-            return in_chunks(self.encode, self.checked(images), noise)
-
-        @tf.function(input_signature=[batch])
-        def reconstruct(images):
-            images = capped(tf.shape(images)[0], self.checked(images), "the number of images")
-            return with_png({"probabilities": self.reconstruct(images)})
-
-        @tf.function(input_signature=[batch, tf.TensorSpec([], tf.int32)])
-        def elbo(images, seed):
-            def measured(x, seeds):
-                terms = self.log_terms(x, 1, seeds)
-                values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
-                return {name: value(terms) for name, value in values.items()}
-
-            numbers = tf.range(tf.shape(images)[0])
-            seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
-            return in_chunks(measured, self.checked(images, binary=True), seeds)
-
-        own = [encode, encode_draw, reconstruct, elbo]
-        return super().signatures() | {function.__name__: function for function in own}
-
 
 def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndarray]) -> dict[str, float]:
     """The test metrics over all batches."""
@@ -493,52 +440,3 @@ def active_units(means: np.ndarray, layer_sizes: list[int]) -> list[int]:
     """
     active = means.var(axis=0) > ACTIVE_VARIANCE
     return [int(layer.sum()) for layer in np.split(active, np.cumsum(layer_sizes)[:-1])]
-
-
-def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:
-    """`values`, once the number of images has been checked: what is made of them cannot run, and allocate, before."""
-    number, most = tf.cast(number, tf.int64), tf.constant(MAX_SAMPLES, tf.int64)
-    message = f"{name} is out of range: give 1 to {MAX_SAMPLES}"
-    checks = (
-        tf.debugging.assert_positive(number, message),
-        tf.debugging.assert_less_equal(number, most, message),
-    )
-    with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
-        return tf.identity(values)
-
-
-def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor) -> dict[str, tf.Tensor]:
-    """`function` of all rows, computed CHUNK of them at a time: its memory does not grow with their number.
-
-    Args:
-      function: tensors [n, ...] -> float32 tensors [n, ...] by name, each row from its own alone.
-      rows: tensors [B, ...].
-    Returns:
-      The outputs, [B, ...].
-    """
-    # Traced once: the loop needs to know its outputs before it starts.
-    specs = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
-    chunk = tf.function(function).get_concrete_function(*specs)
-    count = tf.shape(rows[0])[0]
-    chunks = tf.maximum(1, -(-count // CHUNK))  # of no rows, the outputs are empty
-    found = {
-        name: tf.TensorArray(tf.float32, chunks, element_shape=[None, *spec.shape[1:]], infer_shape=False)
-        for name, spec in chunk.structured_outputs.items()
-    }
-
-    def step(i, found):
-        outputs = chunk(*(part[i * CHUNK : (i + 1) * CHUNK] for part in rows))
-        return i + 1, {name: array.write(i, outputs[name]) for name, array in found.items()}
-
-    _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
-    return {name: array.concat() for name, array in found.items()}
-
-
-def _finite(values: tf.Tensor, name: str) -> tf.Tensor:
-    return tf.debugging.check_numerics(values, f"{name} must be finite")
-
-
-def with_png(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """A signature's outputs and, as `png_bytes` [N], its `probabilities` as PNG files."""
-    # A digit as PNG is 180 bytes, as JSON numbers 4 to 15 KB.
-    return outputs | {"png_bytes": png(outputs["probabilities"])}

@@ -17,7 +17,7 @@ from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.losses import LOSSES
-from keras_genmnist.models.base import DecoderModel, in_chunks
+from keras_genmnist.models.base import DecoderModel
 
 # What `warnings` calls a discriminator that has won and a class that is lost, if so for PERSISTENT epochs.
 WON, LOST, PERSISTENT = 0.999, 0.005, 5
@@ -93,7 +93,8 @@ class GAN(DecoderModel):
     def metrics(self):
         return list(self.averages.values())
 
-    def train_step(self, x):
+    def train_step(self, batch):
+        x, _ = self.images_and_labels(batch)
         step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
         z_seed, mix_seed = tf.unstack(tf.random.split(tf.stack([self.seed, step]), 2))
         z = self.prior().sample(tf.shape(x)[0], seed=z_seed)
@@ -148,7 +149,7 @@ class GAN(DecoderModel):
             "rarest_class": float(quality.class_shares(drawn.probabilities).min()),
         }
 
-    def merit(self, row):
+    def score(self, row):
         return -row["val_frechet"]
 
     def warnings(self, rows):
@@ -169,6 +170,10 @@ class GAN(DecoderModel):
             )
         return found
 
+    def call(self, z, training=False):
+        """The images of latents: see `decode`."""
+        return self.decode(z)
+
     def generate(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The image of latents [B, D] -> [B, H, W, C] in [0, 1]."""
         logits = self.generator(z, training=training)
@@ -186,13 +191,6 @@ class GAN(DecoderModel):
     def draw(self, seeds):
         images = self.decode(sample_each(self.prior(), seeds))
         return {"images": images, "probabilities": images}
-
-    def signatures(self):
-        @tf.function(input_signature=[tf.TensorSpec([None, *self.image_shape], tf.float32)])
-        def discriminate(images):
-            return in_chunks(lambda x: {"logits": self.discriminate(x)}, self.checked(images))
-
-        return super().signatures() | {"discriminate": discriminate}
 
 
 def build(config: ConfigDict, spec: DatasetSpec) -> GAN:

@@ -12,7 +12,7 @@ from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.config import require, require_fit, require_kernel, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import TractableModel, capped, with_png
+from keras_genmnist.models.base import TractableModel
 
 
 class PixelCNN(TractableModel):
@@ -34,7 +34,7 @@ class PixelCNN(TractableModel):
           place_features: P, learned of each pixel's place, which convolutions do not know; 0 for none.
         """
         super().__init__(image_shape)
-        self.network, self.num_classes, self.labelled = network, num_classes, num_classes > 0
+        self.network, self.num_classes, self.takes_labels = network, num_classes, num_classes > 0
         self.places = None
         if place_features:
             start = tf_keras.initializers.RandomNormal(stddev=0.1)
@@ -65,19 +65,18 @@ class PixelCNN(TractableModel):
         classes = tf.range(self.num_classes)
         return tf.map_fn(of_class, classes, fn_output_signature=tf.float32, parallel_iterations=1)
 
-    def log_prob(self, x):
-        if self.labelled:
+    def log_likelihood(self, x, y=None):
+        if self.takes_labels and y is None:
             return tf.reduce_logsumexp(self._log_prob_by_class(x), axis=0) - tf.math.log(float(self.num_classes))
-        return tf.reduce_sum(self._log_probs(x), axis=[1, 2, 3])
+        return tf.reduce_sum(self._log_probs(x, y), axis=[1, 2, 3])
 
-    def learned(self, batch):
-        """log p(x), or log p(x | y) of images and labels."""
-        x, labels = batch if self.labelled else (batch, None)
-        return tf.reduce_sum(self._log_probs(x, labels), axis=[1, 2, 3])
+    def call(self, x, training=False):
+        """The probability that each pixel is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
+        return tf.exp(self._log_probs(tf.ones_like(x)))
 
     def draw(self, seeds):
         labels = None
-        if self.labelled:
+        if self.takes_labels:
             labels = tf.map_fn(lambda seed: tf.random.stateless_uniform([], seed, 0, self.num_classes, tf.int32), seeds)
         return self.draw_given(seeds, labels)
 
@@ -98,7 +97,7 @@ class PixelCNN(TractableModel):
           As `draw`; the probabilities of known pixels are the pixels.
         """
         labels = None
-        if self.labelled:
+        if self.takes_labels:
             labels = tf.map_fn(
                 lambda row: tf.random.stateless_categorical(row[0][None], 1, row[1], tf.int32)[0, 0],
                 (tf.transpose(self._log_prob_by_class(images, mask)), seeds),
@@ -121,30 +120,6 @@ class PixelCNN(TractableModel):
             seeds,
             fn_output_signature=tf.TensorSpec(self.image_shape),
         )
-
-    def signatures(self):
-        batch, integer = tf.TensorSpec([None, *self.image_shape], tf.float32), tf.TensorSpec([], tf.int32)
-
-        def seeds_of(count, seed):
-            return tf.stack([tf.fill([count], seed), tf.range(count)], axis=1)
-
-        @tf.function(input_signature=[batch, batch, integer])
-        def complete(images, mask, seed):
-            tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
-            count = capped(tf.shape(images)[0], tf.shape(images)[0], "the number of images")
-            known = self.checked(images, binary=True), self.checked(mask, "mask", binary=True)
-            return with_png(self.complete(*known, seeds_of(count, seed)))
-
-        @tf.function(input_signature=[integer, integer, integer])
-        def sample_class(label, num_samples, seed):
-            message = f"label is out of range: give 0 to {self.num_classes - 1}"
-            tf.debugging.assert_non_negative(label, message)
-            tf.debugging.assert_less(label, self.num_classes, message)
-            count = capped(num_samples, num_samples)
-            return with_png(self.draw_given(seeds_of(count, seed), tf.fill([count], label)))
-
-        own = {"complete": complete} | ({"sample_class": sample_class} if self.labelled else {})
-        return super().signatures() | own
 
 
 def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:

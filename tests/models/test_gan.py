@@ -161,7 +161,7 @@ def test_gan_validation_judges_as_many_samples_as_images(mnist_5k):
     metrics = model.validate([real[:300], real[300:]])
     assert abs(metrics["frechet"]) < 1e-6
     assert metrics["rarest_class"] > 0.08
-    assert model.merit({"val_frechet": 3.0}) > model.merit({"val_frechet": 4.0})
+    assert model.score({"val_frechet": 3.0}) > model.score({"val_frechet": 4.0})
 
 
 def test_gan_without_the_classifier_does_not_begin_to_train(monkeypatch, tmp_path):

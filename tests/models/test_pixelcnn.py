@@ -6,11 +6,11 @@ import tensorflow as tf
 import tf_keras
 
 from keras_genmnist import config as configs
-from keras_genmnist import models, runs
+from keras_genmnist import models, runs, signatures
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import CHUNK
 from keras_genmnist.models.pixelcnn import PixelCNN
+from keras_genmnist.signatures import CHUNK
 from tests import conformance, tiny
 
 eager = tiny.eager
@@ -52,7 +52,7 @@ def test_pixelcnn_conforms():
 
 
 def test_pixelcnn_probabilities_of_all_images_sum_to_one(model, every):
-    log_prob = model.log_prob(every)
+    log_prob = model.log_likelihood(every)
     assert log_prob.shape == 512
     np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_prob)), 1, atol=1e-5)
     assert np.ptp(log_prob) > 3  # far from uniform, where any masks would do
@@ -60,7 +60,7 @@ def test_pixelcnn_probabilities_of_all_images_sum_to_one(model, every):
 
 def test_pixelcnn_draws_images_as_often_as_it_says(model, every):
     images = model.sample(1000, 1)["images"].numpy()
-    expected = np.exp(model.log_prob(every).numpy().astype(np.float64))
+    expected = np.exp(model.log_likelihood(every).numpy().astype(np.float64))
     index = (images.reshape(-1, 9) @ 2 ** np.arange(8, -1, -1)).astype(int)
     likely = expected > 0.005
     assert likely.sum() > 5
@@ -73,7 +73,7 @@ def test_pixelcnn_probabilities_are_those_the_pixels_were_drawn_with(model):
     drawn = model.sample(500, 1)
     probabilities, images = (drawn[name].numpy().astype(np.float64) for name in ("probabilities", "images"))
     log_prob = np.log(np.where(images == 1, probabilities, 1 - probabilities)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(model.log_prob(images.astype(np.float32)), log_prob, rtol=1e-4)
+    np.testing.assert_allclose(model.log_likelihood(images.astype(np.float32)), log_prob, rtol=1e-4)
     # Of 4,500 pixels drawn with probabilities p, the share of ones is within 4 standard errors (0.03) of the mean of p.
     assert abs(probabilities.mean() - images.mean()) < 0.03
 
@@ -95,12 +95,12 @@ def test_pixelcnn_log_prob_takes_any_number_of_images(digits):
     for changes in ({}, {"class_conditional": True}):
         model = models.build(tiny.config("pixelcnn", **changes))
         many = np.tile(digits, [CHUNK // len(digits) + 1, 1, 1, 1])
-        found = model.signatures()["log_prob"](many)["log_prob"]
-        np.testing.assert_allclose(found, model.log_prob(many), rtol=1e-5)
+        found = signatures.of(model)["log_prob"](many)["log_prob"]
+        np.testing.assert_allclose(found, model.log_likelihood(many), rtol=1e-5)
 
 
 def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
-    complete = models.build(tiny.config("pixelcnn")).signatures()["complete"]
+    complete = signatures.of(models.build(tiny.config("pixelcnn")))["complete"]
     mask = np.zeros_like(digits)
     mask[:, :14] = 1
     first, *others = (complete(digits, mask, tf.constant(seed)) for seed in (7, 7, 8))
@@ -123,13 +123,13 @@ def test_pixelcnn_training_raises_log_prob(digits):
     model = models.build(tiny.config("pixelcnn"))
     model.compile(tf_keras.optimizers.Adam(1e-2))
     before = float(model.validate([digits])["nll"])
-    np.testing.assert_allclose(before, -tf.reduce_mean(model.log_prob(digits)), rtol=1e-5)
+    np.testing.assert_allclose(before, -tf.reduce_mean(model.log_likelihood(digits)), rtol=1e-5)
     step = tf.function(model.train_step)
     for _ in range(30):
         step(digits)
     # 543 nats untrained (a bit a pixel), and a grey image of the mean pixel 206.
     assert model.validate([digits])["nll"] < before - 200
-    assert model.merit({"val_nll": 80.0}) > model.merit({"val_nll": 90.0})
+    assert model.score({"val_nll": 80.0}) > model.score({"val_nll": 90.0})
 
 
 def test_pixelcnn_learns_where_pixels_are():
@@ -173,7 +173,7 @@ def conditional(request):
 
 
 def log_prob_given(model, x, label):
-    return model.learned((x, np.full(len(x), label)))
+    return model.log_likelihood(x, np.full(len(x), label))
 
 
 def test_pixelcnn_of_classes_is_a_mixture_of_distributions(conditional, every):

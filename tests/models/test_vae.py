@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist import bounds, models
+from keras_genmnist import bounds, models, signatures
 from keras_genmnist import config as configs
 from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.errors import UsageError
@@ -139,7 +139,7 @@ def test_vae_encode_gives_mean_and_log_variance():
 
 def test_vae_encode_draw_draws_from_the_posterior():
     x = np.repeat(np.clip(ORACLE.sample(1), 0, 1), 4000, axis=0)  # a signature takes pixels
-    drawn = ORACLE.vae().signatures()["encode_draw"](tf.constant(x), tf.range(4000))
+    drawn = signatures.of(ORACLE.vae())["encode_draw"](tf.constant(x), tf.range(4000))
     noise = (drawn["z"] - drawn["mean"]).numpy() / np.exp(drawn["log_variance"].numpy() / 2)
     # 4 standard errors of the mean and of the variance of 4,000 standard normal numbers.
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=4 / np.sqrt(4000))
@@ -323,7 +323,7 @@ def test_gradient_estimators_agree_on_the_decoder(gradient, bound, digits):
 
 def test_iwae_is_monitored_by_its_own_bound(digits):
     model = models.build(tiny.config("vae", bound="iwae", train_draws=5))
-    assert model.merit({"val_iwae": -85.0, "val_elbo": -90.0}) == -85
+    assert model.score({"val_iwae": -85.0, "val_elbo": -90.0}) == -85
     logs = model.test_step(digits)
     terms = model.log_terms(digits, 5, tf.constant([0, 0]))
     np.testing.assert_allclose(logs["iwae"], tf.reduce_mean(bounds.iwae_bound(terms)), rtol=1e-6)

@@ -1,10 +1,10 @@
-"""What stands in models/base.py for all models."""
+"""What signatures.py makes of requests."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist.models.base import CHUNK, in_chunks
+from keras_genmnist.signatures import CHUNK, in_chunks
 
 ROWS = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5]
 
