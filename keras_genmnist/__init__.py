@@ -1,8 +1,41 @@
-"""Deep generative models of MNIST in TensorFlow and TensorFlow Probability."""
+"""Deep generative models of MNIST and of images like it, in TensorFlow and TensorFlow Probability.
 
+>>> import keras_genmnist as gm
+>>> data = gm.datasets.load("mnist_5k")
+>>> model = gm.models.build("vae", data.spec, latent_size=2, hidden_size=8)
+>>> model.compile(gm.optimizers.Adam(1e-3))
+>>> history = model.fit(data.train.batches(1000), validation_data=data.validation.batches(500), verbose=0)
+>>> sorted(history.history)
+['elbo', 'kl', 'reconstruction', 'val_elbo', 'val_kl', 'val_reconstruction']
+"""
+
+import importlib
 import os
 
 # Before TensorFlow is imported anywhere: its C++ log and oneDNN notices are noise beside a progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
+# What is public, and where it is: loaded when it is first used (PEP 562), for TensorFlow takes seconds.
+PUBLIC = {
+    "datasets": "keras_genmnist.datasets",
+    "models": "keras_genmnist.models",
+    "train": "keras_genmnist.api:train",
+    "open": "keras_genmnist.api:open",
+    "Trained": "keras_genmnist.api:Trained",
+    "optimizers": "tf_keras.optimizers",
+}
+__all__ = list(PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(PUBLIC)}")
+    module, _, attribute = PUBLIC[name].partition(":")
+    importlib.import_module("keras_genmnist.device").prepare()
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *PUBLIC]

@@ -1,7 +1,6 @@
 """`genmnist <verb> --flags`.  A verb's module is imported only when it is called: TensorFlow takes seconds to load."""
 
 import contextlib
-import dataclasses
 import errno
 import inspect
 import io
@@ -29,7 +28,7 @@ STARTED = time.time()
 def train(argv: list[str]) -> None:
     """Train a model, or resume its run where it stopped.
 
-    genmnist train --model=NAME [--workdir=DIR] [--config.FIELD=VALUE ...]
+    genmnist train --model=NAME|path/to/FILE.py [--workdir=DIR] [--init_from=DIR_OF_A_RUN] [--config.FIELD=VALUE ...]
     genmnist train --workdir=DIR [--config.epochs=MORE]
     genmnist train --config_from=DIR_OF_A_RUN|results/NAME.json [--workdir=DIR] [--config.FIELD=VALUE ...]
     """
@@ -37,36 +36,36 @@ def train(argv: list[str]) -> None:
     flags.DEFINE_string(
         "config_from", None, "A run's directory or a results/NAME.json, for its config.", flag_values=values
     )
+    flags.DEFINE_string(
+        "init_from", None, "A run's directory, for the weights that training starts from.", flag_values=values
+    )
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
     if values.config_from and values.model:
         raise UsageError("give either --model or --config_from, not both")
-    name = values.model
+    name, source = values.model, None
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
         config = _overridden(values, configs.load(name), argv)
     elif not values.config_from:
         _workdir(values)
     with _quiet():
-        from keras_genmnist import runs, training
-    if values.config_from:
-        name, config = runs.config_from(Path(values.config_from))
+        from keras_genmnist import api, runs
+    if name is not None and configs.is_path(name):
+        source = Path(name) if configs.builder(Path(name)) else None
+        name = configs.title(name)
+    elif values.config_from:
+        name, config, source = runs.config_from(Path(values.config_from))
         config = _overridden(values, config, argv)
     workdir = _workdir(values, name)
-    resumed = runs.load(workdir) if runs.exists(workdir) else None
     if name is None:
-        if resumed is None:
+        if not runs.exists(workdir):
             raise UsageError(f"no run in {workdir} to resume: give --model=NAME, one of {', '.join(configs.names())}")
+        resumed = runs.load(workdir)
         name = resumed.name
         config = _overridden(values, resumed.config.copy_and_resolve_references(), argv)
-    change = {}
-    if resumed:
-        change = runs.go_on(resumed, name, config, _fields(argv))
-        run = dataclasses.replace(resumed, config=config)
-    else:
-        run = runs.Run(workdir, name, config, _command("train", argv), runs.commit())
-    with runs.lock(workdir):
-        training.train(run, STARTED, change=change and {**change, "command": _command("train", argv)})
+    command = _command("train", argv)
+    api.begin(name, config, workdir, _fields(argv), command, STARTED, source=source, init_from=values.init_from)
 
 
 def evaluate(argv: list[str]) -> None:
@@ -131,6 +130,25 @@ def export(argv: list[str]) -> None:
     with _quiet():
         from keras_genmnist import export
     print(f"wrote {export.export(_trained(values), Path(values.out))}")
+
+
+def encode(argv: list[str]) -> None:
+    """Write the posteriors of images: means, log-variances and labels.
+
+    genmnist encode --model=NAME | --workdir=DIR --images=DATASET|PATH [--out=codes.npz|.csv]
+    """
+    values = _run_flags()
+    flags.DEFINE_string("images", None, "A data set, for its test images, or the path of your own.", flag_values=values)
+    flags.DEFINE_string("out", "codes.npz", "FILE.npz or FILE.csv.", flag_values=values)
+    _parse(values, argv)
+    out = Path(values.out)
+    if not values.images:
+        raise UsageError("give --images=PATH, of a .npz file or a folder of images, or the name of a data set")
+    if out.suffix not in (".csv", ".npz"):
+        raise UsageError(f"--out={out} has another suffix: give FILE.npz or FILE.csv")
+    with _quiet():
+        from keras_genmnist import encoding
+    encoding.encode(_trained(values), values.images, out)
 
 
 def sample(argv: list[str]) -> None:
@@ -266,6 +284,7 @@ VERBS = {
     "evaluate": evaluate,
     "figures": figures,
     "export": export,
+    "encode": encode,
     "sample": sample,
     "serve": serve,
     "gap": gap,
@@ -410,7 +429,9 @@ def _help() -> str:
 
 def _run_flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string("model", None, f"One of {', '.join(configs.names())}.", flag_values=values)
+    flags.DEFINE_string(
+        "model", None, f"One of {', '.join(configs.names())}, or a file of your own.", flag_values=values
+    )
     flags.DEFINE_string("workdir", None, "Directory of the run; runs/MODEL by default.", flag_values=values)
     return values
 
@@ -498,14 +519,13 @@ def _trained(values: flags.FlagValues):
     """The run that --workdir or --model names."""
     from keras_genmnist import runs
 
-    workdir = _workdir(values, values.model)
-    if values.model and not values.workdir and not runs.exists(workdir):
+    name = values.model and configs.title(values.model)
+    workdir = _workdir(values, name)
+    if name and not values.workdir and not runs.exists(workdir):
         configs.load(values.model)  # refuses a misspelt name
     run = runs.load(workdir, values.model or "NAME")
-    if values.model and values.model != run.name:
-        raise UsageError(
-            f"{run.workdir} holds a run of {run.name}, not of {values.model}: give --workdir={run.workdir} alone"
-        )
+    if name and name != run.name:
+        raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {name}: give --workdir={run.workdir} alone")
     return run
 
 

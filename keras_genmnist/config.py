@@ -1,7 +1,12 @@
-"""Configs: a file configs/NAME.py with `get_config() -> ConfigDict` is what `--model=NAME` trains."""
+"""Configs: a file configs/NAME.py with `get_config() -> ConfigDict` is what `--model=NAME` trains.
+
+So is a file of the user's own, by its path; a model of the user's own stands in it as `build(config, spec)`.
+"""
 
 import difflib
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -28,21 +33,84 @@ def names() -> list[str]:
 def load(name: str) -> ConfigDict:
     """The config `name`, unlocked values and all.
 
+    Args:
+      name: one of `names`, or the path of a file NAME.py.
     Raises:
-      UsageError: if there is no such config; suggests the nearest name.
+      UsageError: if there is no such config, which suggests the nearest name, or the file cannot be run.
     """
-    return _module(name).get_config()
+    module = _module(name)
+    if not hasattr(module, "get_config"):
+        raise UsageError(f"{name} has no get_config(): give a file that returns a ConfigDict by it")
+    return module.get_config()
+
+
+def is_path(name: str) -> bool:
+    """Whether a config is named by the path of a file."""
+    return name.endswith(".py") or os.sep in name
+
+
+def title(name: str) -> str:
+    """What a run of the config is called: its name, or that of its file."""
+    return Path(name).stem if is_path(name) else name
+
+
+def builder(path: Path) -> Callable | None:
+    """The `build` of a user's file, (config, spec) -> model, or None where it has none and config.model says which."""
+    return getattr(_module(str(path)), "build", None)
+
+
+def training(model: str, **fields) -> ConfigDict:
+    """The fields that every training has, and `fields`: what a config of the user's own is made of.
+
+    >>> from keras_genmnist import config
+    >>> config.training("mine", latent_size=8, epochs=3).epochs
+    3
+
+    Args:
+      model: what to call the model.
+      fields: others of its own, or other values.
+    """
+    fields = {
+        "dataset": "mnist",
+        "image_size": 0,
+        "invert": False,
+        "binarization": "dynamic",
+        "batch_size": 100,
+        "epochs": 50,
+        "learning_rate": 1e-3,
+        "decay": "constant",
+        "clip_norm": 0.0,
+        "ema_decay": 0.0,
+        "patience": 0,
+        "jit_compile": False,
+        "seed": 3435,
+    } | fields
+    return ConfigDict({"model": model, **fields})
+
+
+def change(config: ConfigDict, **fields) -> ConfigDict:
+    """Sets fields of a config.
+
+    Raises:
+      UsageError: naming a field that it does not have, with the nearest one, or a value of another type.
+    """
+    for field, value in fields.items():
+        if field not in config:
+            raise UsageError(
+                f"unknown config field {field!r}{suggest(field, list(config))} Fields: {', '.join(sorted(config))}"
+            )
+        kind = type(config[field])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UsageError(f"config.{field}={value!r} is {type(value).__name__}: give {kind.__name__}")
+        config[field] = value
+    return config
 
 
 def based_on(name: str, **changes) -> ConfigDict:
-    """The config `name` with some values changed.
-
-    Raises:
-      KeyError: if it has no such field; TypeError if a value has another type.
-    """
-    config = load(name).lock()  # so that a misspelt field is an error
-    config.update(changes)
-    return config.unlock()
+    """The config `name` with some values changed; raises UsageError as `change` does."""
+    return change(load(name), **changes)
 
 
 def description(name: str) -> str:
@@ -57,11 +125,27 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 def _module(name: str):
+    if is_path(name):
+        return _user_module(Path(name))
     if name not in names():
         raise UsageError(f"unknown model {name!r}{suggest(name, names())} Models: {', '.join(names())}")
     spec = importlib.util.spec_from_file_location(f"keras_genmnist.configs.{name}", _FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def _user_module(path: Path):
+    try:
+        spec = importlib.util.spec_from_file_location(f"keras_genmnist.own.{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except FileNotFoundError as error:
+        raise UsageError(f"no config {path}: give one of {', '.join(names())}, or the path of a file") from error
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(
+            f"{path} cannot be run ({type(error).__name__}: {' '.join(str(error).split()):.200})"
+        ) from error
     return module
 
 

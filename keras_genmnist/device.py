@@ -15,8 +15,13 @@ def prepare() -> None:
 
     Of the CPU, one operation at a time: the default threading adds gradients in an order that varies.  It costs nothing
     on two cores.  Of a GPU, operations that always add in one order, and no more of its memory than is needed.
+
+    Where TensorFlow has computed something already, as in a notebook, it stays as it is.
     """
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    try:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        return
     if gpu_is_there():
         _load_cusolver()
     if gpus := tf.config.list_physical_devices("GPU"):

@@ -22,7 +22,7 @@ VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_
 
 
 def evaluate(
-    run: Run, num_draws: int | None, results: bool, proposal: str = "posterior", per_image: Path | None = None
+    run: Run, num_draws: int | None, results: bool = False, proposal: str = "posterior", per_image: Path | None = None
 ) -> dict:
     """Scores a run, prints a table and writes metrics.json.
 

@@ -1,7 +1,7 @@
 """`genmnist figures`: what a run has learned, as PNG, PDF or SVG files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -259,7 +259,7 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
 def figures(
     run: Run, which: list[str], seed: int, out: Path, format: str = "png", pairs: Sequence[tuple[int, int]] = ()
 ) -> None:
-    """Draws a run's figures as out/NAME_FIGURE.FORMAT, with the name of the run's directory.
+    """Writes a run's figures as out/NAME_FIGURE.FORMAT, with the name of the run's directory.
 
     Args:
       run: a trained run.
@@ -269,8 +269,26 @@ def figures(
       format: one of FORMATS.
       pairs: of test images, by their places in the split, that the interpolation is between.
     Raises:
-      UsageError: if a figure is unknown or the model does not have it, an image is not there, or `out` cannot be
-        written.
+      UsageError, Fault: as `draw`; a UsageError too if `out` cannot be written.
+    """
+    for name, drawn in draw(run, which, seed, pairs):
+        save(drawn, out / f"{run.title}_{name}.{format}")
+
+
+def draw(
+    run: Run, which: Sequence[str], seed: int = 1, pairs: Sequence[tuple[int, int]] = ()
+) -> Iterator[tuple[str, Figure]]:
+    """Draws a run's figures.
+
+    Args:
+      run: a trained run.
+      which: names of figures; none for all that the model has.
+      seed: of the samples and the interpolation.
+      pairs: of test images, by their places in the split, that the interpolation is between.
+    Yields:
+      Each figure with its name.
+    Raises:
+      UsageError: if a figure is unknown or the model does not have it, or an image is not there.
       Fault: if the data or the run's weights are damaged, or no epoch is finished.
     """
     known = [*FIGURES, NO_RUN]
@@ -302,7 +320,7 @@ def figures(
                 raise
             runs.warn(f"no figure {name}: {fault}")
             continue
-        save(drawn, out / f"{run.title}_{name}.{format}")
+        yield name, drawn
 
 
 def save(figure: Figure, path: Path) -> None:

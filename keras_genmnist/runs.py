@@ -2,6 +2,7 @@
 
 config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes", "data"}, as `Run`
                   explains them; a copy is in checkpoints/
+model.py          of a model of the user's own: the file that its config and `build` stand in, as it was
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
 best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
 progress/         a strip of samples of the same seeds at each epoch
@@ -23,7 +24,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist import __version__, datasets, files, migrations, models
+from keras_genmnist import config as configs
 from keras_genmnist.datasets import Dataset, DatasetSpec, binarization
 from keras_genmnist.errors import Fault, UsageError
 
@@ -45,6 +47,8 @@ class Run:
     The name is a label: all that the run is stands in its own config, and nothing is looked up in configs/.
 
     data: what the run learns from, as `describe` says it; None of a run that an earlier version began.
+    source: of a model of the user's own, the file that its `build` stands in; the run keeps a copy.
+    builder: (config, spec) -> model, of a model of the user's own; found in `source` by default.
     identity: what tells the run from others, wherever its directory is.
     changes: where the run went on with other values of CHANGEABLE fields, from the first on, each as {"epoch", "step",
       "old": {field: value}, "new": {field: value}, "command"}.
@@ -58,6 +62,8 @@ class Run:
     identity: str = field(default_factory=lambda: secrets.token_hex(6))
     changes: list[dict] = field(default_factory=list)
     data: dict | None = None
+    source: Path | None = None
+    builder: Callable | None = field(default=None, compare=False)
 
     @property
     def spec(self) -> DatasetSpec:
@@ -65,6 +71,11 @@ class Run:
         if self.data is None:
             return datasets.spec(self.config.dataset)
         return spec_of(self.data["spec"])
+
+    @property
+    def own(self) -> bool:
+        """Whether its model is of the user's own."""
+        return self.config.get("model") not in models.names()
 
     @property
     def binarization(self) -> str:
@@ -75,6 +86,10 @@ class Run:
     def title(self) -> str:
         """What the run's figures, exports and results are named by: the name of its directory."""
         return title(self.workdir)
+
+    @property
+    def model_py(self) -> Path:
+        return self.workdir / "model.py"
 
     @property
     def checkpoints(self) -> Path:
@@ -158,6 +173,8 @@ def record(run: Run) -> None:
         "changes": run.changes,
         "data": run.data,
     }
+    if run.source and run.source != run.model_py:
+        files.write(run.model_py, run.source.read_bytes())
     for path in _config_files(run.workdir):
         files.write_json(path, content)
 
@@ -213,6 +230,7 @@ def _read(path: Path, workdir: Path) -> Run | None:
             identity_of(record),
             [{**change, "new": {**change["new"]}} for change in record.get("changes", [])],
             _data_of(record),
+            workdir / "model.py" if (workdir / "model.py").exists() else None,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -252,8 +270,10 @@ def identity_of(record: dict) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def config_from(path: Path) -> tuple[str, ConfigDict]:
-    """The name of a config and the config itself, from a run or from what `evaluate`, `gap` or `export` wrote of one.
+def config_from(path: Path) -> tuple[str, ConfigDict, Path | None]:
+    """A config's name, the config itself, and the file of a model of the user's own.
+
+    They come from a run, or from what `evaluate`, `gap` or `export` wrote of one.
 
     Args:
       path: a run's directory, or a file: results/NAME.json, a run's config.json, or an export's genmnist.json.
@@ -263,12 +283,12 @@ def config_from(path: Path) -> tuple[str, ConfigDict]:
     """
     if path.is_dir():
         run = load(path)
-        return run.name, run.config
+        return run.name, run.config, run.source
     if not path.exists():
         raise UsageError(f"no {path} to take a config from: give a run's directory or a results/NAME.json")
     try:
         record = files.parse_json(path.read_text())
-        return _text(record["name"] if "name" in record else record["model"]), _config_of(record)
+        return _text(record["name"] if "name" in record else record["model"]), _config_of(record), None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Fault(f"{path} holds no whole config: give a run's directory or a results/NAME.json") from error
 
@@ -457,6 +477,21 @@ def scored(weights: list[tf.Variable], raw: list[tf.Variable]) -> tf.train.Check
     return tf.train.Checkpoint(weights=weights, raw=None if weights is raw else raw)
 
 
+def build_model(run: Run, spec: DatasetSpec) -> models.GenerativeModel:
+    """The run's model, for images of `spec`, with weights that are not trained.
+
+    Raises:
+      UsageError: if a config value is out of range, or the model is of the user's own and its code is not at hand.
+    """
+    builder = run.builder or (configs.builder(run.source) if run.source else None)
+    if builder is None and run.own:
+        raise UsageError(
+            f"{run.workdir} is of a model of your own, built by Python code: open it by "
+            f"gm.open({str(run.workdir)!r}, builder={run.name})"
+        )
+    return models.build(run.config, spec, builder)
+
+
 def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
     """The run's model with the weights that are scored, or with those that their average is of.
 
@@ -464,7 +499,7 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
     with building(run):
-        model = models.build(run.config, run.spec)
+        model = build_model(run, run.spec)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
     if restore_latest(state, run.best) is None:
         if read_metrics(run):

@@ -10,6 +10,7 @@ import math
 import operator
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +20,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from keras_genmnist import datasets, device, files, images, memory, models, progress, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
@@ -157,7 +157,7 @@ class Training:
             check_config(config)
             # Images of the user's own are at hand, and say what they are; others may have to be downloaded, so last.
             own = None if datasets.spec(config.dataset) else runs.load_data(run)
-            self.model = models.build(config, own.spec if own else run.spec)
+            self.model = runs.build_model(run, own.spec if own else run.spec)
             require_memory(self.model, config)
         self.dataset = own or runs.load_data(run)
         self.run = run = replace(run, data=runs.describe(self.dataset))
@@ -195,6 +195,30 @@ class Training:
 
         self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
         self._sample = tf.function(lambda: self.model.sample(64, config.seed)["probabilities"])
+
+    def start_from(self, other: Run) -> None:
+        """Takes over the weights that another run is scored with, where they fit, and says which do not.
+
+        Raises:
+          UsageError: if its model is of another structure.
+        """
+        weights = runs.load_model(other).weights
+        if len(weights) != len(self.model.weights):
+            raise UsageError(
+                f"{other.workdir} has {len(weights)} weights, and {self.run.name} here has {len(self.model.weights)}: "
+                "start from a run of the same config, which may differ in sizes alone"
+            )
+        misfits = []
+        for weight, value in zip(self.model.weights, weights, strict=True):
+            if weight.shape == value.shape:
+                weight.assign(value)
+            else:
+                misfits.append(f"{weight.name.removesuffix(':0')} ({value.shape} there, {weight.shape} here)")
+        for average, weight in zip(self.average.averages, self.model.weights, strict=False):
+            average.assign(weight)
+        print(f"starting from {len(weights) - len(misfits)} of the {len(weights)} weights of {other.workdir}")
+        if misfits:
+            runs.warn(f"begun anew, for they do not fit: {', '.join(misfits)}")
 
     @property
     def step(self) -> int:
@@ -342,6 +366,7 @@ def train(
     started: float,
     enough: Callable[[list[dict]], bool] = lambda rows: False,
     change: dict | None = None,
+    init_from: Run | None = None,
 ) -> None:
     """Trains `run` from where it stands to its end.
 
@@ -351,6 +376,7 @@ def train(
       enough: of the rows of metrics.jsonl so far, whether to end before the last epoch.
       change: where the run goes on with another config than so far, {"old": {field: value}, "new": {field: value},
         "command"}.
+      init_from: a run whose weights training starts from.
     Raises:
       UsageError: if a config value is out of range, or more epochs are done than are wanted.
       Fault: if the data, every checkpoint or the best weights are damaged, or a quantity stops being finite.
@@ -374,6 +400,8 @@ def train(
         raise runs.lost(run.best)
     if change:
         run = replace(run, changes=[*run.changes, {"epoch": training.epoch, "step": training.step, **change}])
+    if init_from:
+        training.start_from(init_from)
     runs.record(run)  # only now: a config that cannot be built leaves no run behind
     # Epochs after the checkpoint will be trained, and their rows written, again.
     rows = [row for row in rows if row["step"] <= training.step]
@@ -400,14 +428,14 @@ def train(
     chunks = training.chunks()
     with files.writing(run.tensorboard, runs.ADVICE):
         writer = tf.summary.create_file_writer(str(run.tensorboard))
-    bar = tqdm(total=training.last_step, initial=training.step, unit="step", disable=None, leave=False)
+    bar = progress.bar(total=training.last_step, initial=training.step, unit="step")
     with _stop_signal() as received, bar, writer.as_default():
         startup, ticker = {}, progress.Ticker()
 
         def on_steps(num_steps):
             if not startup:
                 startup["startup_seconds"] = round(time.time() - started, 2)
-                tqdm.write(f"first step after {startup['startup_seconds']:.1f} s")
+                bar.write(f"first step after {startup['startup_seconds']:.1f} s")
             bar.update(num_steps)
             ticker.tell(f"step {training.step} of {training.last_step}")
 
@@ -423,7 +451,7 @@ def train(
                 _log_samples(training, row)
                 training.saving_seconds = time.time() - start
                 rows.append(row)
-                tqdm.write(_line(training.model, row, run.config.epochs))
+                bar.write(_line(training.model, row, run.config.epochs))
                 ticker.restart()
                 for warning in training.model.warnings(rows):
                     runs.warn(f"epoch {training.epoch}: {warning}")
@@ -511,7 +539,9 @@ def _stop_signal() -> Iterator[list[int]]:
             os._exit(128 + signum)
         received.append(signum)
 
-    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Only the main thread may: in another, as of a notebook's server, a signal is not waited for.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    old = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield received
     finally:

@@ -1,18 +1,32 @@
 """Data sets: what they are, where they come from, and how they become batches."""
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 
 from keras_genmnist.config import suggest
-from keras_genmnist.datasets import arrays, binarization, files, tfds
+from keras_genmnist.datasets import arrays, files, tfds
 from keras_genmnist.datasets.arrays import Part, digest
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.datasets.splits import Dataset, Split, eval_batches
+from keras_genmnist.datasets.splits import Dataset, Split, cut, eval_batches
 from keras_genmnist.errors import UsageError
+from keras_genmnist.files import write
 
-__all__ = ["Dataset", "DatasetSpec", "Split", "digest", "eval_batches", "from_arrays", "load", "names", "spec"]
+__all__ = [
+    "Dataset",
+    "DatasetSpec",
+    "Split",
+    "digest",
+    "eval_batches",
+    "from_arrays",
+    "load",
+    "names",
+    "read",
+    "save",
+    "spec",
+]
 
 MNIST_5K = tfds.MNIST._replace(name="mnist_5k")
 SPECS = {spec.name: spec for spec in (tfds.SPECS["mnist"], tfds.SPECS["binarized_mnist"], MNIST_5K)} | tfds.SPECS
@@ -41,17 +55,20 @@ def load(name: str, *, image_size: int = 0, invert: bool = False) -> Dataset:
       Fault: if the data set is damaged, or neither prepared nor downloadable.
     """
     if name not in SPECS:
-        if not os.path.exists(os.path.expanduser(name)):
-            raise UsageError(unknown(name))
-        return arrays.splits(_stem(name), files.read(Path(name), image_size, invert))
+        return arrays.splits(_stem(name), read(name, image_size=image_size, invert=invert))
     require_as_it_is(name, image_size, invert)
     if name != MNIST_5K.name:
         return tfds.load(name)
     with np.load(Path(__file__).parent.parent / "mnist_5k.npz") as file:
         images, labels = file["images"], file["labels"].astype(np.int64)
-    binary = binarization.reference(images)
-    cuts = (slice(0, 4_000), slice(4_000, 4_500), slice(4_500, None))
-    return Dataset(MNIST_5K, *(Split(images[cut], binary[cut], labels[cut]) for cut in cuts))
+    return cut(MNIST_5K, images, labels, 4_000, 4_500)
+
+
+def read(path: str, *, image_size: int = 0, invert: bool = False) -> arrays.Arrays:
+    """The images at a path, before the splits are made that it lacks; arguments and errors as those of `load`."""
+    if not os.path.exists(os.path.expanduser(path)):
+        raise UsageError(unknown(path))
+    return files.read(Path(path), image_size, invert)
 
 
 def require_as_it_is(name: str, image_size: int, invert: bool) -> None:
@@ -111,6 +128,22 @@ def from_arrays(
         for split, pair in given.items()
     }
     return arrays.splits(name, arrays.check(**parts, image_size=image_size, invert=invert))
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Writes a data set as a .npz file that `load` reads: the same images, labels and splits.
+
+    Raises:
+      UsageError: if the path cannot be written.
+    """
+    content, names = io.BytesIO(), dataset.spec.class_names
+    found = {}
+    for split in (dataset.train, dataset.validation, dataset.test):
+        found[f"x_{split.name}"] = split.images
+        if split.labels is not None:
+            found[f"y_{split.name}"] = split.labels if names is None else np.array(names)[split.labels]
+    np.savez_compressed(content, **found)
+    write(path, content.getvalue())
 
 
 def _stem(path: str) -> str:

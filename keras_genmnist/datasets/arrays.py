@@ -5,15 +5,14 @@ A `UsageError` is mended by a flag or another path; a `Fault` lies in the values
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_genmnist.datasets import binarization
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.datasets.splits import Dataset, Split
+from keras_genmnist.datasets.splits import Dataset, Split, cut
 from keras_genmnist.errors import Fault, UsageError
 
 SMALLEST, LARGEST = 8, 64
@@ -135,7 +134,6 @@ def splits(name: str, arrays: Arrays) -> Dataset:
         train, validation = _without_last_sixth(train)
     parts = (train, validation, test)
     images = np.concatenate([part.images for part in parts])
-    binary = binarization.reference(images)
     spec = DatasetSpec(
         name,
         images.shape[1:],
@@ -143,9 +141,8 @@ def splits(name: str, arrays: Arrays) -> Dataset:
         values="binary" if ((images == 0) | (images == 255)).all() else "grey",
         class_names=arrays.class_names,
     )
-    ends = np.cumsum([len(part.images) for part in parts])
-    bits = np.split(binary, ends[:-1])
-    return Dataset(spec, *(Split(part.images, each, part.labels) for part, each in zip(parts, bits, strict=True)))
+    labels = None if train.labels is None else np.concatenate([part.labels for part in parts])
+    return cut(spec, images, labels, len(train.images), len(train.images) + len(validation.images))
 
 
 def digest(train: Part | Split, validation: Part | Split | None = None, test: Part | Split | None = None) -> str:
@@ -167,6 +164,11 @@ def digest(train: Part | Split, validation: Part | Split | None = None, test: Pa
         result.update(np.ascontiguousarray(split.images))
         result.update(b"no labels;" if split.labels is None else split.labels.astype("<i8").tobytes())
     return result.hexdigest()
+
+
+def size(shape: Sequence[int]) -> str:
+    """A shape (H, W, C) in words."""
+    return " x ".join(map(str, shape[: 2 if shape[2] == 1 else 3]))
 
 
 def require_image_size(image_size: int) -> None:

@@ -4,6 +4,7 @@ A training batch is a pure function of (seed, step), so that a resumed run sees 
 batches, not single images, move through tf.data, which doubles the speed on a CPU.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,13 @@ class Split(NamedTuple):
     images: uint8 [N, H, W, C], grey levels 0..255.
     binary: uint8 [N, H, W, C], 0 or 1: the reference binarization of `images`.
     labels: int64 [N], or None where the data set has none.
+    name: "train", "validation" or "test".
     """
 
     images: np.ndarray
     binary: np.ndarray
     labels: np.ndarray | None
+    name: str = "train"
 
     def scored(self, binarization: str) -> np.ndarray:
         """The images [N, H, W, C] that a model trained on images binarized so is scored on, in [0, 1]."""
@@ -58,6 +61,43 @@ class Split(NamedTuple):
         Returns:
           tf.data.Dataset of float32 [B, H, W, C] in [0, 1]; labelled, of pairs of them and int64 [B].
         """
+        batch = self._batch_of(binarization, batch_size, seed, labelled)
+        steps = tf.data.Dataset.range(first_step, last_step)
+        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def batches(
+        self, batch_size: int, *, binarization: str = "dynamic", seed: int = 3435, labelled: bool = False
+    ) -> tf.data.Dataset:
+        """The split for `fit`, `evaluate` and `predict` of tf_keras.
+
+        Of the training split, every iteration is another epoch as in `train_batches`: in an order of its own, and with
+        bits of its own if they are dynamic.  Of the others, always the images that are scored, in order.
+
+        Args:
+          batch_size: B, at most the number of images; the last batch of a split that is scored may be smaller.
+          binarization: one of BINARIZATIONS.
+          seed: of the training split's orders and bits.
+          labelled: whether to give the labels too.
+        Returns:
+          tf.data.Dataset of float32 [B, H, W, C] in [0, 1]; labelled, of pairs of them and int64 [B].
+        """
+        if self.name != "train":
+            images = self.scored(binarization).astype(np.float32)
+            rows = tf.data.Dataset.from_tensor_slices((images, self.labels) if labelled else images)
+            return rows.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        batch = self._batch_of(binarization, batch_size, seed, labelled)
+        steps_per_epoch = len(self.images) // batch_size
+        epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)  # one, another every time
+
+        def epoch(number):
+            first = number % 2**31 * steps_per_epoch
+            return tf.data.Dataset.range(first, first + steps_per_epoch)
+
+        steps = epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(steps_per_epoch))
+        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+
+    def _batch_of(self, binarization: str, batch_size: int, seed: int, labelled: bool) -> Callable:
+        """The batch of each step, int64 []; see `train_batches`."""
         steps_per_epoch = len(self.images) // batch_size
         source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
 
@@ -76,8 +116,7 @@ class Split(NamedTuple):
                 images /= 255
             return (images, tf.gather(self.labels, index)) if labelled else images
 
-        steps = tf.data.Dataset.range(first_step, last_step)
-        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return batch
 
 
 class Dataset(NamedTuple):
@@ -91,6 +130,19 @@ class Dataset(NamedTuple):
     @property
     def name(self) -> str:
         return self.spec.name
+
+
+def cut(
+    spec: DatasetSpec, images: np.ndarray, labels: np.ndarray | None, validation_start: int, test_start: int
+) -> Dataset:
+    """The data set whose splits follow one another in `images`, uint8 [N, H, W, C], and `labels`, int64 [N]."""
+    binary = binarizations.reference(images)
+    ends = {"train": (0, validation_start), "validation": (validation_start, test_start), "test": (test_start, None)}
+    cuts = {name: slice(*end) for name, end in ends.items()}
+    return Dataset(
+        spec,
+        *(Split(images[c], binary[c], None if labels is None else labels[c], name) for name, c in cuts.items()),
+    )
 
 
 def eval_batches(images: np.ndarray, batch_size: int, labels: np.ndarray | None = None) -> list:

@@ -7,9 +7,8 @@ import string
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist.datasets import binarization
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.datasets.splits import Dataset, Split
+from keras_genmnist.datasets.splits import Dataset, cut
 from keras_genmnist.errors import Fault
 
 MNIST = DatasetSpec("mnist", (28, 28, 1), num_classes=10, judge="mnist")
@@ -58,9 +57,7 @@ def load(name: str) -> Dataset:
         labels = None
     elif name == "emnist/letters":
         labels = labels - 1  # they begin at 1
-    binary = binarization.reference(images)
-    cuts = (slice(0, validation_start), slice(validation_start, test_start), slice(test_start, None))
-    return Dataset(spec, *(Split(images[cut], binary[cut], None if labels is None else labels[cut]) for cut in cuts))
+    return cut(spec, images, labels, validation_start, test_start)
 
 
 def _upright(example: dict) -> dict:

@@ -49,6 +49,12 @@ class GenerativeModel(tf_keras.Model):
         return [weight for weight in super().weights if id(weight) not in sums]
 
     @property
+    def non_trainable_weights(self) -> list[tf.Variable]:
+        """Batch norm's statistics: see `weights`."""
+        sums = {id(variable) for metric in self.metrics for variable in metric.variables}
+        return [weight for weight in super().non_trainable_weights if id(weight) not in sums]
+
+    @property
     def num_parameters(self) -> int:
         """The number of trainable numbers."""
         return sum(int(tf.size(weight)) for weight in self.trainable_weights)

@@ -1,0 +1,210 @@
+"""What a notebook works with: `train` and `open` give a `Trained`, with all that the command line can do to a run."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from keras_genmnist import config as configs
+from keras_genmnist import datasets, evaluate, export, figures, models, runs, training
+from keras_genmnist.datasets import Dataset
+from keras_genmnist.errors import UsageError
+from keras_genmnist.runs import Run
+
+
+class Trained:
+    """A trained run, as `train` and `open` return it.
+
+    workdir: its directory.
+    config: its config, a ConfigDict.
+    """
+
+    def __init__(self, run: Run):
+        """
+        Args:
+          run: the run.
+        """
+        self._run = run
+
+    def __repr__(self) -> str:
+        return f"<run of {self._run.name} on {self._run.spec.name} in {self.workdir}>"
+
+    @property
+    def workdir(self) -> Path:
+        return self._run.workdir
+
+    @property
+    def config(self) -> ConfigDict:
+        return self._run.config
+
+    @property
+    def history(self) -> dict[str, list]:
+        """What metrics.jsonl says, column by column as a History of Keras: {"elbo": [...], "val_elbo": [...], ...}."""
+        rows = runs.history(self._run)
+        return {column: [row.get(column) for row in rows] for column in rows[-1]}
+
+    @cached_property
+    def model(self) -> models.GenerativeModel:
+        """The model with the weights that are scored: those of the best epoch."""
+        return runs.load_model(self._run)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The images that the run learned from."""
+        return runs.load_data(self._run)
+
+    def evaluate(self, num_draws: int | None = None, **given) -> dict:
+        """Scores the run, prints a table, writes metrics.json and returns what it holds, in nats.
+
+        Args:
+          num_draws: of the importance-weighted likelihood; 1000 by default, or quadrature for 1 or 2 latents.
+          given: `results`, `proposal` and `per_image` as of `keras_genmnist.evaluate.evaluate`.
+        Raises:
+          UsageError, Fault: as `keras_genmnist.evaluate.evaluate`.
+        """
+        return evaluate.evaluate(self._run, num_draws, **given)
+
+    def figure(self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = ()) -> Figure:
+        """One of the run's figures: `samples`, `interpolation`, `reconstructions`, `latent_grid` and others.
+
+        Args:
+          name: of the figure; a wrong one is told with those that the model has.
+          seed: of the samples and the interpolation.
+          pairs: of test images, by their places in the split, that the interpolation is between.
+        Raises:
+          UsageError: if there is no such figure of this model.
+        """
+        ((_, figure),) = figures.draw(self._run, [name], seed, pairs)
+        return figure
+
+    def export(self, out: str | Path = "exports") -> Path:
+        """Writes a SavedModel to OUT/NAME/VERSION, with the name of the run's directory, and returns that path."""
+        return export.export(self._run, Path(out))
+
+
+def train(
+    model: str | ConfigDict | Callable | None = None,
+    *,
+    dataset: str | Dataset | None = None,
+    workdir: str | Path | None = None,
+    init_from: str | Path | None = None,
+    **fields,
+) -> Trained:
+    """Trains a model, or goes on with its run where it stopped; what `genmnist train` does.
+
+    >>> import keras_genmnist as gm
+    >>> sizes = {"epochs": 1, "hidden_size": 8, "latent_size": 2}
+    >>> run = gm.train("vae", dataset="mnist_5k", workdir="runs/mine", **sizes)  # doctest: +ELLIPSIS
+    training vae on mnist_5k in runs/mine: ...
+    >>> run.history["epoch"], run
+    ([1], <run of vae on mnist_5k in runs/mine>)
+
+    Args:
+      model: the name of a config, see `genmnist list`; the path of a file with `get_config()` and perhaps
+        `build(config, spec)`; a ConfigDict; or `build` itself, a function (config, spec) -> GenerativeModel, whose
+        config is that of `keras_genmnist.config.training`.  None goes on with the run in `workdir`.
+      dataset: a name or a path, see `datasets.load`; or a Dataset, a copy of which is kept beside the run.
+      workdir: directory of the run; runs/NAME by default.
+      init_from: the directory of a run of the same kind of model, whose weights training starts from.
+      fields: values of the config's fields, as epochs=20.
+    Raises:
+      UsageError: if a value is not accepted, or the directory holds another run.
+      Fault: if data or weights are damaged, or training diverges.
+      KeyboardInterrupt: where it is interrupted, with everything saved.
+    """
+    started, builder, source = time.time(), None, None
+    if model is None:
+        if workdir is None:
+            raise UsageError("give a model, or the workdir of a run to go on with")
+        resumed = runs.load(Path(workdir))
+        name, config, builder = resumed.name, resumed.config.copy_and_resolve_references(), resumed.builder
+    elif isinstance(model, str):
+        name, config = configs.title(model), configs.load(model)
+        source = Path(model) if configs.is_path(model) and configs.builder(Path(model)) else None
+    elif isinstance(model, ConfigDict):
+        name, config = model.model, model.copy_and_resolve_references()
+    else:
+        name, builder = model.__name__, model
+        config = configs.training(name, **fields)
+    workdir = Path(workdir or Path("runs") / name)
+    if isinstance(dataset, Dataset):
+        dataset = _kept(dataset, workdir)
+    given = fields | ({} if dataset is None else {"dataset": dataset})
+    configs.change(config, **given)
+    # A function has no name that another process could import it by: the record says what was asked for.
+    command = "gm.train({})".format(", ".join([repr(name), *(f"{field}={value!r}" for field, value in given.items())]))
+    try:
+        return begin(
+            name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from
+        )
+    except SystemExit as stopped:
+        raise KeyboardInterrupt(f"stopped; go on with gm.train(workdir={str(workdir)!r})") from stopped
+
+
+def begin(
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    given: Collection[str],
+    command: str,
+    started: float,
+    *,
+    source: Path | None = None,
+    builder: Callable | None = None,
+    init_from: str | Path | None = None,
+) -> Trained:
+    """Trains what `config` says in `workdir`: begins a run, or goes on with the one that is there.
+
+    Args:
+      name: of the config.
+      config: what is wanted.
+      workdir: the run's directory.
+      given: the fields that were asked for by name.
+      command: what was typed, for the record.
+      started: time.time() at the start of the process.
+      source, builder: of a model of the user's own; see `runs.Run`.
+      init_from: a run whose weights training starts from.
+    Raises:
+      UsageError, Fault, SystemExit: as `training.train`.
+    """
+    change = {}
+    if runs.exists(workdir):
+        if init_from:
+            raise UsageError(f"{workdir} holds a run that has begun already: give --init_from={init_from} with another")
+        resumed = runs.load(workdir)
+        change = runs.go_on(resumed, name, config, given)
+        run = replace(resumed, config=config, builder=builder or resumed.builder)
+    else:
+        run = Run(workdir, name, config, command, runs.commit(), source=source, builder=builder)
+    other = runs.load(Path(init_from)) if init_from else None
+    with runs.lock(workdir):
+        training.train(run, started, change=change and {**change, "command": command}, init_from=other)
+    return open(workdir, builder=run.builder)
+
+
+def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:
+    """The run in a directory.
+
+    Args:
+      workdir: of `train`, or of `genmnist train`.
+      builder: of a model of the user's own that was given to `train` as a function: that function.
+    Raises:
+      UsageError: if there is no run.
+      Fault: if its config is damaged.
+    """
+    return Trained(replace(runs.load(Path(workdir)), builder=builder))
+
+
+def _kept(dataset: Dataset, workdir: Path) -> str:
+    """What to call a Dataset in a config: its name, or the path of the copy that is kept of it beside the run."""
+    if datasets.spec(dataset.name) == dataset.spec:
+        return dataset.name
+    path = workdir / f"{dataset.name}.npz"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        datasets.save(dataset, path)
+    return str(path)

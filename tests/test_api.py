@@ -1,0 +1,245 @@
+"""The Python API: what a notebook does, by plain Keras or by `train` and `open`."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from matplotlib.figure import Figure
+
+import keras_genmnist as gm
+from keras_genmnist import config as configs
+from keras_genmnist import quadrature, runs
+from keras_genmnist.errors import Fault, UsageError
+from tests import test_cli, tiny
+
+ROOT = Path(__file__).parent.parent
+RING = ROOT / "examples" / "ring.py"
+SMALL = {"batch_size": 1000, "hidden_size": 8, "latent_size": 2, "jit_compile": False}
+DOCUMENTED = ["keras_genmnist", "keras_genmnist.datasets", "keras_genmnist.models", "keras_genmnist.config"]
+DOCUMENTED += ["keras_genmnist.api"]
+
+eager, call, genmnist = tiny.eager, test_cli.call, test_cli.genmnist
+
+
+def test_import_is_lazy():
+    program = "import sys, keras_genmnist; dir(keras_genmnist); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env=tiny.environment()).returncode == 0
+
+
+def test_public_names_are_there_and_a_wrong_one_is_told_with_them():
+    assert set(gm.__all__) <= set(dir(gm))
+    for name in gm.__all__:
+        assert getattr(gm, name).__doc__
+    with pytest.raises(AttributeError, match=r"no attribute 'trian'; it has datasets, models, train, open"):
+        gm.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("module", DOCUMENTED)
+def test_examples_of_docstrings_hold(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = doctest.testmod(importlib.import_module(module))
+    assert outcome.attempted > 0
+    assert outcome.failed == 0
+
+
+@pytest.mark.parametrize("name", ["vae", "ladder", "pixelcnn", "gan"])
+def test_model_is_fitted_by_plain_keras(name, mnist_5k, tmp_path, eager):
+    sizes = {field: value for field, value in tiny.SIZES.items() if field in configs.load(name)}
+    model = gm.models.build(name, mnist_5k.spec, **sizes)
+    grey = {"binarization": "none"} if name == "gan" else {}
+    optimizers = [tf_keras.optimizers.Adam(1e-2) for _ in model.optimized]
+    model.compile(*optimizers)
+    called = []
+    stop = tf_keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: called.append(epoch))
+    measured = {} if name == "gan" else {"validation_data": mnist_5k.validation.batches(500)}
+    history = model.fit(mnist_5k.train.batches(2000, **grey), epochs=2, verbose=0, callbacks=[stop], **measured).history
+    assert called == [0, 1]
+    if name != "gan":
+        bound = {"pixelcnn": "nll"}.get(name, "elbo")
+        assert abs(history[f"val_{bound}"][1]) < abs(history[f"val_{bound}"][0])
+        images = mnist_5k.test.binary[:5].astype(np.float32)
+        assert model.predict(images, verbose=0).shape == (5, 28, 28, 1)
+        assert set(model.evaluate(mnist_5k.test.batches(500), verbose=0, return_dict=True)) >= {bound}
+        model.fit(images, epochs=1, batch_size=5, verbose=0)  # arrays too
+    lines = []
+    model.summary(print_fn=lines.append)
+    assert f"Total params: {sum(int(tf.size(w)) for w in model.weights)}" in "\n".join(lines)
+    model.save_weights(str(tmp_path / "weights.h5"))
+    other = gm.models.build(name, mnist_5k.spec, **sizes | {"seed": 7})
+    assert tiny.bits(other) != tiny.bits(model)
+    other.load_weights(str(tmp_path / "weights.h5"))
+    assert tiny.bits(other) == tiny.bits(model)
+
+
+def test_training_batches_of_keras_are_an_epoch_and_another_each_time(mnist_5k):
+    batches = mnist_5k.train.batches(1000, labelled=True)
+    assert int(batches.cardinality()) == 4
+    first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
+    for epoch in (first, second):
+        assert np.bincount(np.concatenate([labels for _, labels in epoch])).tolist() == [400] * 10
+    assert not np.array_equal(first[0][0], second[0][0])
+    again = list(mnist_5k.train.batches(1000, labelled=True).as_numpy_iterator())
+    np.testing.assert_array_equal(again[0][0], first[0][0])
+
+
+def test_scored_batches_of_keras_are_the_reference_draw_in_order(mnist_5k):
+    for _ in range(2):
+        images = np.concatenate(list(mnist_5k.test.batches(300).as_numpy_iterator()))
+        np.testing.assert_array_equal(images, mnist_5k.test.binary)
+
+
+def test_build_names_a_field_that_is_not_there(mnist_5k):
+    with pytest.raises(UsageError, match=r"unknown config field 'latent_sze'; did you mean latent_size\?"):
+        gm.models.build("vae", mnist_5k.spec, latent_sze=2)
+    with pytest.raises(UsageError, match=r"config.latent_size='2' is str: give int"):
+        gm.models.build("vae", mnist_5k.spec, latent_size="2")
+
+
+def test_log_likelihood_by_draws_is_that_of_quadrature(run, digits):
+    model = gm.open(run.workdir).model
+    drawn = model.log_likelihood(digits, num_draws=5_000, seed=1)
+    assert drawn.shape == (8,)
+    np.testing.assert_allclose(drawn, quadrature.log_prob(model, digits, "test").log_px, atol=0.2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on images of the user's own: 90 of 10 x 12 in colour, of three classes."""
+    rng = np.random.default_rng(1)
+    labels = np.array(["ant", "bee", "cat"])[np.arange(90) % 3]
+    data = gm.datasets.from_arrays(rng.integers(0, 256, [90, 10, 12, 3], np.uint8), labels, name="animals")
+    workdir = tmp_path_factory.mktemp("own") / "animals"
+    return gm.train("vae", dataset=data, workdir=workdir, epochs=1, **SMALL | {"batch_size": 10})
+
+
+def test_run_of_a_dataset_keeps_a_copy_of_it_and_reopens(trained):
+    assert trained.config.dataset == str(trained.workdir / "animals.npz")
+    again = gm.open(trained.workdir)
+    assert repr(again) == f"<run of vae on animals in {trained.workdir}>"
+    assert again.data.spec.class_names == ("ant", "bee", "cat")
+    assert again.data.spec == trained.data.spec
+    assert again.history["epoch"] == [1]
+    assert {"elbo", "val_elbo", "seconds"} <= again.history.keys()
+
+
+def test_run_draws_its_figures_and_names_the_ones_it_has(trained):
+    for name in ("samples", "latent_grid", "training_curves"):
+        assert isinstance(trained.figure(name), Figure)
+    with pytest.raises(UsageError, match="no figure completion"):
+        trained.figure("completion")
+
+
+def test_run_exports(trained, tmp_path):
+    path = trained.export(tmp_path)
+    assert path == tmp_path / "animals" / "1"
+    drawn = tf.saved_model.load(str(path)).signatures["sample"](num_samples=tf.constant(2), seed=tf.constant(1))
+    assert drawn["probabilities"].shape == (2, 10, 12, 3)
+
+
+def test_train_goes_on_with_more_epochs(trained):
+    more = gm.train(workdir=trained.workdir, epochs=2)
+    assert more.history["epoch"] == [1, 2]
+
+
+def test_images_that_changed_are_refused(trained):
+    path = Path(trained.config.dataset)
+    content = path.read_bytes()
+    data = trained.data
+    images = data.train.images.copy()
+    images[0, 0, 0, 0] ^= 1
+    gm.datasets.save(data._replace(train=data.train._replace(images=images)), path)
+    try:
+        with pytest.raises(Fault, match=r"is not what .* learned from"):
+            _ = gm.open(trained.workdir).data
+    finally:
+        path.write_bytes(content)
+
+
+def test_init_from_takes_over_what_fits_and_names_what_does_not(trained, mnist_5k, tmp_path, capfd, eager):
+    run = gm.train("vae", dataset="mnist_5k", workdir=tmp_path / "tuned", init_from=trained.workdir, epochs=1, **SMALL)
+    shown = capfd.readouterr()
+    assert "starting from" in shown.out and str(trained.workdir) in shown.out
+    assert "begun anew, for they do not fit: " in shown.err and "(360, 8) there, (784, 8) here" in shown.err
+    with pytest.raises(UsageError, match="holds a run that has begun already"):
+        gm.train("vae", workdir=run.workdir, init_from=trained.workdir)
+    with pytest.raises(UsageError, match="start from a run of the same config"):
+        gm.train("ladder", dataset="mnist_5k", workdir=tmp_path / "other", init_from=trained.workdir)
+
+
+def test_init_from_begins_with_the_very_weights(run, tmp_path):
+    other = tiny.begin(tmp_path / "other", seed=9)
+    training = importlib.import_module("keras_genmnist.training").Training(other)
+    training.start_from(run)
+    assert tiny.bits(training.model) == tiny.scored(run.workdir)
+
+
+def test_model_in_a_file_of_the_users_own_trains_by_the_command_line_and_reopens(tmp_path, genmnist):
+    flags = ["--config.epochs=1", "--config.batch_size=1000", "--config.hidden_size=8"]
+    outcome = genmnist("train", f"--model={RING}", *flags)
+    assert outcome.status == 0, outcome.err
+    run = gm.open("runs/ring")
+    assert (run.workdir / "model.py").read_text() == RING.read_text()
+    np.testing.assert_allclose(np.linalg.norm(run.model.prior.means, axis=1), 3.0, rtol=1e-6)
+    assert genmnist("train", "--workdir=runs/ring", "--config.epochs=2").status == 0
+    assert genmnist("export", "--workdir=runs/ring").status == 0
+    assert gm.open("runs/ring").history["epoch"] == [1, 2]
+
+
+def test_model_of_a_python_function_reopens_with_it(tmp_path, eager):
+    module = configs._module(str(RING))
+    small = {"dataset": "mnist_5k", "epochs": 1, "batch_size": 1000, "hidden_size": 8, "radius": 2.0}
+    run = gm.train(module.build, workdir=tmp_path / "ring", **small)
+    assert run.config.radius == 2.0 and run.model.latent_size == 2
+    with pytest.raises(UsageError, match=r"gm\.open\('.*ring', builder=build\)"):
+        _ = gm.open(run.workdir).model
+    assert gm.open(run.workdir, builder=module.build).model.latent_size == 2
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no config .*mine.py"),
+        ("syntax error", "mine.py cannot be run .*SyntaxError"),
+        ("x = 1", r"mine.py has no get_config\(\)"),
+        ("raise ValueError('two\\nlines')", "mine.py cannot be run .*ValueError: two lines"),
+    ],
+)
+def test_file_that_holds_no_config_is_refused_in_one_line(content, message, tmp_path):
+    path = tmp_path / "mine.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=message) as raised:
+        gm.train(str(path), workdir=tmp_path / "run")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_encode_writes_the_posteriors_of_images(trained, tmp_path, genmnist):
+    np.savez(tmp_path / "images.npz", images=trained.data.test.images, labels=["bee"] * 15)
+    for out in ("codes.npz", "codes.csv"):
+        outcome = genmnist("encode", f"--workdir={trained.workdir}", f"--images={tmp_path}/images.npz", f"--out={out}")
+        assert outcome.status == 0, outcome.err
+    with np.load("codes.npz") as codes:
+        assert {name: codes[name].shape for name in codes} == {"mean": (15, 2), "log_variance": (15, 2), "label": (15,)}
+        mean = codes["mean"]
+        assert set(codes["label"]) == {"bee"}
+    model = trained.model
+    binary = gm.datasets.read(str(tmp_path / "images.npz")).train.images
+    expected = model.encode(importlib.import_module("keras_genmnist.datasets.binarization").reference(binary))
+    np.testing.assert_allclose(mean, expected["mean"], atol=1e-5)
+    head, *rows = [line.split(",") for line in Path("codes.csv").read_text().splitlines()]
+    assert head == ["mean_0", "mean_1", "log_variance_0", "log_variance_1", "label"]
+    np.testing.assert_array_equal(np.array(rows)[:, :2].astype(np.float32), mean)
+    assert {row[-1] for row in rows} == {"bee"}
+
+
+def test_encode_refuses_what_does_not_fit(trained, genmnist):
+    outcome = genmnist("encode", f"--workdir={trained.workdir}", "--images=mnist_5k")
+    assert outcome.status == 2 and "are 28 x 28, and" in outcome.err and "of 10 x 12 x 3" in outcome.err
+    assert runs.exists(trained.workdir)
