@@ -105,7 +105,7 @@ def test_log_likelihood_by_draws_is_that_of_quadrature(run, digits):
     model = gm.open(run.workdir).model
     drawn = model.log_likelihood(digits, num_draws=5_000, seed=1)
     assert drawn.shape == (8,)
-    np.testing.assert_allclose(drawn, quadrature.log_prob(model, digits, "test").log_px, atol=0.2)
+    np.testing.assert_allclose(drawn, quadrature.log_prob(model, digits, "test").log_px, atol=0.5)
 
 
 @pytest.fixture(scope="module")
