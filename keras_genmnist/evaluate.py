@@ -44,7 +44,7 @@ def evaluate(
         require_commits(run)
     model = runs.load_model(run)
     integrate = _check_flags(run.name, model, num_draws, proposal, per_image)
-    if isinstance(model, LatentVariableModel):
+    if model.likelihood == "importance":
         likelihood.require_memory(num_draws or NUM_DRAWS)
     dataset = runs.load_data(run)
     rows = runs.history(run, model)
