@@ -7,4 +7,4 @@ from keras_genmnist.config import based_on
 
 def get_config() -> ConfigDict:
     # As the paper; with free bits not tried.
-    return based_on("ladder", inference="bottom_up", dropout=0.0, vote_noise=0.0, free_bits=0.0)
+    return based_on("ladder", inference="bottom_up", dropout=0.0, bottom_up_noise=0.0, free_bits=0.0)

@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
             "features": 16,
             "first_kernel_size": 13,  # the paper's 7 would train 3 % faster
             "kernel_size": 3,
-            "place_features": 8,  # learned of where a pixel is
+            "position_features": 8,  # learned for each position in the image
             "class_conditional": False,  # of the digit; needs a dataset with labels
             "dataset": "binarized_mnist",
             "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none

@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
             "flow_size": 320,  # hidden units of an IAF step's network
             "flow_columns": 16,  # M of a Sylvester step
             "flow_reflections": 8,  # H of a Sylvester step
-            # Inference: amortized, semi_amortized, svi; the last two climb the ELBO of each image for refine_steps
+            # Inference: amortized, semi_amortized, svi; the last two take refine_steps of gradient ascent on the ELBO
+            # of each image
             "inference": "amortized",
             "refine_steps": 20,
             "refine_optimizer": "adam",  # adam, momentum

@@ -22,7 +22,7 @@ from keras_genmnist.errors import UsageError
 from keras_genmnist.evaluate import provenance, require_commits, write_result
 from keras_genmnist.figures import save
 from keras_genmnist.flows import Planar
-from keras_genmnist.inference import Ascent
+from keras_genmnist.inference import GradientAscent
 from keras_genmnist.likelihood import mean_and_error
 from keras_genmnist.models.base import LatentVariableModel
 from keras_genmnist.models.vae import VAE
@@ -90,24 +90,24 @@ class Search:
     def __init__(self, model: LatentVariableModel):
         self.model, self.ticker = model, progress.Ticker()
         self.terms = tf.function(self._terms, reduce_retracing=True)
-        self.climbs = [tf.function(self._climber(rate)) for rate in RATES]
+        self.ascents = [tf.function(self._ascent_at(rate)) for rate in RATES]
 
     def _terms(self, x: tf.Tensor, parameters: list[tf.Tensor], num_draws: int, seed: tf.Tensor) -> LogTerms:
         q = posterior(self.model, x, parameters)
         z, log_posterior = q.experimental_sample_and_log_prob(num_draws, seed=seed)
         return LogTerms(self.model.decoder(z).log_prob(x), self.model.prior().log_prob(z), log_posterior)
 
-    def _climber(self, rate: float):
-        def climb(x, parameters, seed):
+    def _ascent_at(self, rate: float):
+        def ascend(x, parameters, seed):
             def gradient(values, t):
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch(values)
                     elbo = bounds.elbo(self._terms(x, values, ASCENT_DRAWS, tf.stack([seed, t])))
                 return tape.gradient(elbo, values)
 
-            return Ascent(ROUND, "adam", rate).climb(gradient, parameters)
+            return GradientAscent(ROUND, "adam", rate).maximise(gradient, parameters)
 
-        return climb
+        return ascend
 
     def best(self, x: tf.Tensor, start: list[tf.Tensor]) -> list[tf.Tensor]:
         """The parameters where each image's ascent was highest, by draws that are always the same."""
@@ -116,11 +116,11 @@ class Search:
             return bounds.elbo(self.terms(x, parameters, LOOKING_DRAWS, tf.constant([SEED, 1])))
 
         kept, elbo = start, look(start)
-        for number, climb in enumerate(self.climbs):
+        for number, ascend in enumerate(self.ascents):
             end, waited = kept, 0
             for looks in range(ROUNDS):
                 # From where the last round ended, also if that was lower: the first steps of Adam may lead down.
-                end = climb(x, end, tf.constant(ROUNDS * number + looks))
+                end = ascend(x, end, tf.constant(ROUNDS * number + looks))
                 reached = look(end)
                 better = reached > elbo
                 kept = [

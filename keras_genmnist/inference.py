@@ -27,8 +27,8 @@ ADAM_BETAS, ADAM_EPSILON = (0.5, 0.9), 1e-8
 START_MEAN, START_LOG_SCALE = 0.1, -1.0
 
 
-class Ascent(NamedTuple):
-    """How parameters climb.
+class GradientAscent(NamedTuple):
+    """Gradient ascent: how parameters are maximised over.
 
     steps: T.
     optimizer: of OPTIMIZERS.
@@ -39,14 +39,14 @@ class Ascent(NamedTuple):
     optimizer: str
     learning_rate: float
 
-    def climb(
+    def maximise(
         self, gradient: Callable[[list[tf.Tensor], tf.Tensor], list[tf.Tensor]], start: list[tf.Tensor]
     ) -> list[tf.Tensor]:
         """The parameters after T steps, in one compiled loop.
 
         Args:
           gradient: parameters, number of the step -> gradient of each, uphill.
-          start: parameters, of any shapes; every number climbs by itself.
+          start: parameters, of any shapes; every number moves by itself.
         """
         zeros = [tf.zeros_like(values) for values in start]
 
@@ -81,7 +81,7 @@ class RefinedPosterior(tf_keras.Model):
     """
 
     def __init__(
-        self, amortized: Posterior | None, decoder, prior, latent_size: int, ascent: Ascent, full: bool = False
+        self, amortized: Posterior | None, decoder, prior, latent_size: int, ascent: GradientAscent, full: bool = False
     ):
         """
         Args:
@@ -89,7 +89,7 @@ class RefinedPosterior(tf_keras.Model):
           decoder: z [..., D], training -> distribution over images.
           prior: () -> distribution, event [D].
           latent_size: D.
-          ascent: how the parameters, mean and log scale, climb.
+          ascent: of the parameters, mean and log scale.
           full: whether the gradient of the start goes through the ascent; else it is that at the end, as if the ascent
             moved every start alike (Nichol et al. 2018, section 3, arxiv.org/abs/1803.02999).
         """
@@ -133,7 +133,7 @@ class RefinedPosterior(tf_keras.Model):
 
             return held(gradient(held(values), t))
 
-        end = self.ascent.climb(guarded if self.full else gradient, start)
+        end = self.ascent.maximise(guarded if self.full else gradient, start)
         checking = self._draws(CHECKING_DRAWS, stream=1)
         return end, self._elbo(x, end, checking) > self._elbo(x, start, checking)
 

@@ -52,8 +52,13 @@ def _from_1(config: dict) -> dict:
     return migrated
 
 
+_RENAMED_FROM_2 = {"vote_noise": "bottom_up_noise", "place_features": "position_features"}
+
+
 def _from_2(config: dict) -> dict:
-    return {"image_size": 0, "invert": False} | config
+    return {"image_size": 0, "invert": False} | {
+        _RENAMED_FROM_2.get(field, field): value for field, value in config.items()
+    }
 
 
 MIGRATIONS = [_from_1, _from_2]  # the first makes a config of schema 1 one of schema 2, and so on

@@ -31,7 +31,7 @@ def rows(name: str, norm: str, warmup: int) -> list[dict]:
         "norm": norm,
         "warmup_epochs": warmup,
         "dropout": 0.0,
-        "vote_noise": 0.0,
+        "bottom_up_noise": 0.0,
         "free_bits": 0.0,
     }
     genmnist("train", "--model=ladder", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in config.items()))

@@ -51,7 +51,7 @@ def test_the_search_starts_at_the_posterior_of_the_encoder(flow, digits):
 def test_the_search_goes_on_through_a_round_that_loses():
     search = object.__new__(gap.Search)
     search.ticker = progress.Ticker()
-    search.climbs = [lambda x, parameters, seed: [parameters[0] + 1]]
+    search.ascents = [lambda x, parameters, seed: [parameters[0] + 1]]
 
     def terms(x, parameters, num_draws, seed):
         height = tf.gather(tf.constant([0.0, -1.0, 5.0, 4.0, 3.0, 9.0]), parameters[0][:, 0])[None]

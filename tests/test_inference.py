@@ -6,12 +6,12 @@ import tf_keras
 
 from keras_genmnist import models
 from keras_genmnist.errors import UsageError
-from keras_genmnist.inference import ADAM_BETAS, Ascent, RefinedPosterior
+from keras_genmnist.inference import ADAM_BETAS, GradientAscent, RefinedPosterior
 from tests import tiny
 from tests.oracles import ORACLE
 
 tfd = tfp.distributions
-SLOW = Ascent(steps=1500, optimizer="adam", learning_rate=0.003)
+SLOW = GradientAscent(steps=1500, optimizer="adam", learning_rate=0.003)
 
 
 def refined(ascent=SLOW, full=False, shift=None):
@@ -34,10 +34,10 @@ def test_svi_converges_to_log_px(ascent):
 
 def test_refinement_never_lowers_the_elbo():
     x = ORACLE.sample(20)
-    wild = refined(Ascent(steps=5, optimizer="momentum", learning_rate=50.0), shift=0.3)
+    wild = refined(GradientAscent(steps=5, optimizer="momentum", learning_rate=50.0), shift=0.3)
     np.testing.assert_array_equal(wild.improves(x), np.zeros(20, bool))
     np.testing.assert_allclose(wild(x).mean(), ORACLE.vae(0.3).encoder(x).mean(), rtol=1e-6)
-    mild = refined(Ascent(steps=20, optimizer="adam", learning_rate=0.03), shift=1.0)
+    mild = refined(GradientAscent(steps=20, optimizer="adam", learning_rate=0.03), shift=1.0)
     assert mild.improves(x).numpy().all()
     gained = mild._elbo(x, _parameters(mild(x)), mild._draws(1000, 5)) - ORACLE.elbo(x, 1.0, 1.0)
     assert (gained.numpy() > 0.3).all()
@@ -49,7 +49,7 @@ def _parameters(q):
 
 def test_refinement_depends_on_the_image_alone():
     x = ORACLE.sample(5)
-    piece = refined(Ascent(steps=10, optimizer="adam", learning_rate=0.1))
+    piece = refined(GradientAscent(steps=10, optimizer="adam", learning_rate=0.1))
     whole, one = piece(x), piece(x[3:4])
     np.testing.assert_allclose(whole.mean()[3:4], one.mean(), rtol=1e-4)
     np.testing.assert_allclose(whole.stddev()[3:4], one.stddev(), rtol=1e-4)
@@ -57,7 +57,7 @@ def test_refinement_depends_on_the_image_alone():
 
 
 @pytest.mark.parametrize("name", ["svi", "semi_amortized"])
-def test_ascent_climbs_the_decoder_that_learns(name):
+def test_ascent_is_on_the_decoder_that_learns(name):
     model = models.build(tiny.config(name))  # one whose statistics change after training would be another
     z = tf.random.stateless_normal([20, model.latent_size], seed=[1, 2])
     np.testing.assert_array_equal(model.decoder(z, training=True).mean(), model.decoder(z).mean())
@@ -68,13 +68,13 @@ def test_ascent_by_hand():
     def slopes(values, t):
         return [-value for value in values]
 
-    (found,) = Ascent(2, "momentum", 0.1).climb(slopes, [tf.constant([1.0])])
+    (found,) = GradientAscent(2, "momentum", 0.1).maximise(slopes, [tf.constant([1.0])])
     first = 1 - 0.1
     np.testing.assert_allclose(found, [first + 0.1 * (0.5 * -1 - first)], rtol=1e-6)
     optimizer, value = tf_keras.optimizers.Adam(0.1, *ADAM_BETAS, epsilon=1e-8), tf.Variable([1.0, -2.0])
     for _ in range(5):
         optimizer.apply_gradients([(tf.identity(value), value)])
-    (found,) = Ascent(5, "adam", 0.1).climb(slopes, [tf.constant([1.0, -2.0])])
+    (found,) = GradientAscent(5, "adam", 0.1).maximise(slopes, [tf.constant([1.0, -2.0])])
     np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_the_gradient_of_the_start_goes_through_the_ascent_if_asked(full):
     def start(x, training=False):
         return ORACLE.vae(shift).encoder(x)
 
-    piece = RefinedPosterior(start, vae.decoder, vae.prior, 2, Ascent(1, "momentum", 0.05), full)
+    piece = RefinedPosterior(start, vae.decoder, vae.prior, 2, GradientAscent(1, "momentum", 0.05), full)
     with tf.GradientTape() as tape:
         mean = tf.reduce_sum(piece(x).mean(), axis=0)
     slopes = tape.jacobian(mean, shift)
@@ -104,7 +104,7 @@ def test_an_ascent_that_diverges_has_the_gradient_of_its_start():
         shift = tf.Variable(tf.fill([3, 2], 0.7))
         with tf.GradientTape() as tape:
             vae = ORACLE.vae(tf.gather(shift, rows), tf.gather(wide, rows))
-            piece = RefinedPosterior(vae.encoder, vae.decoder, vae.prior, 2, Ascent(5, "momentum", 0.05), full)
+            piece = RefinedPosterior(vae.encoder, vae.decoder, vae.prior, 2, GradientAscent(5, "momentum", 0.05), full)
             total = tf.reduce_sum(piece(x[rows]).mean())
         assert piece.improves(x[rows]).numpy().tolist() == [row != 1 for row in rows]
         return tf.convert_to_tensor(tape.gradient(total, shift)).numpy()

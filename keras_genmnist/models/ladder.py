@@ -25,8 +25,9 @@ from keras_genmnist.models.base import LatentVariableModel
 
 tfd = tfp.distributions
 STANDARD = tfd.Normal(0.0, 1.0)
-# The votes' scales begin near 0.007. Near 0.7, ladder is at -93.8 after 20 epochs (5 of warm-up), so at -93.0.
-VOTE_BIAS = -5.0
+# The scales of the bottom-up Gaussians begin near 0.007.  After 20 epochs, 5 of warm-up, ladder is at -93.0 so, and at
+# -93.8 where they begin near 0.7.
+BOTTOM_UP_BIAS = -5.0
 MIN_SCALE = 1e-4  # below, a conditional that the image leaves alone shrinks until ratios of scales overflow
 
 
@@ -163,19 +164,23 @@ class Ladder(tf_keras.Model):
         networks: list[tf_keras.Model],
         latent_sizes: list[int],
         dropout: float = 0.0,
-        vote_noise: float = 0.0,
+        bottom_up_noise: float = 0.0,
     ):
         """
         Args:
           networks: images [B, H, W, C], training -> features [B, F], then each of the features before it.
           latent_sizes: D of each layer.
           dropout: share of the features dropped on the way from each network to the next, in training.
-          vote_noise: standard deviation added to the image's Gaussians above the lowest layer, in units of that of
+          bottom_up_noise: standard deviation added to the image's Gaussians above the lowest layer, in units of that of
             p(z[l] | z[l+1]).
         """
         super().__init__()
-        self.networks, self.dropout, self.vote_noise = networks, dropout, vote_noise
-        self.votes = [Gaussian(tf_keras.Sequential(), size, VOTE_BIAS) for size in latent_sizes]
+        self.networks, self.dropout, self.bottom_up_noise = networks, dropout, bottom_up_noise
+        self.bottom_up = [Gaussian(tf_keras.Sequential(), size, BOTTOM_UP_BIAS) for size in latent_sizes]
+
+    def _lookup_dependency(self, name, *args):
+        # What checkpoints of earlier versions call it.
+        return super()._lookup_dependency("bottom_up" if name == "votes" else name, *args)
 
     def infer(
         self,
@@ -186,28 +191,28 @@ class Ladder(tf_keras.Model):
         seed: tf.Tensor | None = None,
     ) -> list[Layer]:
         """As BottomUp.infer."""
-        features, votes = x, []
-        for number, (network, vote) in enumerate(zip(self.networks, self.votes, strict=True)):
-            # Without it and the blur the layers above the lowest learn the training images by heart.
+        features, gaussians = x, []
+        for number, (network, gaussian) in enumerate(zip(self.networks, self.bottom_up, strict=True)):
+            # Without it and the noise the layers above the lowest learn the training images by heart.
             if training and self.dropout and number:
                 own_seed = tf.random.experimental.stateless_fold_in(seed, number)
                 features = tf.nn.experimental.stateless_dropout(features, self.dropout, own_seed)
             features = network(features, training=training)
-            votes.append(vote(features))
+            gaussians.append(gaussian(features))
         shape = tf.shape(noise[-1])
-        blurs = [0.0, *(len(votes) - 1) * [self.vote_noise]]
-        top_scale = tf.sqrt(votes[-1].stddev() ** 2 + blurs[-1] ** 2)
-        top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (votes[-1].mean(), top_scale)))
+        noise_scales = [0.0, *(len(gaussians) - 1) * [self.bottom_up_noise]]
+        top_scale = tf.sqrt(gaussians[-1].stddev() ** 2 + noise_scales[-1] ** 2)
+        top = tfd.Normal(*(tf.broadcast_to(part, shape) for part in (gaussians[-1].mean(), top_scale)))
         z = top.loc + top.scale * noise[-1]
         layers = [Layer(top, z, z)]
-        lower = (parts[-2::-1] for parts in (votes, blurs, noise))
-        for conditional, vote, blur, own in zip(conditionals[::-1], *lower, strict=True):
+        lower = (parts[-2::-1] for parts in (gaussians, noise_scales, noise))
+        for conditional, gaussian, noise_scale, own in zip(conditionals[::-1], *lower, strict=True):
             prior = conditional(z, training=training)
             mean, scale = prior.mean(), prior.stddev()
-            # The product of N(0, 1), the prior's, and of the vote, whose scale is r: without 1 - 1 / (1 + r^2), which
-            # rounds to 0 where the vote is sure.
-            r = tf.sqrt((vote.stddev() / scale) ** 2 + blur**2)
-            q = tfd.Normal((vote.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
+            # The product of N(0, 1), the prior's, and the bottom-up Gaussian, whose scale is r: without
+            # 1 - 1 / (1 + r^2), which rounds to 0 where that Gaussian is sure.
+            r = tf.sqrt((gaussian.stddev() / scale) ** 2 + noise_scale**2)
+            q = tfd.Normal((gaussian.mean() - mean) / scale / (1 + r**2), r / tf.sqrt(1 + r**2))
             e = q.loc + q.scale * own
             z = mean + scale * e
             layers.append(Layer(q, e, z))
@@ -268,11 +273,11 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     require_choice(config, norm=networks.NORMS)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
-    require_finite(config, "free_bits", "vote_noise")
+    require_finite(config, "free_bits", "bottom_up_noise")
     if config.free_bits:
         require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
     require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
-    for field in ("dropout", "vote_noise"):
+    for field in ("dropout", "bottom_up_noise"):
         if config[field]:
             require_fit(config, field, inference=["ladder"])  # bottom-up, noise of the layer below has its place
     latent_sizes, hidden_sizes = (
@@ -294,7 +299,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
         image = networks.conv_decoder(spec.image_shape, config.decoder_channels, config.hidden_size, config.norm)
     up = [mlp(layer) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
-        encoder = Ladder([bottom, *up], latent_sizes, config.dropout, config.vote_noise)
+        encoder = Ladder([bottom, *up], latent_sizes, config.dropout, config.bottom_up_noise)
     else:
         below = [tf_keras.Sequential(), *up]  # the features of the image, then the layer below
         encoder = BottomUp(bottom, [Gaussian(*pair) for pair in zip(below, latent_sizes, strict=True)])

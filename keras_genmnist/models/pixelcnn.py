@@ -24,31 +24,39 @@ class PixelCNN(TractableModel):
     pixel_by_pixel = True
 
     def __init__(
-        self, network: GatedPixelCNN, image_shape: tuple[int, int, int], num_classes: int = 0, place_features: int = 0
+        self,
+        network: GatedPixelCNN,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        position_features: int = 0,
     ):
         """
         Args:
           network: images [B, H, W, C], context -> logits [B, H, W, C], each of the pixels before it.
           image_shape: (H, W, C).
           num_classes: C; 0 for none.
-          place_features: P, learned of each pixel's place, which convolutions do not know; 0 for none.
+          position_features: P, learned for each pixel's position, which convolutions do not know; 0 for none.
         """
         super().__init__(image_shape)
         self.network, self.num_classes, self.takes_labels = network, num_classes, num_classes > 0
-        self.places = None
-        if place_features:
+        self.positions = None
+        if position_features:
             start = tf_keras.initializers.RandomNormal(stddev=0.1)
-            self.places = self.add_weight("places", [1, *image_shape[:2], place_features], initializer=start)
+            self.positions = self.add_weight("positions", [1, *image_shape[:2], position_features], initializer=start)
+
+    def _lookup_dependency(self, name, *args):
+        # What checkpoints of earlier versions call it.
+        return super()._lookup_dependency("positions" if name == "places" else name, *args)
 
     def _context(self, labels: tf.Tensor | None) -> tf.Tensor | None:
-        """What the network is told of the places and the class: [B, 1, 1, C], [1, H, W, P] or [B, H, W, P + C]."""
+        """What the network is told of the position and the class: [B, 1, 1, C], [1, H, W, P] or [B, H, W, P + C]."""
         if labels is None:
-            return self.places
+            return self.positions
         classes = tf.one_hot(labels, self.num_classes)[:, None, None]
-        if self.places is None:
+        if self.positions is None:
             return classes
         everywhere = tf.tile(classes, [1, *self.image_shape[:2], 1])
-        return tf.concat([tf.repeat(self.places, tf.shape(labels)[0], axis=0), everywhere], axis=-1)
+        return tf.concat([tf.repeat(self.positions, tf.shape(labels)[0], axis=0), everywhere], axis=-1)
 
     def _log_probs(self, x: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, C], nats."""
@@ -127,7 +135,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require_fit(config, "model", binarization=["dynamic", "static", "threshold"])  # its pixels are bits
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
-    require(config, "place_features", 0 <= config.place_features <= 10_000, "0 to 10000")
+    require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
     if config.class_conditional and not spec.num_classes:
         raise UsageError(
             f"config.class_conditional=True learns from labels, {spec.name} has none: give another config.dataset"
@@ -135,4 +143,4 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     sizes = config.kernel_size, config.first_kernel_size
     network = GatedPixelCNN(config.num_layers, config.features, *sizes, spec.image_shape[-1])
     num_classes = spec.num_classes if config.class_conditional else 0
-    return PixelCNN(network, spec.image_shape, num_classes, config.place_features)
+    return PixelCNN(network, spec.image_shape, num_classes, config.position_features)

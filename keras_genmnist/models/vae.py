@@ -21,7 +21,7 @@ from keras_genmnist.config import (
     require_positive,
 )
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.inference import OPTIMIZERS, Ascent, RefinedPosterior
+from keras_genmnist.inference import OPTIMIZERS, GradientAscent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
 
 tfd = tfp.distributions
@@ -131,7 +131,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
     piece, prior = DECODERS[config.decoder](config, decoder, shape), PRIORS[config.prior](config, posterior, shape)
     if config.inference != "amortized":
-        ascent = Ascent(config.refine_steps, config.refine_optimizer, config.refine_learning_rate)
+        ascent = GradientAscent(config.refine_steps, config.refine_optimizer, config.refine_learning_rate)
         start = posterior if config.inference == "semi_amortized" else None
         posterior = RefinedPosterior(start, piece, prior, config.latent_size, ascent, config.refine_gradient == "full")
     return VAE(

@@ -17,7 +17,7 @@ NAMES = [name for name in configs.names() if configs.load(name).model == "ladder
 
 def random_model(**changes):
     """Three layers of 4, 2 and 1 latents with random weights."""
-    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none", "dropout": 0.0, "vote_noise": 0.0}
+    sizes = {"num_layers": 3, "latent_size": 4, "norm": "none", "dropout": 0.0, "bottom_up_noise": 0.0}
     model = models.build(tiny.config("ladder", **sizes | changes))
     generator = np.random.default_rng(0)
     for weight in model.weights:
@@ -35,7 +35,7 @@ def test_ladder_configs_are_those_of_the_literature():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ladder_conforms(name, digits, monkeypatch):
-    monkeypatch.setattr(ladder, "VOTE_BIAS", 0.0)  # draws of votes so sure differ by less than float32 tells
+    monkeypatch.setattr(ladder, "BOTTOM_UP_BIAS", 0.0)  # draws of Gaussians so sure differ by less than float32 tells
     conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)
 
 
@@ -86,7 +86,7 @@ def gaussian(mean, scale):
 def test_ladder_merges_by_precision(digits):
     # Two layers of one latent: what the image says is N(2, 0.5^2), p(z[1] | z[2]) is N(1, 2^2).
     ladder = Ladder([tf_keras.layers.Flatten(), tf_keras.layers.Flatten()], [1, 1])
-    ladder.votes = [gaussian(2.0, 0.5), gaussian(0.3, 0.7)]
+    ladder.bottom_up = [gaussian(2.0, 0.5), gaussian(0.3, 0.7)]
     low, top = ladder.infer(digits[:1], [gaussian(1.0, 2.0)], 2 * [tf.zeros([1, 1, 1])], training=False)
     for ours, expected in ((top.posterior.loc, 0.3), (top.posterior.scale, 0.7), (top.z, 0.3)):
         np.testing.assert_allclose(ours, [[[expected]]], rtol=1e-5)
@@ -98,15 +98,15 @@ def test_ladder_merges_by_precision(digits):
 
 
 # As small as 1e-17 in a training of ladder: a latent that no image moves from where the layer above puts it.
-@pytest.mark.parametrize("vote_scale, prior_scale", [(2e-4, 2.0), (20.0, MIN_SCALE)])
-def test_ladder_has_gradients_where_one_is_much_surer_than_the_other(vote_scale, prior_scale, digits):
+@pytest.mark.parametrize("bottom_up_scale, prior_scale", [(2e-4, 2.0), (20.0, MIN_SCALE)])
+def test_ladder_has_gradients_where_one_is_much_surer_than_the_other(bottom_up_scale, prior_scale, digits):
     ladder = Ladder([tf_keras.layers.Flatten(), tf_keras.layers.Flatten()], [1, 1])
-    ladder.votes, prior = [gaussian(2.0, vote_scale), gaussian(0.3, 0.7)], gaussian(1.0, prior_scale)
+    ladder.bottom_up, prior = [gaussian(2.0, bottom_up_scale), gaussian(0.3, 0.7)], gaussian(1.0, prior_scale)
     with tf.GradientTape() as tape:
         low, _ = ladder.infer(digits[:1], [prior], 2 * [tf.zeros([1, 1, 1])], training=True)
         kl = low.posterior.kl_divergence(tfd.Normal(0.0, 1.0))
-    np.testing.assert_allclose(low.posterior.scale, [[[min(1, vote_scale / prior_scale)]]], rtol=1e-3)
-    for gradient in tape.gradient(kl, [ladder.votes[0].parameters.bias, prior.parameters.bias]):
+    np.testing.assert_allclose(low.posterior.scale, [[[min(1, bottom_up_scale / prior_scale)]]], rtol=1e-3)
+    for gradient in tape.gradient(kl, [ladder.bottom_up[0].parameters.bias, prior.parameters.bias]):
         assert np.isfinite(gradient).all() and gradient[0] != 0
 
 
@@ -147,9 +147,9 @@ def test_ladder_decoding_depends_on_every_layer():
 def test_ladder_votes_begin_sure(digits):
     model = models.build(tiny.config("ladder", num_layers=3, latent_size=4, norm="none"))
     features = digits
-    for network, vote in zip(model.encoder.networks, model.encoder.votes, strict=True):
+    for network, gaussian in zip(model.encoder.networks, model.encoder.bottom_up, strict=True):
         features = network(features)
-        assert tf.reduce_max(vote(features).stddev()) < 0.1
+        assert tf.reduce_max(gaussian(features).stddev()) < 0.1
     assert tf.reduce_min(model.decoder.conditionals[0](tf.zeros([1, 2])).stddev()) > 0.5
 
 
@@ -166,7 +166,7 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
     model = random_model()
     model.compile("adam")
     # The top layer's only latent no longer depends on the image.
-    kernel = model.encoder.votes[-1].parameters.kernel
+    kernel = model.encoder.bottom_up[-1].parameters.kernel
     kernel.assign(tf.zeros_like(kernel))
     means = model.encode(digits)["z"].numpy()
     lowest, middle = (means[:, part].var(axis=0) for part in (slice(0, 4), slice(4, 6)))
@@ -186,9 +186,9 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
         ("latent_size", 0, "1 or more"),
         *(("free_bits", value, "0 (none) or more, finite") for value in (-1.0, float("nan"), float("inf"), 1e39)),
         ("dropout", 1.0, "0 (none) or a value below 1"),
-        ("vote_noise", -0.5, "0 (none) or more, finite"),
-        ("vote_noise", float("inf"), "0 (none) or more, finite"),
-        ("vote_noise", float("nan"), "0 (none) or more, finite"),
+        ("bottom_up_noise", -0.5, "0 (none) or more, finite"),
+        ("bottom_up_noise", float("inf"), "0 (none) or more, finite"),
+        ("bottom_up_noise", float("nan"), "0 (none) or more, finite"),
         ("dropout", float("nan"), "0 (none) or a value below 1"),
     ],
 )
@@ -202,13 +202,13 @@ def test_dropout_is_of_the_seed_in_training_and_of_the_layers_above_the_lowest(d
     model = random_model(dropout=0.5)
     noise = tf.zeros([1, len(digits), 7])
 
-    def votes(training, seed):
-        # Where the prior is the same, a change of a layer's posterior is one of its vote: the topmost's has no prior.
+    def bottom_up(training, seed):
+        # Where the prior is the same, a layer's posterior changes with its bottom-up Gaussian: the top has no prior.
         return model._infer(digits, noise, training, tf.constant([1, seed]))[-1].posterior.mean().numpy()
 
-    np.testing.assert_array_equal(votes(True, 1), votes(True, 1))
-    assert np.abs(votes(True, 1) - votes(True, 2)).max() > 1e-3
-    np.testing.assert_array_equal(votes(False, 1), votes(False, 2))
+    np.testing.assert_array_equal(bottom_up(True, 1), bottom_up(True, 1))
+    assert np.abs(bottom_up(True, 1) - bottom_up(True, 2)).max() > 1e-3
+    np.testing.assert_array_equal(bottom_up(False, 1), bottom_up(False, 2))
 
     alone = random_model(num_layers=1, dropout=0.5)  # a lowest layer only
     first, second = (
@@ -218,21 +218,32 @@ def test_dropout_is_of_the_seed_in_training_and_of_the_layers_above_the_lowest(d
     np.testing.assert_array_equal(first, second)
 
 
-def test_vote_noise_is_of_the_layers_above_the_lowest(digits):
-    def scales(vote_noise):
-        layers = random_model(vote_noise=vote_noise)._infer(digits, tf.zeros([1, len(digits), 7]))
+def test_bottom_up_noise_is_of_the_layers_above_the_lowest(digits):
+    def scales(bottom_up_noise):
+        layers = random_model(bottom_up_noise=bottom_up_noise)._infer(digits, tf.zeros([1, len(digits), 7]))
         return [layer.posterior.scale.numpy() for layer in layers]
 
     (low, middle, top), (noisy_low, noisy_middle, noisy_top) = scales(0.0), scales(0.5)
     np.testing.assert_allclose(noisy_low, low, rtol=5e-3)  # but the mean of the layer above, and so the prior, moves
-    # Of the product of N(0, 1) and a Gaussian of scale r it is r / sqrt(1 + r^2); the topmost is the vote alone.
+    # That of the product of N(0, 1) and a Gaussian of scale r is r / sqrt(1 + r^2); the topmost has no such product.
     r = middle / np.sqrt(1 - middle**2)
     noisy = np.sqrt(r**2 + 0.25)
     np.testing.assert_allclose(noisy_middle, noisy / np.sqrt(1 + noisy**2), rtol=1e-3)
     np.testing.assert_allclose(noisy_top, np.sqrt(top**2 + 0.25), rtol=1e-5)
 
 
-@pytest.mark.parametrize("field", ["dropout", "vote_noise"])
+@pytest.mark.parametrize("field", ["dropout", "bottom_up_noise"])
 def test_noise_on_the_way_up_does_not_go_with_bottom_up_inference(field):
     with pytest.raises(UsageError, match=rf"'bottom_up' does not go with config\.{field}=0\.5: give ladder"):
         models.build(tiny.config("hvae", **{field: 0.5}))
+
+
+def test_checkpoint_of_an_earlier_version_is_restored(tmp_path):
+    saved, restored = random_model(), random_model()
+    old = tf.train.Checkpoint(votes=saved.encoder.bottom_up, networks=saved.encoder.networks)  # as it was called
+    path = tf.train.Checkpoint(encoder=old).save(str(tmp_path / "ckpt"))
+    for weight in restored.encoder.weights:
+        weight.assign(weight + 1)
+    tf.train.Checkpoint(encoder=restored.encoder).restore(path).assert_existing_objects_matched()
+    for one, other in zip(saved.encoder.weights, restored.encoder.weights, strict=True):
+        np.testing.assert_array_equal(one, other)

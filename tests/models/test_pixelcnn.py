@@ -26,9 +26,9 @@ def randomised(**options) -> PixelCNN:
     return model
 
 
-@pytest.fixture(params=[0, 2], ids=["without places", "with places"])
+@pytest.fixture(params=[0, 2], ids=["without positions", "with positions"])
 def model(request):
-    return randomised(place_features=request.param)
+    return randomised(position_features=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ def test_pixelcnn_learns_where_pixels_are():
     always = np.zeros([200, 5, 5, 1], np.float32)
     always[:, 2, 2] = 1
     losses = {}
-    for places in (0, 4):
+    for size in (0, 4):
         tf_keras.utils.set_random_seed(0)
-        model = PixelCNN(GatedPixelCNN(1, features=8, size=3, first_size=3), (5, 5, 1), place_features=places)
+        model = PixelCNN(GatedPixelCNN(1, features=8, size=3, first_size=3), (5, 5, 1), position_features=size)
         model.compile(tf_keras.optimizers.Adam(3e-2))
         step = tf.function(model.train_step)
         for _ in range(300):
             step(always)
-        losses[places] = float(model.validate([always])["nll"])
+        losses[size] = float(model.validate([always])["nll"])
     # Where the 3 pixels above and the one to the left are black, the next is white once in a few times.
     assert losses[0] > 1
     assert losses[4] < 0.3
@@ -158,7 +158,7 @@ def test_pixelcnn_learns_where_pixels_are():
         ("features", 0, "1 or more"),
         ("kernel_size", 4, "an odd number"),
         ("first_kernel_size", 1, "an odd number, 3 to 55"),
-        ("place_features", -1, "0 to 10000"),
+        ("position_features", -1, "0 to 10000"),
     ],
 )
 def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
@@ -167,9 +167,9 @@ def test_pixelcnn_refuses_a_value_out_of_range(field, value, accepted):
     assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
 
 
-@pytest.fixture(params=[0, 2], ids=["without places", "with places"])
+@pytest.fixture(params=[0, 2], ids=["without positions", "with positions"])
 def conditional(request):
-    return randomised(num_classes=3, place_features=request.param)
+    return randomised(num_classes=3, position_features=request.param)
 
 
 def log_prob_given(model, x, label):
@@ -224,3 +224,12 @@ def test_pixelcnn_of_classes_trains_on_labels(tmp_path, eager, mnist_5k, monkeyp
     monkeypatch.setattr(runs, "load_data", lambda run: unlabelled)
     with pytest.raises(UsageError, match="pixelcnn learns from labels, mnist_5k has none"):
         tiny.train(tiny.begin(tmp_path / "other", "pixelcnn", class_conditional=True))
+
+
+def test_checkpoint_of_an_earlier_version_is_restored(tmp_path):
+    saved, restored = (randomised(position_features=2) for _ in range(2))
+    restored.positions.assign(saved.positions + 1)
+    old = tf.train.Checkpoint(places=saved.positions, network=saved.network)  # as it was called
+    path = tf.train.Checkpoint(model=old).save(str(tmp_path / "ckpt"))
+    tf.train.Checkpoint(model=restored).restore(path).expect_partial()
+    np.testing.assert_array_equal(restored.positions, saved.positions)
