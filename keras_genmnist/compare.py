@@ -12,9 +12,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from keras_genmnist import bounds, evaluate, files, images, likelihood, models, runs, training
+from keras_genmnist import bounds, datasets, evaluate, files, images, likelihood, models, runs, training
 from keras_genmnist import config as configs
-from keras_genmnist.datasets import eval_batches
+from keras_genmnist.datasets import DatasetSpec, eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import save
 from keras_genmnist.models.base import GenerativeModel
@@ -34,7 +34,7 @@ def compare(
     Args:
       names: configs of models with a likelihood.
       minutes: of training, for each that is missing.
-      dataset: that they learn from.
+      dataset: that they learn from: a name or a path.
       num_draws: of the importance-weighted NLL.
       workdir: WORKDIR/NAME are the runs; one that is there is used as it is, or trained to its end.
       out: the folder of the picture, NAME.png with the name of `workdir`.
@@ -47,7 +47,8 @@ def compare(
       Fault: if data or weights are damaged.
     """
     likelihood.require_memory(num_draws)
-    planned = {name: _config(name, dataset) for name in names}
+    spec = datasets.spec(dataset) or datasets.load(dataset).spec  # the latter refuses a name that is none
+    planned = {name: _config(name, dataset, spec) for name in names}
     present = {name: runs.load(workdir / name) for name in names if runs.exists(workdir / name)}
     for name, run in present.items():
         if (run.name, run.config.dataset) != (name, dataset):
@@ -84,15 +85,15 @@ def compare(
         shown[name] = tf.function(model.sample)(SHOWN, run.config.seed)["probabilities"].numpy()
     files.write_json(workdir / "compare.json", found)
     print(f"{table(found)}\nwrote {workdir / 'compare.json'}")
-    save(figure(found, shown, dataset), out / f"{runs.title(workdir)}.png")
+    save(figure(found, shown, spec.name), out / f"{runs.title(workdir)}.png")
     return found
 
 
-def _config(name: str, dataset: str) -> ConfigDict:
+def _config(name: str, dataset: str, spec: DatasetSpec) -> ConfigDict:
     config = configs.load(name)
     config.dataset = dataset
     training.check_config(config)
-    if models.build(config).likelihood is None:
+    if models.build(config, spec).likelihood is None:
         raise UsageError(f"{name} has no likelihood to compare: leave it out")
     return config
 

@@ -143,3 +143,8 @@ def test_the_warm_up_stays_the_same_share_of_the_training(monkeypatch):
     budgeted = compare._within("ladder", config, 62)
     assert (budgeted.epochs, budgeted.warmup_epochs) == (30, 3)
     assert (config.epochs, config.warmup_epochs) == (500, 50)
+
+
+def test_dataset_that_is_none_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown dataset 'minst'; did you mean mnist\?"):
+        compare.compare(["vae", "iaf"], 5, "minst", 2, tmp_path, tmp_path, "")
