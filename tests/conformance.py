@@ -6,6 +6,7 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import bounds, export, models
+from keras_genmnist import signatures as exported
 from keras_genmnist.models.base import DecoderModel, GenerativeModel
 from keras_genmnist.signatures import CHUNK
 
