@@ -11,6 +11,7 @@ from keras_genmnist.autoregressive import GatedPixelCNN
 
 tfd, tfpl = tfp.distributions, tfp.layers
 LOG_2_PI = np.log(2 * np.pi).astype(np.float32)
+START_LOG_SCALE = -2.0  # of LogisticDecoder
 
 
 class Posterior(tf_keras.Model):
@@ -193,6 +194,76 @@ class AutoregressiveBernoulli:
         )
         log_probs = -tf.nn.sigmoid_cross_entropy_with_logits(x, self.pixelcnn(x, self.context))
         return tf.reshape(tf.reduce_sum(log_probs, axis=[1, 2, 3]), self.batch_shape)
+
+
+class LogisticDecoder(tf_keras.Model):
+    """p(x | z) = prod{ DiscretizedLogistic(x[i]; location(z)[i], scale[c]) : pixels i, each of a channel c }.
+
+    z [..., D] -> distribution over images of grey levels.  The scale of each channel is learned, the same for all
+    images.
+
+    Source: Kingma et al. (2016), section 6.2 and appendix C, arxiv.org/abs/1606.04934
+    """
+
+    def __init__(self, network: tf_keras.Model, image_shape: tuple[int, int, int]):
+        super().__init__()
+        self.network, self.image_shape = network, image_shape
+        self.log_scale = _variable(lambda shape: tf.fill(shape, START_LOG_SCALE), [image_shape[-1]], "log_scale")
+
+    def call(self, z, training=False):
+        # Draws and images folded into one axis for the network, and back.
+        location = self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
+        shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
+        return DiscretizedLogistic(tf.reshape(location, shape), self.log_scale)
+
+    def draw(self, z, uniform):
+        """As BernoulliDecoder.draw; the images are of grey levels, and the probabilities their mean image."""
+        distribution = self(z)
+        return {"images": distribution.quantile(uniform), "probabilities": distribution.mean()}
+
+
+class DiscretizedLogistic:
+    """A logistic distribution, rounded to the nearest of the 256 levels k / 255: what the models need of it.
+
+    The levels 0 and 1 also have all that is below and above them, so that the 256 probabilities sum to one.
+
+    Source: Salimans et al. (2017), equations 1 and 2, arxiv.org/abs/1701.05517
+    """
+
+    def __init__(self, location: tf.Tensor, log_scale: tf.Tensor):
+        """
+        Args:
+          location: [..., H, W, C]; it may be outside [0, 1], where more than half of the probability is at an end.
+          log_scale: broadcasts to the location.
+        """
+        self.location, self.log_scale = location, log_scale
+
+    def log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        """Of images [..., H, W, C] of levels k / 255: [...], nats."""
+        half, inverse = 0.5 / 255, tf.exp(-self.log_scale)
+        upper, lower = (x + half - self.location) * inverse, (x - half - self.location) * inverse
+        # sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)), which is exact in
+        # both tails, where the difference of two numbers close to 0 or to 1 would be lost.
+        inner = (x > 0) & (x < 1)
+        # Not by tfp.math.log1mexp, whose gradient is not a number where the scale is large.
+        log_probs = tf.where(inner, tf.math.log(-tf.math.expm1(-2 * half * inverse)), 0.0)
+        log_probs -= tf.where(x < 1, tf.nn.softplus(-upper), 0.0) + tf.where(x > 0, tf.nn.softplus(lower), 0.0)
+        return tf.reduce_sum(log_probs, axis=[-3, -2, -1])
+
+    def quantile(self, uniform: tf.Tensor | float) -> tf.Tensor:
+        """The levels, in [0, 1], at or below which this share lies; of uniform numbers in [0, 1) draws."""
+        logit = tf.math.log(uniform) - tf.math.log1p(-uniform)
+        value = self.location + tf.exp(self.log_scale) * logit
+        return tf.round(255 * tf.clip_by_value(value, 0.0, 1.0)) / 255
+
+    def mean(self) -> tf.Tensor:
+        """The mean, in [0, 1], before it is rounded to levels: that of the logistic's values, each moved into [0, 1].
+
+        It is the integral of the probability to be above t over t in [0, 1].
+        """
+        scale = tf.exp(self.log_scale)
+        below, above = (tf.nn.softplus(-tf.abs(self.location - end) / scale) for end in (0.0, 1.0))
+        return tf.clip_by_value(self.location, 0.0, 1.0) + scale * (below - above)
 
 
 class StandardNormal(tf.Module):

@@ -1,4 +1,6 @@
+import decimal
 import itertools
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.distributions import (
     BernoulliDecoder,
     DiagonalMixture,
+    DiscretizedLogistic,
+    LogisticDecoder,
     PixelCNNDecoder,
     Posterior,
     StandardNormal,
@@ -193,3 +197,115 @@ def test_DiagonalMixture_log_prob_is_that_of_tfp(shape):
     log_prob = DiagonalMixture(weights, components).log_prob(z)
     assert log_prob.shape == shape[:-1]
     np.testing.assert_allclose(log_prob, tfd.MixtureSameFamily(weights, components).log_prob(z), rtol=1e-4)  # float32
+
+
+LEVELS = (np.arange(256) / 255).astype(np.float32)
+
+
+def exact_log_prob(levels, location, scale):
+    """Salimans et al. (2017), equation 2, with 60 digits: of levels 0..255, numbers of the same shape, nats."""
+    found = []
+    with decimal.localcontext(decimal.Context(prec=60)):
+        for k, m, s in zip(levels, location, scale, strict=True):
+            a, b = ((Decimal(2 * int(k) + side) / 510 - Decimal(float(m))) / Decimal(float(s)) for side in (1, -1))
+            if b > 0:  # of both tails alike, the one whose distribution functions are not all 1
+                a, b, left, right = -b, -a, k == 255, k == 0
+            else:
+                left, right = k == 0, k == 255
+            below, above = (1 / (1 + (-edge).exp()) for edge in (b, a))
+            found.append(float(((1 if right else above) - (0 if left else below)).ln()))
+    return np.array(found)
+
+
+def logistic(location, scale):
+    """A pixel of each location and scale, which broadcast."""
+    location, scale = np.broadcast_arrays(np.asarray(location, np.float32), np.asarray(scale, np.float32))
+    return DiscretizedLogistic(
+        tf.constant(location)[..., None, None, None], tf.constant(np.log(scale))[..., None, None, None]
+    )
+
+
+@pytest.mark.parametrize("location", [-30.0, -0.1, 0.0, 0.3, 0.5019, 1.0, 7.0])
+@pytest.mark.parametrize("scale", [1e-4, 0.01, 0.3, 50.0])
+def test_discretized_logistic_is_exact_and_sums_to_one(location, scale):
+    own = logistic(location, scale).log_prob(LEVELS[:, None, None, None]).numpy()
+    given = np.float32(location), np.exp(np.log(np.float32(scale)).astype(np.float64))
+    exact = exact_log_prob(range(256), *([value] * 256 for value in given))
+    # Of float32, in which the distance from the mean, in scales, has a relative error of a few times 6e-8.
+    np.testing.assert_allclose(own, exact, rtol=3e-6, atol=3e-6 * (1 + abs(location)) / scale)
+    assert np.exp(own.astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_discretized_logistic_is_that_of_tfp():
+    location, scale = np.float32([0.2, 0.9]), np.float32([0.05, 0.2])
+    theirs = tfd.QuantizedDistribution(tfd.Logistic(255 * location - 0.5, 255 * scale), low=0.0, high=255.0).log_prob(
+        np.arange(256, dtype=np.float32)[:, None]
+    )
+    own = logistic(location, scale).log_prob(LEVELS[:, None, None, None, None])
+    np.testing.assert_allclose(own, theirs, rtol=1e-3, atol=1e-3)  # TFP's is a difference of float32 logarithms
+
+
+def test_discretized_logistic_has_finite_gradients_everywhere():
+    location = tf.Variable(np.float32([-1e6, -3.0, 0.0, 0.5, 1.0, 3.0, 1e6])[:, None, None, None, None])
+    log_scale = tf.Variable(np.log(np.float32([1e-6, 1e-3, 0.1, 1e6]))[:, None, None, None])
+    with tf.GradientTape() as tape:
+        log_prob = DiscretizedLogistic(location, log_scale).log_prob(LEVELS[:, None, None, None, None, None])
+    assert log_prob.shape == (256, 7, 4)
+    assert np.isfinite(log_prob).all() and (log_prob.numpy() <= 0).all()
+    assert all(np.isfinite(slope).all() for slope in tape.gradient(log_prob, [location, log_scale]))
+
+
+def test_discretized_logistic_draws_its_levels_with_their_probabilities():
+    # Of evenly spaced uniform numbers, as many are at or below a level as its distribution function says.
+    uniform = ((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
+    for location, scale in ((0.4, 0.02), (-0.05, 0.1), (1.2, 0.3)):
+        drawn = logistic(location, scale).quantile(uniform[:, None, None, None]).numpy().ravel()
+        np.testing.assert_array_equal(np.unique(drawn), np.intersect1d(LEVELS, drawn))  # the very numbers
+        log_prob = logistic(location, scale).log_prob(LEVELS[:, None, None, None]).numpy()
+        shares = np.bincount(np.rint(255 * drawn).astype(int), minlength=256) / len(uniform)
+        np.testing.assert_allclose(shares, np.exp(log_prob), atol=2.1 / 2**16)
+    assert set(logistic([-3e4, 3e4], 0.1).quantile(0.0).numpy().ravel()) == {0}  # of which the logit is -infinity
+
+
+@pytest.mark.parametrize("location", [-1e5, -0.3, 0.0, 0.2, 1.0, 1.4, 1e5])
+@pytest.mark.parametrize("scale", [1e-3, 0.03, 0.5])
+def test_discretized_logistic_mean_is_the_mean_level(location, scale):
+    own = logistic(location, scale)
+    mean = (np.exp(own.log_prob(LEVELS[:, None, None, None]).numpy().astype(np.float64)) * LEVELS).sum()
+    assert 0 <= own.mean().numpy().item() <= 1
+    assert own.mean().numpy().item() == pytest.approx(mean, abs=0.51 / 255)  # half a level, where the scale is less
+    if scale > 1 / 255:
+        assert own.mean().numpy().item() == pytest.approx(mean, abs=2e-4)
+
+
+@pytest.fixture
+def logistic_decoder():
+    """Of 3 x 4 images in colour from two latent dimensions, the scale of each channel its own."""
+    decoder = LogisticDecoder(tf_keras.layers.Dense(36, bias_initializer="random_normal"), (3, 4, 3))
+    decoder(tf.zeros([1, 2]))
+    decoder.log_scale.assign([-1.0, -2.0, -3.0])
+    return decoder
+
+
+def test_logistic_decoder_adds_up_pixels_and_channels(logistic_decoder, z):
+    levels = np.random.default_rng(0).integers(0, 256, [5, 3, 4, 3])
+    levels[0, 0, 0] = [0, 255, 7]
+    own = logistic_decoder(z).log_prob((levels / 255).astype(np.float32))
+    assert own.shape == (4, 5)
+    location = logistic_decoder.network(tf.reshape(z, [-1, 2])).numpy().reshape(4, 5, 36)
+    scale = np.broadcast_to(np.exp(logistic_decoder.log_scale.numpy()), [12, 3]).ravel()
+    for s, b in ((0, 0), (3, 4)):
+        np.testing.assert_allclose(own[s, b], exact_log_prob(levels[b].ravel(), location[s, b], scale).sum(), rtol=1e-5)
+
+
+def test_logistic_decoder_draws_levels_and_their_mean_image(logistic_decoder, z):
+    uniform = tf.random.stateless_uniform([4, 5, 3, 4, 3], [3, 4])
+    drawn = logistic_decoder.draw(z, uniform)
+    np.testing.assert_array_equal(drawn["probabilities"], logistic_decoder(z).mean())
+    assert drawn["images"].shape == drawn["probabilities"].shape == (4, 5, 3, 4, 3)
+    np.testing.assert_array_equal(drawn["images"], LEVELS[np.rint(255 * drawn["images"].numpy()).astype(int)])
+    # The mean of 4,000 draws of an image.
+    many = tf.random.stateless_uniform([4000, 1, 3, 4, 3], [5, 6])
+    images = logistic_decoder.draw(tf.tile(z[:1, :1], [4000, 1, 1]), many)["images"].numpy()
+    error = images.std(axis=0) / np.sqrt(4000)
+    assert (np.abs(images.mean(axis=0) - drawn["probabilities"][0, :1]) < 5 * error + 1e-3).all()
