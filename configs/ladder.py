@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
             "encoder_channels": 16,
             "decoder_channels": 32,
             "norm": "batch",
+            # Decoder: bernoulli, logistic (of grey levels)
+            "decoder": "bernoulli",
             # Against learning training images by heart.  Dropout between the networks on the way up: NLL 82.91, without
             # 83.00.  Noise in the bottom-up Gaussians above the lowest layer, in scales of the prior, with this
             # warm-up: 82.72.

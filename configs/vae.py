@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
             "prior_components": 500,  # of mixture and vamp
             "prior_steps": 4,  # of maf and realnvp
             "prior_size": 256,  # hidden units of a step's network
-            # Decoder: bernoulli, pixelcnn
+            # Decoder: bernoulli, pixelcnn, logistic (of grey levels)
             "decoder": "bernoulli",
             "pixelcnn_layers": 3,
             "pixelcnn_features": 16,  # of its maps, and of what the latents tell each pixel

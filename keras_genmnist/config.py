@@ -219,3 +219,20 @@ def require_fit(config: ConfigDict, other: str, **choices) -> None:
                 f"config.{field}={config[field]!r} does not go with config.{other}={config[other]!r}: "
                 f"give {', '.join(map(str, accepted))}"
             )
+
+
+def require_likelihood(config: ConfigDict, values: str) -> None:
+    """Checks that `config.decoder` has a likelihood of the pixels that `config.binarization` makes.
+
+    Args:
+      config: the config.
+      values: of the data set's images, "binary" or "grey".
+    Raises:
+      UsageError: naming two fields that do not go together, their values and the values accepted.
+    """
+    if values == "binary":
+        require_fit(config, "dataset", decoder=["bernoulli", "pixelcnn"], binarization=["dynamic", "static"])
+    elif config.decoder == "logistic":
+        require_fit(config, "decoder", binarization=["none"])
+    elif config.binarization == "none":
+        require_fit(config, "binarization", decoder=["logistic"])

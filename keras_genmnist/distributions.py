@@ -202,7 +202,7 @@ class LogisticDecoder(tf_keras.Model):
     z [..., D] -> distribution over images of grey levels.  The scale of each channel is learned, the same for all
     images.
 
-    Source: Kingma et al. (2016), section 6.2 and appendix C, arxiv.org/abs/1606.04934
+    Source: Kingma et al. (2016), section 6 and appendix C, arxiv.org/abs/1606.04934
     """
 
     def __init__(self, network: tf_keras.Model, image_shape: tuple[int, int, int]):

@@ -56,9 +56,9 @@ _RENAMED_FROM_2 = {"vote_noise": "bottom_up_noise", "place_features": "position_
 
 
 def _from_2(config: dict) -> dict:
-    return {"image_size": 0, "invert": False} | {
-        _RENAMED_FROM_2.get(field, field): value for field, value in config.items()
-    }
+    renamed = {_RENAMED_FROM_2.get(field, field): value for field, value in config.items()}
+    decoder = {"decoder": "bernoulli"} if config["model"] == "ladder" else {}
+    return {"image_size": 0, "invert": False} | decoder | renamed
 
 
 MIGRATIONS = [_from_1, _from_2]  # the first makes a config of schema 1 one of schema 2, and so on

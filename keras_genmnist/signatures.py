@@ -102,7 +102,8 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
 
         numbers = tf.range(tf.shape(images)[0])
         seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
-        return in_chunks(measured, checked(model, images, binary=True), seeds)
+        x = checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
+        return in_chunks(measured, x, seeds)
 
     return [encode, encode_draw, reconstruct, elbo]
 
@@ -210,6 +211,14 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor) -
 
     _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
     return {name: array.concat() for name, array in found.items()}
+
+
+def _levels(images: tf.Tensor) -> tf.Tensor:
+    """The levels k / 255 nearest to images in [0, 1], refused unless they are as near as four digits can be."""
+    levels = tf.round(255 * images)
+    message = "values of images are no grey levels: give pixels of k / 255, k from 0 to 255"
+    with tf.control_dependencies([tf.debugging.assert_less(tf.abs(255 * images - levels), 0.02, message)]):
+        return levels / 255
 
 
 def _finite(values: tf.Tensor, name: str) -> tf.Tensor:

@@ -71,6 +71,12 @@ def digits(mnist_5k) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def grey_digits(mnist_5k) -> np.ndarray:
+    """The same in grey levels k / 255."""
+    return mnist_5k.test.images[:8].astype(np.float32) / 255
+
+
+@pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Run:
     """A trained run with a latent of 2 dimensions.  Read it, and write elsewhere."""
     workdir = tmp_path_factory.mktemp("run") / "vae"

@@ -27,10 +27,18 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_of_any_image_shape_trains_and_draws(name, eager):
-    config = tiny.config(name, **MODELS[name])
+    _trains_and_draws(tiny.config(name, **MODELS[name]), levels=2)
+
+
+@pytest.mark.parametrize("name", ["vae", "vae_conv", "ladder", "ladder_conv"])
+def test_model_of_grey_levels_of_any_image_shape_trains_and_draws(name, eager):
+    _trains_and_draws(tiny.config(name, binarization="none", decoder="logistic"), levels=256)
+
+
+def _trains_and_draws(config, levels):
     model = models.build(config, DatasetSpec("own", SHAPE, num_classes=3))
     model.compile(**{optimizer: tf_keras.optimizers.Adam(1e-3) for optimizer in model.optimized})
-    images = np.random.default_rng(0).integers(0, 2, [6, *SHAPE]).astype(np.float32)
+    images = (np.random.default_rng(0).integers(0, levels, [6, *SHAPE]) / (levels - 1)).astype(np.float32)
     before = [weight.numpy() for weight in model.trainable_weights]
     for _ in range(2):  # what starts at zero hides what is behind it for a step
         logs = model.train_step((images, np.arange(6) % 3) if model.takes_labels else images)
@@ -39,3 +47,5 @@ def test_model_of_any_image_shape_trains_and_draws(name, eager):
     assert [weight.name for weight, old in pairs if (weight.numpy() == old).all()] == []
     drawn = model.sample(2, 1)
     assert drawn["images"].shape == drawn["probabilities"].shape == (2, *SHAPE)
+    if model.draws_bits or levels > 2:  # a GAN's images have no levels
+        np.testing.assert_allclose((levels - 1) * drawn["images"] % 1 % (1 - 1e-4), 0, atol=1e-4)

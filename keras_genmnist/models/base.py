@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
-from keras_genmnist.distributions import PixelCNNDecoder, base_of, point_of, sample_each
+from keras_genmnist.distributions import LogisticDecoder, PixelCNNDecoder, base_of, point_of, sample_each
 from keras_genmnist.inference import RefinedPosterior
 
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
@@ -245,6 +245,10 @@ class LatentVariableModel(DecoderModel):
         return isinstance(self.decoder, PixelCNNDecoder)
 
     @property
+    def draws_bits(self) -> bool:
+        return not isinstance(self.decoder, LogisticDecoder)
+
+    @property
     def layer_names(self) -> list[str]:
         """The metrics that are the KL of each layer; none where there is one layer, whose KL is `kl`."""
         return [f"kl_{number + 1}" for number in range(len(self.layer_sizes))] if len(self.layer_sizes) > 1 else []
@@ -260,7 +264,7 @@ class LatentVariableModel(DecoderModel):
         """Log densities of S draws from the posterior.
 
         Args:
-          x: images [B, H, W, C], binary.
+          x: images [B, H, W, C], binary or, of a model of grey levels, of levels k / 255.
           num_samples: S.
           seed: int32 [2]; or, but not in training, [B, 2], of each image's own draws.
           training: whether batch norm uses the batch's statistics.
@@ -274,7 +278,7 @@ class LatentVariableModel(DecoderModel):
         """Log densities of the draws that `noise` leads to.
 
         Args:
-          x: images [B, H, W, C], binary.
+          x: images [B, H, W, C], binary or, of a model of grey levels, of levels k / 255.
           noise: [S, B, D]; standard normal for draws from the posterior, and c times as much for draws from one whose
             scales are c times as large, each given what is drawn before it.
         Returns:

@@ -18,13 +18,21 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import networks
 from keras_genmnist.bounds import LogTerms, Objective
-from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
+from keras_genmnist.config import (
+    require,
+    require_choice,
+    require_finite,
+    require_fit,
+    require_likelihood,
+    require_positive,
+)
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.distributions import BernoulliDecoder, StandardNormal, draw_noise
+from keras_genmnist.distributions import BernoulliDecoder, LogisticDecoder, StandardNormal, draw_noise
 from keras_genmnist.models.base import LatentVariableModel
 
 tfd = tfp.distributions
 STANDARD = tfd.Normal(0.0, 1.0)
+DECODERS = {"bernoulli": BernoulliDecoder, "logistic": LogisticDecoder}
 # The scales of the bottom-up Gaussians begin near 0.007.  After 20 epochs, 5 of warm-up, ladder is at -93.0 so, and at
 # -93.8 where they begin near 0.7.
 BOTTOM_UP_BIAS = -5.0
@@ -60,7 +68,9 @@ class Gaussian(tf_keras.Model):
 class TopDown(tf_keras.Model):
     """p(x | e), e [..., D] -> distribution over images: from the topmost layer down to the image."""
 
-    def __init__(self, conditionals: list[Gaussian], decoder: BernoulliDecoder, layer_sizes: list[int]):
+    def __init__(
+        self, conditionals: list[Gaussian], decoder: BernoulliDecoder | LogisticDecoder, layer_sizes: list[int]
+    ):
         """
         Args:
           conditionals: p(z[l] | z[l+1]) for l = 1 .. L-1.
@@ -232,6 +242,10 @@ class HierarchicalVAE(LatentVariableModel):
         sizes = decoder.layer_sizes
         super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, layer_sizes=sizes)
 
+    @property
+    def draws_bits(self):
+        return not isinstance(self.decoder.decoder, LogisticDecoder)
+
     def _infer(
         self, x: tf.Tensor, noise: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
     ) -> list[Layer]:
@@ -267,10 +281,9 @@ class HierarchicalVAE(LatentVariableModel):
 
 def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     """The model of `config` for images of `spec`; raises UsageError for a value out of range."""
-    # Grey levels have no Bernoulli likelihood.
-    require_fit(config, "model", binarization=["dynamic", "static", "threshold"])
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
-    require_choice(config, norm=networks.NORMS)
+    require_choice(config, norm=networks.NORMS, decoder=DECODERS)
+    require_likelihood(config, spec.values)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
     require_finite(config, "free_bits", "bottom_up_noise")
@@ -306,7 +319,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     conditionals = [Gaussian(mlp(layer + 1), latent_sizes[layer]) for layer in range(config.num_layers - 1)]
     return HierarchicalVAE(
         encoder,
-        TopDown(conditionals, BernoulliDecoder(image, spec.image_shape), latent_sizes),
+        TopDown(conditionals, DECODERS[config.decoder](image, spec.image_shape), latent_sizes),
         spec.image_shape,
         Objective(config.bound, config.train_draws, free_bits=free_bits),
     )

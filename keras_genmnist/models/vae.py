@@ -18,6 +18,7 @@ from keras_genmnist.config import (
     require_finite,
     require_fit,
     require_kernel,
+    require_likelihood,
     require_positive,
 )
 from keras_genmnist.datasets.spec import DatasetSpec
@@ -46,6 +47,7 @@ PRIORS = {
 }
 DECODERS = {
     "bernoulli": lambda c, network, shape: distributions.BernoulliDecoder(network, shape),
+    "logistic": lambda c, network, shape: distributions.LogisticDecoder(network, shape),
     "pixelcnn": lambda c, network, shape: distributions.PixelCNNDecoder(
         network,
         GatedPixelCNN(c.pixelcnn_layers, c.pixelcnn_features, c.pixelcnn_kernel, c.pixelcnn_first_kernel, shape[-1]),
@@ -85,10 +87,9 @@ class VAE(LatentVariableModel):
 
 def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     """The VAE of `config` for images of `spec`; raises UsageError for a value out of range."""
-    # Grey levels have no Bernoulli likelihood.
-    require_fit(config, "model", binarization=["dynamic", "static", "threshold"])
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, norm=networks.NORMS, decoder=DECODERS)
+    require_likelihood(config, spec.values)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")

@@ -39,6 +39,16 @@ def test_ladder_conforms(name, digits, monkeypatch):
     conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"network": "conv", "inference": "bottom_up", "dropout": 0.0, "vote_noise": 0.0}]
+)
+def test_ladder_of_grey_levels_conforms(changes, grey_digits, monkeypatch):
+    monkeypatch.setattr(ladder, "VOTE_BIAS", 0.0)
+    grey = {"binarization": "none", "decoder": "logistic", "latent_size": 4, "batch_size": 8}
+    assert not models.build(tiny.config("ladder", **grey)).draws_bits
+    conformance.check(tiny.config("ladder", **grey, **changes), grey_digits)
+
+
 @pytest.mark.parametrize("inference", ["ladder", "bottom_up"])
 def test_ladder_log_weights_are_those_of_z(inference, digits):
     # log p(x | z[1]) + log p(z) - log q(z | x) computed in z: the coordinates e must leave it as it is.
@@ -179,7 +189,9 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
 @pytest.mark.parametrize(
     "field, value, accepted",
     [
-        ("binarization", "none", "dynamic, static"),
+        ("decoder", "pixelcnn", "bernoulli, logistic"),
+        ("decoder", "logistic", "config.binarization='dynamic' does not go with config.decoder='logistic': give none"),
+        ("binarization", "none", "config.decoder='bernoulli' does not go with"),
         ("inference", "top_down", "ladder, bottom_up"),
         ("network", "resnet", "mlp, conv"),
         ("num_layers", 0, "1 or more"),

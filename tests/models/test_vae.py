@@ -246,6 +246,33 @@ def test_any_posterior_goes_with_any_prior_and_network(network, posterior, prior
     conformance.check(config, digits)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"network": "conv", "posterior": "iaf", "prior": "vamp"},
+        {"inference": "semi_amortized", "refine_gradient": "full"},
+        {"bound": "iwae", "train_draws": 3, "gradient": "dreg"},
+    ],
+)
+def test_vae_of_grey_levels_conforms(changes, grey_digits):
+    config = tiny.config("vae", binarization="none", decoder="logistic", **changes)
+    conformance.check(config, grey_digits)
+
+
+def test_vae_of_grey_levels_scores_levels_alone(grey_digits):
+    model = models.build(tiny.config("vae", binarization="none", decoder="logistic"))
+    elbo = model.signatures()["elbo"]
+    exact = bounds.elbo(model.log_terms(grey_digits, 1, tf.constant([[7, row] for row in range(len(grey_digits))])))
+    np.testing.assert_allclose(elbo(grey_digits, tf.constant(7))["elbo"], exact, atol=1e-3)
+    # As a client writes numbers: with four digits.
+    np.testing.assert_allclose(elbo(grey_digits.round(4), tf.constant(7))["elbo"], exact, atol=1e-3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="give pixels of k / 255, k from 0 to 255"):
+        elbo(grey_digits + np.float32(0.5 / 255) * (grey_digits < 0.5), tf.constant(7))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"give pixels in \[0, 1\]"):
+        elbo(255 * grey_digits, tf.constant(7))
+
+
 def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
     model = models.build(tiny.config("vampprior"))
     z = tf.random.stateless_normal([4, 2], [1, 2])
@@ -257,7 +284,13 @@ def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"binarization": "none"}, "binarization='none' does not go with config.model='vae': give dynamic, static"),
+        ({"binarization": "none"}, "decoder='bernoulli' does not go with config.binarization='none': give logistic"),
+        ({"binarization": "none", "decoder": "pixelcnn"}, "decoder='pixelcnn' does not go with .* give logistic"),
+        ({"decoder": "logistic"}, "binarization='dynamic' does not go with config.decoder='logistic': give none"),
+        (
+            {"dataset": "binarized_mnist", "decoder": "logistic", "binarization": "none"},
+            "decoder='logistic' does not go with config.dataset='binarized_mnist': give bernoulli, pixelcnn",
+        ),
         ({"posterior": "planar", "inference": "svi"}, "posterior='planar' does not go with config.inference='svi'"),
         ({"prior": "vamp", "inference": "svi"}, "prior='vamp' does not go with config.inference='svi'"),
         ({"bound": "iwae", "free_bits": 0.5}, "bound='iwae' does not go with config.free_bits=0.5: give elbo"),
