@@ -231,7 +231,8 @@ def require_likelihood(config: ConfigDict, values: str) -> None:
       UsageError: naming two fields that do not go together, their values and the values accepted.
     """
     if values == "binary":
-        require_fit(config, "dataset", decoder=["bernoulli", "pixelcnn"], binarization=["dynamic", "static"])
+        bits = ["dynamic", "static", "threshold"]
+        require_fit(config, "dataset", decoder=["bernoulli", "pixelcnn"], binarization=bits)
     elif config.decoder == "logistic":
         require_fit(config, "decoder", binarization=["none"])
     elif config.binarization == "none":
