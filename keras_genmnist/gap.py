@@ -56,7 +56,7 @@ def posterior(model: LatentVariableModel, x: tf.Tensor, parameters: list[tf.Tens
 
     Args:
       model: with one layer of latents.
-      x: images [B, H, W, C], binary.
+      x: images [B, H, W, C], of the values that the model has a likelihood of.
       parameters: mean, log scale [B, D] of a Gaussian and, if more, u, w [B, K, D], b [B, K] of planar maps of it; the
         flow of the encoder's posterior, where it has one, comes last.
     Returns:
@@ -154,7 +154,7 @@ def measure(model: LatentVariableModel, images: np.ndarray, label: str, step: fl
 
     Args:
       model: with one layer of latents.
-      images: uint8 [N, H, W, C], binary.
+      images: [N, H, W, C], of the values that the model has a likelihood of.
       label: of the progress bar.
       step: of annealing's moves.
     Returns:
@@ -241,7 +241,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
 
 def table(record: dict) -> str:
     """The record's numbers, a row a quantity, a column a split."""
-    heads = [f"{record['model']} on {record['config']['dataset']}, {record['num_images']} images", "train", "test"]
+    heads = [f"{_subject(record)}, {record['num_images']} images", "train", "test"]
     rows = [(label, [record[split][name] for split in ("train", "test")]) for name, label in LEVELS.items()]
     rows += [
         (label, [record[split]["gaps"][name] for split in ("train", "test")]) for name, (label, *_) in GAPS.items()
@@ -252,6 +252,12 @@ def table(record: dict) -> str:
     low, high = (record["annealing"][name]["mean"] for name in ("lower", "upper"))
     lines.append(f"annealing check, of the model's own samples: log p(x) is between {low:.2f} and {high:.2f} nats")
     return "\n".join(lines)
+
+
+def _subject(record: dict) -> str:
+    config = record["config"]
+    pixels = ", grey levels" if config["binarization"] == "none" else ""
+    return f"{record['model']} on {config['dataset']}{pixels}"
 
 
 def figure(record: dict) -> Figure:
@@ -268,7 +274,5 @@ def figure(record: dict) -> Figure:
             left += width
     axis.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["test", "train"], xlabel="log p(x) - ELBO (nats per image)")
     drawn.legend(loc="outside lower center", ncols=3, frameon=False)
-    drawn.suptitle(
-        f"Approximation and amortization gap, {record['model']} on {record['config']['dataset']}", fontsize=11
-    )
+    drawn.suptitle(f"Approximation and amortization gap, {_subject(record)}", fontsize=11)
     return drawn

@@ -27,7 +27,8 @@ TOLERANCE = 5e-3  # nats, of one image, between two grids and between two rules
 HALVINGS = 10  # at most: cells then are a thousandth of those of the survey
 GROUP = 5000  # images at a time: they share what the decoder makes of a cell
 # In deviations of the prior.  Of a decoder whose pixels are not independent, each image has to be asked for by itself.
-STEP, DEPENDENT_STEP = 1 / 16, 1 / 2
+# Grey levels tell more of z than bits, so that posteriors are narrower.
+STEP, DEPENDENT_STEP, GREY_STEP = 1 / 16, 1 / 2, 1 / 4
 EXTENT, MAX_EXTENT = 8, 8 * 2**10  # half the width of the survey's first square, and of the last one
 # Nats below the highest cell at which a cell is left out.  In the survey a mode may lie between the cells' centres: at
 # most 0.7 steps away, which is 30 nats for deviations of a tenth of a step.
@@ -61,7 +62,7 @@ def log_prob(model: LatentVariableModel, images: np.ndarray, label: str) -> Inte
 
     Args:
       model: with MAX_LATENTS latents at most.
-      images: uint8 [N, H, W, C], binary: p(x | z) is taken to be 1 at most, which bounds the space to search.
+      images: [N, H, W, C], of bits or levels: p(x | z) is taken to be 1 at most, which bounds the space to search.
       label: of the progress bar.
     """
     joint = _Independent(model) if _logits_of(model) is not None else _Dependent(model)
@@ -213,7 +214,7 @@ class _Dependent(_Joint):
     """Of any other decoder: asked for every pair."""
 
     def __init__(self, model: LatentVariableModel):
-        super().__init__(model, DEPENDENT_STEP)
+        super().__init__(model, DEPENDENT_STEP if model.draws_bits else GREY_STEP)
         self._log_prob = tf.function(lambda z, x: model.decoder(z).log_prob(x), reduce_retracing=True)
 
     def grid(self, z, x):

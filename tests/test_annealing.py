@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from keras_genmnist import annealing
+from keras_genmnist import annealing, models, quadrature
+from tests import tiny
 from tests.oracles import ORACLE
 
 tfd = tfp.distributions
@@ -24,6 +25,19 @@ def test_annealing_is_log_px_from_below_and_from_above(monkeypatch):
     # Without the chains, the weights of so many draws from the encoder are further away.
     monkeypatch.setattr(annealing, "TEMPERATURES", 1)
     assert (np.abs(annealing.lower(model, tf.constant(x), 3, STEP) - ORACLE.log_prob(x)) > 0.1).any()
+
+
+def test_simulated_images_of_grey_levels_are_enclosed(monkeypatch):
+    monkeypatch.setattr(annealing, "TEMPERATURES", 100)
+    monkeypatch.setattr(annealing, "CHAINS", 20)
+    model = models.build(tiny.config("vae", binarization="none", decoder="logistic"))
+    x, z = annealing.simulate(model, 5, 3)
+    np.testing.assert_allclose(255 * x, np.rint(255 * x), atol=1e-4)
+    assert len(np.unique(x)) > 20
+    below = tf.function(annealing.lower)(model, x, 3, STEP)
+    above = tf.function(annealing.upper)(model, x, z, 3, STEP)
+    np.testing.assert_allclose(below, above, atol=0.5)
+    np.testing.assert_allclose(below, quadrature.log_prob(model, x, "test").log_px, atol=0.5)
 
 
 def test_chains_are_right_for_densities_far_from_normalised(monkeypatch):

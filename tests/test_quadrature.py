@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import distributions, flows, models, quadrature
 from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.distributions import BernoulliDecoder, PixelCNNDecoder, Posterior, StandardNormal
+from keras_genmnist.distributions import BernoulliDecoder, LogisticDecoder, PixelCNNDecoder, Posterior, StandardNormal
 from keras_genmnist.models.vae import VAE
 from tests import tiny
 from tests.oracles import ORACLE, LinearGaussian
@@ -100,6 +100,22 @@ def test_quadrature_measures_in_units_of_the_prior(unit):
     scaled = linear_decoder(weights / unit, -5 * weights.sum(axis=0))
     expected = log_prob(vae(linear_decoder(weights, np.zeros(6))), EVERY)
     np.testing.assert_allclose(log_prob(vae(scaled, Scaled(2)), EVERY), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("log_scale", [-1.0, -4.0])
+def test_quadrature_of_grey_levels_sums_to_one(log_scale):
+    dense = tf_keras.layers.Dense(1)
+    dense.build([None, 1])
+    dense.set_weights([np.float32([[0.7]]), np.float32([0.4])])  # posteriors down to deviations of 0.04
+    decoder = LogisticDecoder(dense, (1, 1, 1))
+    decoder.log_scale.assign([log_scale])
+    model = VAE(no_encoder, decoder, StandardNormal(1), (1, 1, 1))
+    every = (np.arange(256) / 255).astype(np.float32).reshape(-1, 1, 1, 1)
+    log_px = log_prob(model, every)
+    np.testing.assert_allclose(np.exp(log_px).sum(), 1, atol=1e-3)
+    z = np.linspace(-9, 9, 20_001, dtype=np.float32)[:, None]
+    joint = decoder(z).log_prob(every[:, None]) + model.prior().log_prob(z)
+    np.testing.assert_allclose(log_px, np.log(np.exp(joint.numpy().astype(np.float64)).sum(axis=1) * 9e-4), atol=2e-3)
 
 
 def test_quadrature_of_a_pixelcnn_decoder_is_the_sum_over_a_lattice():
