@@ -53,6 +53,8 @@ def compare(
     for name, run in present.items():
         if (run.name, run.config.dataset) != (name, dataset):
             raise UsageError(f"{run.workdir} holds {run.name} on {run.config.dataset}: give another --workdir")
+        if run.binarization == "none":
+            raise UsageError(f"{run.workdir} is a run of grey levels, the others are of bits: give another --workdir")
     missing = [name for name in names if name not in present]
     for name in missing:
         with runs.lock(workdir / name):  # refuses what cannot be written before minutes of trials

@@ -1,6 +1,7 @@
 """`genmnist evaluate`: one protocol for every model.
 
-Where a model has a likelihood, nats per image on the reference binarization; for all, how their samples look to the
+Where a model has a likelihood, nats per image on the reference binarization, or of grey levels also bits per dimension,
+as the record and the head of the table say; for all, how their samples look to the
 classifier of classifier.py.
 """
 
@@ -160,17 +161,21 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
     Returns:
       `samples`: mean images, or a GAN's grey levels, against grey levels; not of a model that draws pixel by pixel, and
         not where the test images are bits.  `samples_raw`: a GAN's, by the weights that the average is of.
-        `samples_binary`: drawn bits against the reference binarization.  `pixels` of each says which.
+        `samples_binary`: drawn bits against the reference binarization.  `samples_grey`: grey levels drawn by a model
+        that has a likelihood of them, against grey levels.  `pixels` of each says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
+    means = isinstance(model, LatentVariableModel | TractableModel)  # a GAN's images are drawn without further noise
     if dataset.spec.values == "grey" and not model.pixel_by_pixel:
-        pixels = {"pixels": "mean images" if model.draws_bits else "grey levels"}
+        pixels = {"pixels": "mean images" if means else "grey levels"}
         found["samples"] = pixels | quality.score(drawn["probabilities"], dataset)
-        if not model.draws_bits and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
+        if not means and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
             raw = draw(runs.load_model(run, raw=True), len(dataset.test.images))
             found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset)
     if model.draws_bits:
         found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(drawn["images"], dataset, binary=True)
+    elif means:
+        found["samples_grey"] = {"pixels": "drawn grey levels"} | quality.score(drawn["images"], dataset)
     return found
 
 
@@ -195,8 +200,11 @@ def table(record: dict) -> str:
 def _likelihood_table(record: dict) -> str:
     rows = likelihood.rows(record["test"])
     binarization = record["binarization"]
-    scored = {"none": "grey levels", "threshold": "threshold binarization"}.get(binarization, "reference binarization")
-    head = f"{binarization} training, {scored} scored, {record['weights']} weights"
+    scored = "threshold binarization" if binarization == "threshold" else "reference binarization"
+    values = f"{binarization} training, {scored} scored"
+    if binarization == "none":
+        values = "trained and scored on grey levels"
+    head = f"{values}, {record['weights']} weights"
     return f"{head}\n{_table('nats per image', rows, {split: record[split] for split in ('validation', 'test')})}"
 
 
@@ -224,6 +232,7 @@ def _samples_table(record: dict) -> str:
         "Parzen windows": parzen,
     }
     weights = {"samples": record["weights"], "samples_raw": "raw", "samples_binary": record["weights"]}
+    weights["samples_grey"] = record["weights"]
     scores = {name: record[name] for name in weights if name in record}
     columns = {f"{score['pixels']}, {weights[name]}": score for name, score in scores.items()}
     first = next(iter(scores.values()))

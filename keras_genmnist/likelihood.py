@@ -1,6 +1,7 @@
 """How likely images are to a model, in nats per image: bounds by draws, or what the model knows exactly."""
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -54,13 +55,14 @@ def weighted(
 
     Args:
       model: the model.
-      images: uint8 [N, H, W, C], binary.
+      images: [N, H, W, C], binary or, of a model of grey levels, of levels k / 255.
       num_draws: S.
       label: of the progress bar.
       proposal: of PROPOSALS, what q is here; the ELBO is that of the draws from the posterior among these.
       integrate: whether log p(x) is found by quadrature; then the importance-weighted NLL stands beside it.
     Returns:
-      `layers` among the scores, where there are several, from the lowest up.
+      `layers` among the scores, where there are several, from the lowest up; of a model of grey levels also
+      `bits_per_dimension` of the ELBO, negated, and of the NLL: nats / (H W C log 2).
     Source: Burda et al. (2016), section 3 and appendix C, arxiv.org/abs/1509.00519
     """
 
@@ -108,6 +110,10 @@ def weighted(
             for own, count, size in zip(layer_kl, units, model.layer_sizes, strict=True)
         ]
     elbo = reconstruction - kl
+    if not model.draws_bits:
+        nats = math.prod(model.image_shape) * math.log(2)
+        bits = {"negative_elbo": -elbo / nats, "nll": -log_px / nats}
+        scores["bits_per_dimension"] = {name: mean_and_error(values) for name, values in bits.items()}
     return Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
 
 
@@ -200,6 +206,16 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
         "share of k above 0.7": draws("share_pareto_k_above_0.7", ".1%"),
         "active units": units,
     }
+    if "bits_per_dimension" in scores:
+
+        def bits(key):
+            def cell(score):
+                value = score["bits_per_dimension"][key]
+                return f"{value['mean']:.4f} +- {value['se']:.4f}"
+
+            return cell
+
+        found |= {"-ELBO, bits/dimension": bits("negative_elbo"), "NLL, bits/dimension": bits("nll")}
     layers = range(len(scores.get("layers", [])))
     return found | {f"layer {number + 1}: KL, active": layer(number) for number in layers}
 

@@ -28,12 +28,12 @@ def filled(readme: str, records: dict[str, dict]) -> str:
 
 def likelihood(records: dict[str, dict]) -> str:
     """The likelihoods of models trained on full MNIST, the best first."""
-    return _likelihoods({name: own for name, own in _runs(records).items() if own["dataset"] == "mnist"})
+    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "mnist"})
 
 
 def fixed_binarization(records: dict[str, dict]) -> str:
     """The likelihoods of models trained on binarized_mnist, the best first."""
-    return _likelihoods({name: own for name, own in _runs(records).items() if own["dataset"] == "binarized_mnist"})
+    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "binarized_mnist"})
 
 
 def planar_depth(records: dict[str, dict]) -> str:
@@ -76,9 +76,11 @@ def grey_levels(records: dict[str, dict]) -> str:
     """The scores of mean images and grey levels, the lowest Frechet distance first; and what has no scores at all."""
     found, rows = _runs(records), []
     for name, own in found.items():
-        weights = {"samples": own["weights"]} | ({} if "test" in own else {"samples_raw": "raw"})
+        weights = {"samples": own["weights"], "samples_grey": own["weights"]} | (
+            {} if "test" in own else {"samples_raw": "raw"}
+        )
         for key, label in weights.items():
-            if own.get(key, {}).get("pixels") in ("mean images", "grey levels"):
+            if own.get(key, {}).get("pixels") in ("mean images", "grey levels", "drawn grey levels"):
                 score = own[key]
                 parzen = f"{score['parzen']['mean']:.1f} ({score['parzen']['se']:.1f})"
                 cells = [f"`{name}`", score["pixels"], label, *_judged(score), parzen, _training(own)]
@@ -91,7 +93,7 @@ def grey_levels(records: dict[str, dict]) -> str:
 
 def bits(records: dict[str, dict]) -> str:
     """The scores of drawn bits, likewise."""
-    found = {name: own for name, own in _runs(records).items() if "test" in own}  # a GAN draws none
+    found = {name: own for name, own in _bits(records).items() if "test" in own}  # a GAN draws none
     scored = {name: own for name, own in found.items() if "samples_binary" in own}
     rows = [
         [f"`{name}`", own["weights"], *_judged(own["samples_binary"]), _training(own)]
@@ -141,6 +143,11 @@ def unrepeatable(record: dict) -> str:
 def _runs(records: dict[str, dict]) -> dict[str, dict]:
     """Those of `evaluate`, without the study of planar maps."""
     return {name: own for name, own in records.items() if "dataset" in own and not _of_planar_depth(name)}
+
+
+def _bits(records: dict[str, dict]) -> dict[str, dict]:
+    """Those of models of bits: nats of grey levels are on another scale."""
+    return {name: own for name, own in _runs(records).items() if "test" not in own or own["binarization"] != "none"}
 
 
 def _of_planar_depth(name: str) -> bool:

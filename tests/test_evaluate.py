@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_genmnist import classifier, datasets, evaluate, gap, likelihood, models, quality, runs
+from keras_genmnist import bounds, classifier, datasets, evaluate, gap, likelihood, models, quality, runs
 from keras_genmnist.errors import UsageError
 from tests import tiny
 
@@ -185,6 +186,49 @@ def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_pat
 
 
 @pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """A trained run of a VAE of grey levels."""
+    changes = {"binarization": "none", "decoder": "logistic", "latent_size": 3}
+    return tiny.train(tiny.begin(tmp_path_factory.mktemp("grey") / "grey", epochs=1, **changes))
+
+
+def test_evaluate_of_grey_levels_tells_nats_and_bits_per_dimension(grey, few, tmp_path):
+    record = evaluate.evaluate(grey, 3, results=False, per_image=tmp_path / "images.npz")
+    assert record["binarization"] == "none"
+    row = runs.read_metrics(grey)[0]
+    assert row["binarization"] == "none" and np.isfinite(row["val_elbo"])
+    images, model = few.images.astype(np.float32) / 255, runs.load_model(grey)
+    terms = model.log_terms(images, 3, tf.constant([0, 0]))  # the draws of evaluate
+    test = record["test"]
+    assert test["elbo"]["mean"] == pytest.approx(np.mean(bounds.elbo(terms)), rel=1e-4)
+    for name, nats in (("negative_elbo", -test["elbo"]["mean"]), ("nll", test["nll"]["mean"])):
+        assert test["bits_per_dimension"][name]["mean"] == pytest.approx(nats / (784 * np.log(2)))
+    assert test["bits_per_dimension"]["nll"]["se"] == pytest.approx(test["nll"]["se"] / (784 * np.log(2)))
+    table = evaluate.table(record)
+    assert "trained and scored on grey levels, raw weights" in table
+    assert f"{test['bits_per_dimension']['nll']['mean']:.4f} +- {test['bits_per_dimension']['nll']['se']:.4f}" in table
+
+
+def test_evaluate_says_nothing_of_bits_per_dimension_where_bits_are_scored(evaluated):
+    record, _ = evaluated
+    assert "bits_per_dimension" not in record["test"] and "bits/dimension" not in evaluate.table(record)
+
+
+def test_evaluate_scores_what_was_thresholded(few, tmp_path):
+    changes = {"binarization": "threshold", "latent_size": 3, "learning_rate": 0.05}  # so that the images matter
+    run = tiny.train(tiny.begin(tmp_path / "run", epochs=2, **changes))
+    model, images = runs.load_model(run), (few.images >= 128).astype(np.float32)
+    row = runs.read_metrics(run)[0]
+    assert row["binarization"] == "threshold"
+    record = evaluate.evaluate(run, 3, results=False)
+    assert record["binarization"] == "threshold"
+    found = [np.mean(bounds.elbo(model.log_terms(x, 3, tf.constant([0, 0])))) for x in (images, few.binary)]
+    assert record["test"]["elbo"]["mean"] == pytest.approx(found[0], rel=1e-4)
+    assert abs(found[0] - found[1]) > 1  # of 300
+    assert "threshold training, threshold binarization scored, raw weights" in evaluate.table(record)
+
+
+@pytest.fixture(scope="module")
 def gan(tmp_path_factory):
     """A trained run of a GAN whose weights are averaged."""
     return tiny.train(tiny.begin(tmp_path_factory.mktemp("gan") / "gan", "gan", epochs=1, ema_decay=0.9))
@@ -215,6 +259,17 @@ def test_evaluate_of_a_gan_scores_averaged_and_raw_weights(gan, mnist_5k):
     assert record["samples"]["frechet"] != record["samples_raw"]["frechet"]
     table = evaluate.table(record)
     assert "grey levels, ema" in table and "grey levels, raw" in table and "NLL" not in table
+
+
+@pytest.mark.parametrize("name", ["vae", "ladder"])
+def test_grey_levels_are_compared_with_grey_levels(name, mnist_5k, monkeypatch):
+    model = models.build(tiny.config(name, decoder="logistic", binarization="none"))
+    monkeypatch.setattr(evaluate, "draw", lambda model, count: {"images": "levels", "probabilities": "means"})
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False: {"scored": samples, "binary": binary})
+    assert evaluate.quality_of_samples(None, model, mnist_5k) == {
+        "samples": {"pixels": "mean images", "scored": "means", "binary": False},
+        "samples_grey": {"pixels": "drawn grey levels", "scored": "levels", "binary": False},
+    }
 
 
 @pytest.mark.parametrize("name, decoder", [("pixelcnn", None), ("vae", "pixelcnn"), ("vae", "bernoulli")])
