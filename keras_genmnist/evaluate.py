@@ -165,7 +165,7 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
         that has a likelihood of them, against grey levels.  `pixels` of each says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
-    means = isinstance(model, LatentVariableModel | TractableModel)  # a GAN's images are drawn without further noise
+    means = model.likelihood is not None  # a GAN's images are drawn without further noise
     if dataset.spec.values == "grey" and not model.pixel_by_pixel:
         pixels = {"pixels": "mean images" if means else "grey levels"}
         found["samples"] = pixels | quality.score(drawn["probabilities"], dataset)

@@ -40,10 +40,10 @@ def test_ladder_conforms(name, digits, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"network": "conv", "inference": "bottom_up", "dropout": 0.0, "vote_noise": 0.0}]
+    "changes", [{}, {"network": "conv", "inference": "bottom_up", "dropout": 0.0, "bottom_up_noise": 0.0}]
 )
 def test_ladder_of_grey_levels_conforms(changes, grey_digits, monkeypatch):
-    monkeypatch.setattr(ladder, "VOTE_BIAS", 0.0)
+    monkeypatch.setattr(ladder, "BOTTOM_UP_BIAS", 0.0)
     grey = {"binarization": "none", "decoder": "logistic", "latent_size": 4, "batch_size": 8}
     assert not models.build(tiny.config("ladder", **grey)).draws_bits
     conformance.check(tiny.config("ladder", **grey, **changes), grey_digits)

@@ -262,7 +262,7 @@ def test_vae_of_grey_levels_conforms(changes, grey_digits):
 
 def test_vae_of_grey_levels_scores_levels_alone(grey_digits):
     model = models.build(tiny.config("vae", binarization="none", decoder="logistic"))
-    elbo = model.signatures()["elbo"]
+    elbo = signatures.of(model)["elbo"]
     exact = bounds.elbo(model.log_terms(grey_digits, 1, tf.constant([[7, row] for row in range(len(grey_digits))])))
     np.testing.assert_allclose(elbo(grey_digits, tf.constant(7))["elbo"], exact, atol=1e-3)
     # As a client writes numbers: with four digits.
