@@ -1,20 +1,26 @@
-"""Sample quality: how drawn digits compare with real ones, without a likelihood.
+"""Sample quality: how drawn images compare with real ones, without a likelihood.
 
-Features and class probabilities are those of the judges of classifier.py, so the numbers compare among models of MNIST
-judged by the same weights (their hashes are in every score), and with none measured by another network.  How far they
-depend on the judge is told by their spread: two models whose scores differ by less are equal.
+Features and class probabilities are those of the judges of the data set, see judges.py, so the numbers compare among
+models of one data set judged by the same weights (their hashes are in every score), and with none measured by another
+network.  How far they depend on the judge is told by their spread: two models whose scores differ by less are equal.
+Where a data set has no judges, its images are compared by their pixels, and every score says so.
 """
 
 import numpy as np
 from scipy import linalg, special
 
-from keras_genmnist import classifier
+from keras_genmnist import judges
+from keras_genmnist.classifier import Classifier
 from keras_genmnist.datasets import Dataset
+from keras_genmnist.datasets.arrays import overlaps
+from keras_genmnist.errors import UsageError
 
 BLOCK = 5_000_000  # distances held at once: 40 MB
 SIGMAS = tuple(np.logspace(-1, 0, 10).tolist())  # the grid of the code of Goodfellow et al. (2014)
 SIGMA_IMAGES = 1_000  # of the validation split, to choose sigma: all would cost ten times the metric itself
 CONFIDENT = 0.9
+NEIGHBOURS = 3
+LARGEST = 16  # pixels, either way, of what is compared pixel by pixel: more would be noise, and slow
 SEED = 3435
 
 
@@ -47,7 +53,7 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1)
 
 
-def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> tuple[float, float]:
+def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
     """Improved precision and recall: the share of each set that lies within the other's manifold.
 
     A set's manifold is the union of balls around its points, each reaching to the k-th nearest other point of the set.
@@ -83,6 +89,22 @@ def _squared_distances(a: np.ndarray, b: np.ndarray):
     for start in range(0, len(a), count):
         rows = slice(start, start + count)
         yield rows, squares_a[rows, None] - 2 * a[rows] @ b.T + squares_b
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """What images are compared by where no classifier is at hand: averages over areas, at most LARGEST x LARGEST.
+
+    Two images that a shift of one pixel makes equal are far apart in this space, and blurred samples come out well: the
+    numbers compare models of one data set, and say less than a judge does.
+
+    Args:
+      images: [N, H, W, C].
+    Returns:
+      [N, min(H, LARGEST) min(W, LARGEST) C], in the units of the images.
+    """
+    height, width = images.shape[1:3]
+    rows, columns = (overlaps(size, min(size, LARGEST)) / size for size in (height, width))
+    return np.einsum("ih,jw,nhwc->nijc", rows, columns, images, optimize=True).reshape(len(images), -1)
 
 
 def class_shares(probabilities: np.ndarray) -> np.ndarray:
@@ -173,40 +195,59 @@ def over_judges(values: list) -> dict:
 
 
 def score(samples: np.ndarray, dataset: Dataset, binary: bool = False) -> dict:
-    """All metrics of a model's samples against a dataset's test images.
+    """All metrics of a model's samples against a dataset's test images, by its judges or, without any, by pixels.
 
     Args:
-      samples: float32 [N, 28, 28, 1] in [0, 1].
+      samples: float32 [N, H, W, C] in [0, 1].
       dataset: its training images give the floor, its validation images choose Parzen's sigma.
       binary: whether the samples are bits and are compared with the reference binarization, else with grey levels.
     Returns:
-      For JSON, each quantity that a judge sees as in `over_judges`.  `frechet` is the distance of the samples from the
-      test images, `frechet_floor` that of as many random training images, `frechet_ratio` one by the other: 1 is what
-      real images reach.  `parzen` is of grey levels alone: it is a density over them.
+      For JSON, each quantity that a judge sees as in `over_judges`.  `judges` are the SHA-256 of their weights; without
+      any, `space` is "pixels", nothing is said of classes, and there is one number of each kind.  `frechet` is the
+      distance of the samples from the test images, `frechet_floor` that of as many random training images,
+      `frechet_ratio` one by the other: 1 is what real images reach.  `parzen` is of grey levels alone: it is a density
+      over them.
+    Raises:
+      UsageError: if there are too few images for NEIGHBOURS.
+      Fault: if a judge is missing or altered.
     """
+    if min(len(samples), len(dataset.test.images)) <= NEIGHBOURS:
+        raise UsageError(
+            f"{dataset.name} has {len(dataset.test.images)} test images, with which samples cannot be compared: give "
+            f"at least {NEIGHBOURS + 1}"
+        )
     test, training = (split.binary if binary else split.images for split in (dataset.test, dataset.train))
     chosen = np.random.default_rng(SEED).choice(training, min(len(samples), len(training)), replace=False)
     test, chosen = (images.astype(np.float32) / (1 if binary else 255) for images in (test, chosen))
-    numbers = range(len(classifier.JUDGES))
-    judged = [_judged(classifier.load(number), samples, test, chosen) for number in numbers]
-    found = {"num_samples": len(samples), "judges": [classifier.JUDGES[number].sha256 for number in numbers]}
-    found |= {name: over_judges([own[name] for own in judged]) for name in judged[0]}
+    found = {"num_samples": len(samples)}
+    if panel := judges.find(judges.name(dataset)):
+        found["judges"] = [judge.sha256 for judge in panel]
+        seen = [_judged(judge.load(), samples, test, chosen) for judge in panel]
+    else:
+        found["space"] = "pixels"
+        seen = [_compared(pixels(samples), pixels(test), pixels(chosen))]
+    found |= {name: over_judges([own[name] for own in seen]) for name in seen[0]}
     return found if binary else found | {"parzen": _parzen(samples, dataset)}
 
 
-def _judged(judge: classifier.Classifier, samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> dict:
-    """What one judge says; images [N, 28, 28, 1] in [0, 1]."""
-    reading, test_features = judge.read(samples), judge.features(test)
-    distance = frechet_distance(reading.features, test_features)
-    floor = frechet_distance(judge.features(training), test_features)
-    precision, recall = precision_recall(test_features, reading.features)
-    shares = class_shares(reading.probabilities)
+def _compared(samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> dict[str, float]:
+    """How features of samples and of training images compare with those of test images; [N, F] each."""
+    distance, floor = frechet_distance(samples, test), frechet_distance(training, test)
+    precision, recall = precision_recall(test, samples)
     return {
         "frechet": distance,
         "frechet_floor": floor,
         "frechet_ratio": distance / floor,
         "precision": precision,
         "recall": recall,
+    }
+
+
+def _judged(judge: Classifier, samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> dict:
+    """What one judge says; images [N, H, W, C] in [0, 1]."""
+    reading = judge.read(samples)
+    shares = class_shares(reading.probabilities)
+    return _compared(reading.features, judge.features(test), judge.features(training)) | {
         "class_shares": shares,
         "rarest_class": shares.min(),
         "commonest_class": shares.max(),

@@ -39,17 +39,8 @@ def prepared(name: str) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def judges():
     """Loads each judge once, not for each score: making and tracing its network takes a second."""
-    load, loaded = classifier.load, {}
-
-    @functools.wraps(load)
-    def once(number: int = 0) -> classifier.Classifier:
-        judge = classifier.JUDGES[number]  # a test may have another file in its place
-        if judge not in loaded:
-            loaded[judge] = load(number)
-        return loaded[judge]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "load", once)
+        patch.setattr(classifier.Judge, "load", functools.cache(classifier.Judge.load))
         yield
 
 

@@ -13,7 +13,7 @@ EVERY = range(len(classifier.JUDGES))
 
 @pytest.fixture(scope="module")
 def loaded():
-    return classifier.load()
+    return classifier.JUDGES[0].load()
 
 
 def accuracy(loaded, split):
@@ -52,12 +52,12 @@ def test_classifier_reads_an_image_alike_in_any_batch(loaded, mnist_5k, monkeypa
 
 @pytest.mark.parametrize("number", EVERY)
 def test_classifier_is_right_on_mnist_5k(number, mnist_5k):
-    assert accuracy(classifier.load(number), mnist_5k.test) >= 0.98  # images it was trained on
+    assert accuracy(classifier.JUDGES[number].load(), mnist_5k.test) >= 0.98  # images it was trained on
 
 
 @pytest.mark.parametrize("number", EVERY)
 def test_accuracy_of_every_judge_is_what_its_docstring_and_the_readme_say(number, mnist):
-    measured = 100 * accuracy(classifier.load(number), mnist.test)
+    measured = 100 * accuracy(classifier.JUDGES[number].load(), mnist.test)
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     for text in (classifier.__doc__, readme):
         stated = re.search(r"([\d.]+),\s+([\d.]+)\s+and\s+([\d.]+)\s+% of the test\s+images", text).groups()
@@ -65,13 +65,13 @@ def test_accuracy_of_every_judge_is_what_its_docstring_and_the_readme_say(number
 
 
 def test_load_is_the_same_each_time(loaded, digits):
-    again = classifier.load.__wrapped__()  # the tests' own keeps what it loads
+    again = classifier.Judge.load.__wrapped__(classifier.JUDGES[0])  # the tests' own keeps what it loads
     np.testing.assert_array_equal(again.features(digits), loaded.features(digits))
 
 
 def test_judges_differ(digits):
     assert len({judge.sha256 for judge in classifier.JUDGES}) == len(classifier.JUDGES) == 3
-    features = [classifier.load(number).features(digits) for number in EVERY]
+    features = [classifier.JUDGES[number].load().features(digits) for number in EVERY]
     assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(features) for b in features[:i])
 
 
@@ -87,7 +87,7 @@ def look_in(path, number, monkeypatch):
 def test_load_tells_of_a_missing_file(number, tmp_path, monkeypatch):
     sha256 = look_in(tmp_path / "classifier.npz", number, monkeypatch)
     with pytest.raises(Fault) as raised:
-        classifier.load(number)
+        classifier.JUDGES[number].load()
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     for part in (f"{tmp_path}/classifier.npz", "No such file", sha256):
@@ -102,7 +102,7 @@ def test_load_tells_of_an_altered_file(number, tmp_path, monkeypatch):
     altered.write_bytes(content)
     sha256 = look_in(altered, number, monkeypatch)
     with pytest.raises(Fault) as raised:
-        classifier.load(number)
+        classifier.JUDGES[number].load()
     message = str(raised.value)
     assert len(message.splitlines()) == 1
     found = hashlib.sha256(content).hexdigest()

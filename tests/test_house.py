@@ -26,6 +26,7 @@ LAYERS = [
     {"datasets.arrays", "datasets.tfds"},
     {"datasets.files"},
     {"datasets"},
+    {"judges"},
     {"distributions", "flows", "quality"},
     {"serve", "serve.access", "serve.batching", "serve.tensors"},
     {"serve.servables"},

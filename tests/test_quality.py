@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from keras_genmnist import classifier, quality
+from keras_genmnist import classifier, datasets, quality
+from keras_genmnist.errors import UsageError
 
 
 def normal(*shape, seed=0):
@@ -196,7 +197,7 @@ def test_score_is_made_of_the_metrics(number, real_score, mnist_5k):
     samples, test, validation = (
         grey(images[:500]) for images in (mnist_5k.train.images, mnist_5k.test.images, mnist_5k.validation.images)
     )
-    network = classifier.load(number)
+    network = classifier.JUDGES[number].load()
     features, probabilities = network.read(samples)
     real = network.features(test)
     shares = quality.class_shares(probabilities)
@@ -253,10 +254,73 @@ def test_score_of_bits_is_against_bits(mnist_5k):
     assert list(like) == ["num_samples", "judges", *JUDGED]  # Parzen's density is one of grey levels
     chosen = np.random.default_rng(quality.SEED).choice(mnist_5k.train.binary, 500, replace=False)
     for number in range(len(classifier.JUDGES)):
-        network = classifier.load(number)
+        network = classifier.JUDGES[number].load()
         test = network.features(mnist_5k.test.binary.astype(np.float32))
         found = {name: like[name]["each"][number] for name in JUDGED}
         assert found["frechet"] == pytest.approx(quality.frechet_distance(network.features(bits), test))
         floor = quality.frechet_distance(network.features(chosen.astype(np.float32)), test)
         assert found["frechet_floor"] == pytest.approx(floor)
         assert 0.5 < found["frechet_ratio"] < 2 < unlike["frechet_ratio"]["each"][number]
+
+
+@pytest.fixture(scope="module")
+def unlabelled():
+    """Grey images, 9 x 13 in colour, which no classifier knows."""
+    drawn = np.random.default_rng(5).integers(0, 256, [90, 9, 13, 3], np.uint8)
+    drawn[:, 2:5, 3:9] //= 4
+    return datasets.from_arrays(drawn, name="own")
+
+
+def test_score_without_a_judge_is_by_pixels_and_says_so(unlabelled):
+    samples = np.random.default_rng(6).random([12, 9, 13, 3], np.float32)
+    found = quality.score(samples, unlabelled)
+    assert json.loads(json.dumps(found)) == found
+    names = ["frechet", "frechet_floor", "frechet_ratio", "precision", "recall"]
+    assert list(found) == ["num_samples", "space", *names, "parzen"]
+    assert (found["num_samples"], found["space"]) == (12, "pixels")
+    real = grey(unlabelled.test.images).reshape(len(unlabelled.test.images), -1)  # smaller than 16 x 16: as they are
+    frechet = quality.frechet_distance(samples.reshape(12, -1), real)
+    precision, recall = quality.precision_recall(real, samples.reshape(12, -1))
+    measured = {"frechet": frechet, "precision": precision, "recall": recall}
+    for name, value in measured.items():
+        assert found[name] == {"mean": pytest.approx(value), "spread": None, "each": [pytest.approx(value)]}
+    ratio = found["frechet_ratio"]["mean"] * found["frechet_floor"]["mean"]
+    assert ratio == pytest.approx(frechet)
+    bits = quality.score(np.round(samples), unlabelled, binary=True)
+    assert list(bits) == ["num_samples", "space", *names]
+
+
+def test_digit_classifiers_judge_nothing_but_mnist(mnist_5k, monkeypatch):
+    # Of the same shape, labelled 0 to 9, and no digits for all that anyone knows.
+    garments = mnist_5k._replace(spec=mnist_5k.spec._replace(name="fashion_mnist", judge=None))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    samples = grey(mnist_5k.train.images[:100])
+    found = quality.score(samples, garments)
+    assert "judges" not in found and found["space"] == "pixels"
+    assert found["parzen"] == quality.score(samples, mnist_5k)["parzen"]
+
+
+def test_pixels_are_averages_over_areas():
+    images = normal(3, 32, 24, 2)
+    averages = images.reshape(3, 16, 2, 24, 2).mean(axis=2)
+    # 24 columns become 16: each new one covers one and a half.
+    left = (averages[:, :, 0::3] + averages[:, :, 1::3] / 2) / 1.5
+    right = (averages[:, :, 1::3] / 2 + averages[:, :, 2::3]) / 1.5
+    expected = np.stack([left, right], axis=3).reshape(3, -1)
+    np.testing.assert_allclose(quality.pixels(images), expected)
+    small = normal(4, 8, 16, 1)
+    np.testing.assert_allclose(quality.pixels(small), small.reshape(4, -1))
+
+
+def test_pixels_tell_images_from_noise(mnist_5k):
+    real, more = (quality.pixels(grey(mnist_5k.train.images[cut])) for cut in (slice(400), slice(400, 800)))
+    noise = quality.pixels(np.random.default_rng(0).random([400, 28, 28, 1], np.float32))
+    assert real.shape == (400, 256)
+    assert 10 * quality.frechet_distance(real, more) < quality.frechet_distance(real, noise)
+    assert quality.precision_recall(real, more)[0] > 0.6 > quality.precision_recall(real, noise)[0] == 0
+
+
+def test_score_refuses_test_images_too_few_for_neighbours(unlabelled):
+    few = unlabelled._replace(test=unlabelled.validation._replace(images=unlabelled.validation.images[:3]))
+    with pytest.raises(UsageError, match=r"own has 3 test images.* at least 4"):
+        quality.score(np.zeros([3, 9, 13, 3], np.float32), few)

@@ -205,7 +205,7 @@ def resize(images: Iterable[np.ndarray], size: int, name: str) -> list[np.ndarra
             oblong = oblong or f"{height} x {width}"
         # Areas in units of 1 / size^2 are integers, and so exact in float64, whatever the order of the sums.
         planes = np.moveaxis(image, -1, 0).astype(np.float64)
-        sums = _overlaps(height, size) @ planes @ _overlaps(width, size).T
+        sums = overlaps(height, size) @ planes @ overlaps(width, size).T
         result.append(np.moveaxis(np.rint(sums / (height * width)), 0, -1).astype(np.uint8))
     if oblong:
         _warn(f"{name}: images of {oblong} lose their proportions as they become {size} x {size}")
@@ -213,7 +213,7 @@ def resize(images: Iterable[np.ndarray], size: int, name: str) -> list[np.ndarra
 
 
 @lru_cache(maxsize=256)
-def _overlaps(old: int, new: int) -> np.ndarray:
+def overlaps(old: int, new: int) -> np.ndarray:
     """How much of new pixel i lies on old pixel j, in units of 1 / new of an old pixel.  float64 [new, old]."""
     starts, places = old * np.arange(new)[:, None], new * np.arange(old)
     return np.clip(np.minimum(starts + old, places + new) - np.maximum(starts, places), 0, None).astype(np.float64)

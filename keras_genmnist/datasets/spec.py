@@ -10,7 +10,8 @@ class DatasetSpec(NamedTuple):
     image_shape: (H, W, C).
     num_classes: of the labels, which are 0 to num_classes - 1; None where there are no labels.
     values: "binary" or "grey", what the pixels of the images are.
-    judge: which classifier scores samples; None where none is at hand.
+    judge: which classifiers score samples, by the name that judges.py knows them by: "mnist" for those that ship with
+      the package; None where none is at hand.
     class_names: of the classes, in order; None where they are only numbered.
     """
 

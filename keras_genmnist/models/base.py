@@ -36,6 +36,7 @@ class GenerativeModel(tf_keras.Model):
     takes_labels = False
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
+    judge = None  # the name of the classifiers that see samples in validation, see judges.py; read by `compile`
     remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
 
     def __init__(self, image_shape: tuple[int, int, int]):

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import classifier, losses, networks, quality
+from keras_genmnist import judges, losses, networks, quality
 from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
@@ -19,8 +19,9 @@ from keras_genmnist.errors import UsageError
 from keras_genmnist.losses import LOSSES
 from keras_genmnist.models.base import DecoderModel
 
-# What `warnings` calls a discriminator that has won and a class that is lost, if so for PERSISTENT epochs.
-WON, LOST, PERSISTENT = 0.999, 0.005, 5
+# What `warnings` calls a discriminator that has won and a class that is lost, as a share of what each of equally
+# frequent classes has, if so for PERSISTENT epochs.
+WON, LOST, PERSISTENT = 0.999, 0.05, 5
 
 
 class GAN(DecoderModel):
@@ -40,6 +41,8 @@ class GAN(DecoderModel):
         label_smoothing: float = 0.0,
         gradient_penalty: float = 0.0,
         r1_penalty: float = 0.0,
+        num_classes: int | None = None,
+        judge: str | None = None,
     ):
         """
         Args:
@@ -51,11 +54,14 @@ class GAN(DecoderModel):
           critic_steps: the generator takes a step after so many of the discriminator.
           label_smoothing: the discriminator's target for real images is 1 less this.
           gradient_penalty, r1_penalty: weights of the two in the discriminator's loss; 0 for none.
+          num_classes: of the images, where they are labelled.
+          judge: the name of the classifiers, the first of which judges samples in validation; None for their pixels.
         """
         super().__init__(prior, image_shape)
         self.generator, self.discriminator, self.loss_pair = generator, discriminator, LOSSES[loss]
         self.critic_steps, self.target = critic_steps, 1 - label_smoothing
         self.gradient_penalty, self.r1_penalty = gradient_penalty, r1_penalty
+        self.num_classes, self.judge = num_classes, judge
         # A critic's loss has no 0 to be below: only where there is a verdict can it be too good.
         self.has_verdict = loss != "wasserstein_gp"
         names = ("generator_loss", "discriminator_loss", "accuracy")
@@ -71,11 +77,13 @@ class GAN(DecoderModel):
           generator_optimizer, discriminator_optimizer: of the variables of the two networks.
           seed: of the draws from the prior.
           jit_compile: whether XLA compiles.
+        Raises:
+          Fault: if the judge is missing or altered: no epoch could be judged.
         """
         super().compile(optimizer=generator_optimizer, jit_compile=jit_compile)
         self.generator_optimizer, self.discriminator_optimizer = generator_optimizer, discriminator_optimizer
         self.seed = seed
-        self.classifier = classifier.load()  # now: without it no epoch could be judged
+        self.classifier = next((judge.load() for judge in judges.find(self.judge)), None)
         self.real_features = None
         self.compiled_decode = tf.function(self.decode, jit_compile=jit_compile)
 
@@ -132,21 +140,31 @@ class GAN(DecoderModel):
         return {
             "loss": ["generator_loss", "discriminator_loss"],
             "pairs that the discriminator ranks rightly": ["accuracy"],
-            "Frechet distance": ["val_frechet"],
+            "Frechet distance" if self.judge else "Frechet distance of pixels": ["val_frechet"],
         }
 
     def validate(self, batches):
         """Of as many samples, from the same latents every time: Frechet distance, and the share of the rarest class.
 
-        The features of the images are computed at the first call: a training validates on one split.
+        Without a judge the distance is one of pixels, and there are no classes.  The features of the images are
+        computed at the first call: a training validates on one split.
+
+        Raises:
+          UsageError: if there is a single image, which has no spread to compare.
         """
         if self.real_features is None:
-            self.real_features = self.classifier.features(np.concatenate(batches))
+            images = np.concatenate(batches)
+            if len(images) < 2:
+                raise UsageError("a GAN is validated by how its samples spread: give at least 2 validation images")
+            self.real_features = self.classifier.features(images) if self.classifier else quality.pixels(images)
         latents = [self.prior().sample(len(x), seed=tf.constant([0, i])) for i, x in enumerate(batches)]
-        drawn = self.classifier.read(np.concatenate([self.compiled_decode(z) for z in latents]))
+        drawn = np.concatenate([self.compiled_decode(z) for z in latents])
+        if not self.classifier:
+            return {"frechet": quality.frechet_distance(quality.pixels(drawn), self.real_features)}
+        reading = self.classifier.read(drawn)
         return {
-            "frechet": quality.frechet_distance(drawn.features, self.real_features),
-            "rarest_class": float(quality.class_shares(drawn.probabilities).min()),
+            "frechet": quality.frechet_distance(reading.features, self.real_features),
+            "rarest_class": float(quality.class_shares(reading.probabilities).min()),
         }
 
     def score(self, row):
@@ -163,10 +181,12 @@ class GAN(DecoderModel):
                 "generator learns little: try config.label_smoothing, config.r1_penalty, or a lower "
                 "config.discriminator_learning_rate"
             )
-        if (rarest := max(row["val_rarest_class"] for row in last)) < LOST:
+        shares = [row["val_rarest_class"] for row in last if "val_rarest_class" in row]  # by a judge alone
+        if shares and (rarest := max(shares)) < LOST / self.num_classes:
             found.append(
                 f"mode collapse: for {PERSISTENT} epochs at most {rarest:.1%} of the samples were of the rarest class, "
-                "of real images 10 %; try config.loss=wasserstein_gp, or lower learning rates"
+                f"and each of {self.num_classes} equally frequent classes has {1 / self.num_classes:.1%}; try "
+                "config.loss=wasserstein_gp, or lower learning rates"
             )
         return found
 
@@ -231,4 +251,6 @@ def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
         label_smoothing=config.label_smoothing,
         gradient_penalty=config.gradient_penalty,
         r1_penalty=config.r1_penalty,
+        num_classes=spec.num_classes,
+        judge=spec.judge,
     )

@@ -3,12 +3,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from keras_genmnist import classifier, models, networks, quality
 from keras_genmnist import config as configs
-from keras_genmnist import models, networks
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.losses import LOSSES
-from keras_genmnist.models import gan
 from keras_genmnist.models.gan import GAN
 from tests import conformance, tiny
 
@@ -164,10 +164,34 @@ def test_gan_validation_judges_as_many_samples_as_images(mnist_5k):
     assert model.score({"val_frechet": 3.0}) > model.score({"val_frechet": 4.0})
 
 
+def test_gan_of_other_images_is_validated_by_their_pixels():
+    spec = DatasetSpec("own", (9, 13, 3), num_classes=3)
+    model = models.build(tiny.config("gan"), spec)
+    model.compile("sgd", "sgd")
+    real = np.random.default_rng(0).random([40, 9, 13, 3], np.float32)
+    metrics = model.validate([real[:30], real[30:]])
+    assert metrics.keys() == {"frechet"}  # nobody is there to tell the classes apart
+    drawn = [model.decode(model.prior().sample(n, seed=tf.constant([0, i]))) for i, n in enumerate((30, 10))]
+    expected = quality.frechet_distance(quality.pixels(np.concatenate(drawn)), quality.pixels(real))
+    assert metrics["frechet"] == pytest.approx(expected, rel=1e-4)
+    assert model.curves["Frechet distance of pixels"] == ["val_frechet"]
+    rows = 9 * [{"accuracy": 0.7, "val_frechet": 3.0}]
+    assert model.warnings(rows) == [] and model.merit(rows[0]) == -3
+    (warning,) = model.warnings(5 * [{"accuracy": 1.0, "val_frechet": 3.0}])
+    assert "discriminator" in warning
+
+
+def test_gan_says_what_a_class_of_its_images_should_have():
+    model = models.build(tiny.config("gan"), DatasetSpec("emnist/balanced", (28, 28, 1), num_classes=47))
+    assert model.warnings(5 * [row(rarest=0.002)]) == []  # a tenth of what it should be: not lost yet
+    (warning,) = model.warnings(5 * [row(rarest=0.001)])
+    assert "each of 47 equally frequent classes has 2.1%" in warning
+
+
 def test_gan_without_the_classifier_does_not_begin_to_train(monkeypatch, tmp_path):
     model = models.build(tiny.config("gan"))
-    judge = gan.classifier.JUDGES[0]._replace(path=tmp_path / "classifier.npz")
-    monkeypatch.setattr(gan.classifier, "JUDGES", [judge])
+    judge = classifier.JUDGES[0]._replace(path=tmp_path / "classifier.npz")
+    monkeypatch.setattr(classifier, "JUDGES", [judge])
     with pytest.raises(Fault, match=judge.sha256):
         model.compile("sgd", "sgd")
 
