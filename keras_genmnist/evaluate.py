@@ -1,8 +1,8 @@
 """`genmnist evaluate`: one protocol for every model.
 
 Where a model has a likelihood, nats per image on the reference binarization, or of grey levels also bits per dimension,
-as the record and the head of the table say; for all, how their samples look to the
-classifier of classifier.py.
+as the record and the head of the table say; for all, how their samples look to the classifiers of judges.py, or without
+any how their pixels compare.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files, likelihood, migrations, progress, quadrature, quality, runs
+from keras_genmnist import files, judges, likelihood, migrations, progress, quadrature, quality, runs
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel
@@ -81,6 +81,12 @@ def evaluate(
     record |= quality_of_samples(run, model, dataset)
     files.write_json(run.metrics_json, record)
     print(table(record))
+    if (dataset.spec.num_classes or 1) > 1 and judges.name(dataset) is None:
+        config = run.config
+        runs.warn(
+            f"no classifier judges {run.spec.name} yet, so samples are compared by their pixels alone: "
+            f"`{judges.command(config.dataset, config.image_size, config.invert)}` trains one in minutes"
+        )
     if "test" in record and (doubt := likelihood.doubt(record["test"])):
         runs.warn(doubt)
     print(f"wrote {run.metrics_json}")
@@ -209,7 +215,7 @@ def _likelihood_table(record: dict) -> str:
 
 
 def _samples_table(record: dict) -> str:
-    def judged(key, form):
+    def seen(key, form):
         def cell(score):
             spread = score[key]["spread"]
             return f"{score[key]['mean']:{form}}" + (f" +- {spread:{form}}" if spread is not None else "")
@@ -220,25 +226,34 @@ def _samples_table(record: dict) -> str:
         return f"{score['parzen']['mean']:.1f} +- {score['parzen']['se']:.1f} nats" if "parzen" in score else ""
 
     rows = {
-        "Frechet distance": judged("frechet", ".2f"),
-        "  of training images": judged("frechet_floor", ".2f"),
-        "  ratio of the two": judged("frechet_ratio", ".1f"),
-        "precision": judged("precision", ".1%"),
-        "recall": judged("recall", ".1%"),
-        "rarest class": judged("rarest_class", ".1%"),
-        "commonest class": judged("commonest_class", ".1%"),
-        "KL of classes, nats": judged("class_kl", ".4f"),
-        "confident": judged("confident_share", ".1%"),
-        "Parzen windows": parzen,
+        "Frechet distance": seen("frechet", ".2f"),
+        "  of training images": seen("frechet_floor", ".2f"),
+        "  ratio of the two": seen("frechet_ratio", ".1f"),
+        "precision": seen("precision", ".1%"),
+        "recall": seen("recall", ".1%"),
+    }
+    by_judges = {
+        "rarest class": seen("rarest_class", ".1%"),
+        "commonest class": seen("commonest_class", ".1%"),
+        "KL of classes, nats": seen("class_kl", ".4f"),
+        "confident": seen("confident_share", ".1%"),
     }
     weights = {"samples": record["weights"], "samples_raw": "raw", "samples_binary": record["weights"]}
     weights["samples_grey"] = record["weights"]
     scores = {name: record[name] for name in weights if name in record}
     columns = {f"{score['pixels']}, {weights[name]}": score for name, score in scores.items()}
     first = next(iter(scores.values()))
-    count, judges = first["num_samples"], len(first["judges"])
-    head = f"samples against test images: mean +- spread over {judges} judges; what differs by less is equal"
-    return f"{head}\n{_table(f'{count:,} samples', rows, columns)}"
+    if "judges" not in first:
+        head = "samples against test images, by their pixels alone: no classifier judges these images"
+    elif (count := len(first["judges"])) == 1:
+        head, rows = "samples against test images, by one judge", rows | by_judges
+    else:
+        head = f"samples against test images: mean +- spread over {count} judges; what differs by less is equal"
+        rows |= by_judges
+    if any("parzen" in score for score in scores.values()) or "judges" in first:
+        rows["Parzen windows"] = parzen
+    corner = f"{first['num_samples']:,} samples"
+    return f"{head}\n{_table(corner, rows, columns)}"
 
 
 def _table(corner: str, rows: dict[str, Callable[[dict], str]], columns: dict[str, dict]) -> str:

@@ -31,7 +31,7 @@ from pathlib import Path
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_genmnist import __version__, datasets, files, migrations, models
+from keras_genmnist import __version__, datasets, files, judges, migrations, models
 from keras_genmnist import config as configs
 from keras_genmnist.datasets import Dataset, DatasetSpec, binarization
 from keras_genmnist.errors import Fault, UsageError
@@ -122,7 +122,10 @@ def title(workdir: Path) -> str:
 
 
 def describe(dataset: Dataset) -> dict:
-    """What a run says of its data, for JSON: the fields of its DatasetSpec, the sizes of its splits, and a sha256."""
+    """What a run says of its data, for JSON: the fields of its DatasetSpec, the sizes of its splits, and a sha256.
+
+    The judge in the spec is the one that the run began with: a GAN's epochs are compared by one judge to the end.
+    """
     splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
     return {
         "spec": {name: list(v) if isinstance(v, tuple) else v for name, v in dataset.spec._asdict().items()},
@@ -144,6 +147,8 @@ def load_data(run: Run) -> Dataset:
     """
     config = run.config
     dataset = datasets.load(config.dataset, image_size=config.image_size, invert=config.invert)
+    judge = run.spec.judge if run.data else judges.name(dataset)
+    dataset = dataset._replace(spec=dataset.spec._replace(judge=judge))
     if run.data and (found := describe(dataset)) != run.data:
         raise Fault(
             f"{config.dataset} is not what {run.workdir} learned from: its sha256 is {found['sha256']:.12}..., not "

@@ -178,6 +178,7 @@ class Training:
                 for name in self.model.optimized
             }
             warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
+            self.model.judge = run.spec.judge  # which only the data, once they are loaded, tell
             self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
         for name, variables in self.model.optimized.items():
             optimizers[name].build(variables)
