@@ -92,6 +92,26 @@ def evaluate(argv: list[str]) -> None:
     evaluate.evaluate(_trained(values), values.num_draws, values.results, values.proposal, per_image)
 
 
+def classifier(argv: list[str]) -> None:
+    """Train the classifiers that judge samples of a labelled data set of your own.
+
+    genmnist classifier --dataset=NAME|PATH [--image_size=32] [--invert] [--seeds=3]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("dataset", None, "As --config.dataset of a training.", flag_values=values)
+    flags.DEFINE_integer("image_size", 0, "As --config.image_size of a training.", 0, flag_values=values)
+    flags.DEFINE_boolean("invert", False, "As --config.invert of a training.", flag_values=values)
+    flags.DEFINE_integer("seeds", 3, "How many classifiers; their spread needs two.", 1, 100, flag_values=values)
+    _parse(values, argv)
+    if not values.dataset:
+        raise UsageError("give --dataset=NAME, or the path of images of your own, as --config.dataset takes them")
+    with _quiet():
+        from keras_genmnist import datasets, judges
+    dataset = datasets.load(values.dataset, image_size=values.image_size, invert=values.invert)
+    command = judges.command(values.dataset, values.image_size, values.invert)
+    print(f"wrote {judges.make(dataset, values.seeds, command)}")
+
+
 def figures(argv: list[str]) -> None:
     """Draw what a run has learned.
 
@@ -282,6 +302,7 @@ HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
 VERBS = {
     "train": train,
     "evaluate": evaluate,
+    "classifier": classifier,
     "figures": figures,
     "export": export,
     "encode": encode,
@@ -423,7 +444,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:10}{function.__doc__.splitlines()[0]}" for name, function in VERBS.items())
+    verbs = "\n".join(f"  {name:12}{function.__doc__.splitlines()[0]}" for name, function in VERBS.items())
     return f"genmnist: deep generative models of MNIST\n\n{verbs}\n\n`genmnist VERB --help` tells a verb's flags."
 
 

@@ -87,6 +87,7 @@ def test_no_arguments_is_help(genmnist):
 VERB_FLAGS = {
     "train": ["--model", "--workdir"],
     "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
+    "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--seed", "--format", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
