@@ -50,6 +50,7 @@ ENV PATH=/opt/genmnist/bin:$PATH \
     USER=genmnist \
     MPLCONFIGDIR=/tmp/matplotlib \
     TFDS_DATA_DIR=/data \
+    XDG_CACHE_HOME=/data/cache \
     PYTHONUNBUFFERED=1 \
     GENMNIST_HOST=0.0.0.0 \
     NVIDIA_VISIBLE_DEVICES=all \
