@@ -34,6 +34,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import __version__, datasets, files, judges, migrations, models
 from keras_genmnist import config as configs
 from keras_genmnist.datasets import Dataset, DatasetSpec, binarization
+from keras_genmnist.datasets.spec import spec_of
 from keras_genmnist.errors import Fault, UsageError
 
 CHANGEABLE = ("epochs", "patience")  # fields with whose values a run can go on; all others are what it is
@@ -132,11 +133,6 @@ def describe(dataset: Dataset) -> dict:
         "num_images": {name: len(split.images) for name, split in splits.items()},
         "sha256": datasets.digest(**splits),
     }
-
-
-def spec_of(fields: dict) -> DatasetSpec:
-    """The DatasetSpec of these fields, which were written as JSON."""
-    return DatasetSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def load_data(run: Run) -> Dataset:

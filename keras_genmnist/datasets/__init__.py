@@ -9,7 +9,7 @@ import numpy as np
 from keras_genmnist.config import suggest
 from keras_genmnist.datasets import arrays, files, tfds
 from keras_genmnist.datasets.arrays import Part, digest
-from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.datasets.spec import DatasetSpec, spec_of
 from keras_genmnist.datasets.splits import Dataset, Split, cut, eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.files import write
@@ -26,6 +26,7 @@ __all__ = [
     "read",
     "save",
     "spec",
+    "spec_in",
 ]
 
 MNIST_5K = tfds.MNIST._replace(name="mnist_5k")
@@ -40,6 +41,15 @@ def names() -> list[str]:
 def spec(name: str) -> DatasetSpec | None:
     """What a data set is, where its name says so; None for images of the user's own, which have to be loaded."""
     return SPECS.get(name)
+
+
+def spec_in(record: dict) -> DatasetSpec:
+    """What images the record of an export, its genmnist.json, is of; those of earlier versions only name the data set.
+
+    Raises:
+      KeyError: if the record does not say.
+    """
+    return spec_of(record["data"]["spec"]) if record.get("data") else SPECS[record["dataset"]]
 
 
 def load(name: str, *, image_size: int = 0, invert: bool = False) -> Dataset:

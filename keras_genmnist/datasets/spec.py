@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+DIGITS = "mnist"  # the judge of images that show digits as MNIST has them
+
 
 class DatasetSpec(NamedTuple):
     """What models, figures and exports need to know of a data set.
@@ -21,3 +23,39 @@ class DatasetSpec(NamedTuple):
     values: str = "grey"
     judge: str | None = None
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the classes are called, in order: by their numbers where they have no names; empty without labels."""
+        return self.class_names or tuple(str(number) for number in range(self.num_classes or 0))
+
+    @property
+    def noun(self) -> str:
+        """What to call one of the images."""
+        return "digit" if self.judge == DIGITS else "image"
+
+    def label_of(self, text: str) -> int:
+        """The label of the class with this name, or else with this number.
+
+        >>> DatasetSpec("shapes", (12, 20, 3), num_classes=3, class_names=("disc", "bar", "ring")).label_of("bar")
+        1
+
+        Raises:
+          ValueError: naming what is accepted, if there is no such class.
+        """
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.isdecimal() and text.isascii() and len(text) < 10 and int(text) < len(self.classes):
+            return int(text)
+        accepted = f"0 to {len(self.classes) - 1}" if self.classes else "none, for it has no labels"
+        if self.class_names:
+            accepted = f"{', '.join(self.class_names[:NAMED])}{', ...' * (len(self.classes) > NAMED)}, or {accepted}"
+        raise ValueError(f"{text!r} is no class of {self.name}; accepted: {accepted}")
+
+
+NAMED = 60  # classes in a message
+
+
+def spec_of(fields: dict) -> DatasetSpec:
+    """The DatasetSpec of these fields, which were written as JSON."""
+    return DatasetSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
