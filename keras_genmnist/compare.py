@@ -71,6 +71,7 @@ def compare(
         run = present[name]
         with runs.lock(run.workdir):
             training.train(run, time.time())
+        run = runs.load(run.workdir)  # which knows its data by now
         if name in missing:
             used, epochs = sum(_seconds(runs.read_metrics(run))), run.config.epochs
             print(f"{name} used {used / 60:.2f} of {minutes:g} minutes, for {epochs} epoch{'s' * (epochs != 1)}")
@@ -184,10 +185,12 @@ def table(found: dict[str, dict]) -> str:
 
 def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -> Figure:
     """Validation bound over training time, test scores, and samples."""
+    sheet = images.tile(np.concatenate(list(shown.values())), columns=SHOWN)
+    inches = 12 * sheet.shape[0] / sheet.shape[1]  # of the samples
     drawn, axes = plt.subplot_mosaic(
         [["curves", "scores"], ["samples", "samples"]],
-        figsize=(11, 4.2 + 0.6 * len(found)),
-        height_ratios=[4, 0.6 * len(found)],
+        figsize=(11, 4.2 + inches),
+        height_ratios=[4, inches],
         layout="constrained",
     )
     settled = []
@@ -214,7 +217,6 @@ def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -
     axes["scores"].invert_yaxis()
     for axis in (axes["curves"], axes["scores"]):
         axis.grid(alpha=0.3)
-    sheet = images.tile(np.concatenate(list(shown.values())), columns=SHOWN)
     axes["samples"].imshow(sheet, cmap="gray", vmin=0, vmax=1)
     height = sheet.shape[0] // len(shown)
     axes["samples"].set(xticks=[], yticks=[height * (n + 0.5) for n in range(len(shown))], yticklabels=list(shown))

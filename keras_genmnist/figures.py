@@ -23,6 +23,9 @@ from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)
+HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
+LONGEST = 24  # letters of a class's name in a legend
+LEGEND_ROWS, LEGEND_ENTRIES = 24, 96  # of more classes, no eye can tell the colours apart
 
 
 class Subject(NamedTuple):
@@ -56,10 +59,10 @@ def interpolation(subject: Subject) -> Figure:
     rows = subject.model.interpolate(z1, z2, tf.constant(ALPHAS)).numpy()
     if subject.pairs:
         rows, titles = np.concatenate([ends[:, :1], rows, ends[:, 1:]], axis=1), ["", *titles, ""]
-    size = (1.5 * len(titles), 0.8 + 1.5 * len(rows))
+    size = (1.5 * len(titles), 0.8 + 1.5 * len(rows) * _height_of(subject))
     figure, axes = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", squeeze=False)
-    for axis, digit in zip(axes.flat, rows.reshape(-1, *rows.shape[2:]), strict=True):
-        _show(axis, digit)
+    for axis, image in zip(axes.flat, rows.reshape(-1, *rows.shape[2:]), strict=True):
+        _show(axis, image)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     for row, pair in zip(axes, subject.pairs, strict=False):
@@ -78,7 +81,9 @@ def layers(subject: Subject) -> Figure:
         subject.model.decode(tf.concat([*kept[:number], varied[number], *kept[number + 1 :]], axis=-1))
         for number in range(len(sizes))
     ]
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 0.8 * len(rows) + 1), layout="constrained")
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(8, 0.8 * len(rows) * _height_of(subject) + 1), layout="constrained"
+    )
     for axis, row, number in zip(axes[::-1], rows, range(len(rows)), strict=True):  # the topmost layer first
         axis.imshow(images.tile(row, columns=10), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
@@ -90,9 +95,11 @@ def layers(subject: Subject) -> Figure:
 def reconstructions(subject: Subject) -> Figure:
     """Test images, each above its reconstruction from the posterior's mean."""
     originals = _scored(subject)[:40].astype(np.float32)
+    columns = min(10, len(originals))
+    originals = originals[: len(originals) // columns * columns]  # whole rows
     decoded = subject.model.reconstruct(originals).numpy()
-    rows = [part for i in range(0, 40, 10) for part in (originals[i : i + 10], decoded[i : i + 10])]
-    sheet = images.tile(np.concatenate(rows), columns=10)
+    rows = [part[i : i + columns] for i in range(0, len(originals), columns) for part in (originals, decoded)]
+    sheet = images.tile(np.concatenate(rows), columns)
     return _sheet(sheet, f"Test images (odd rows) and reconstructions (even rows)\n{_caption(subject)}")
 
 
@@ -146,7 +153,9 @@ def progress(subject: Subject) -> Figure:
     if damaged:
         runs.warn(f"left out what is no PNG file: {', '.join(map(str, damaged))}")
     chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
-    figure, axes = plt.subplots(len(chosen), 1, figsize=(8, 0.8 * len(chosen) + 1), layout="constrained")
+    figure, axes = plt.subplots(
+        len(chosen), 1, figsize=(8, 0.8 * len(chosen) * _height_of(subject) + 1), layout="constrained"
+    )
     for axis, epoch in zip(np.atleast_1d(axes), chosen, strict=True):
         axis.imshow(strips[epoch], cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
@@ -156,14 +165,14 @@ def progress(subject: Subject) -> Figure:
 
 
 def _strips(subject: Subject) -> tuple[dict[int, np.ndarray], list[Path]]:
-    """The strip of samples of each epoch that has one, [H, W, 1]; and the files that are none."""
+    """The strip of samples of each epoch that has one, [H, W, C]; and the files that are none."""
     strips, damaged = {}, []
     for row in subject.rows:
         path = subject.run.progress / f"{row['epoch']}.png"
         # An epoch has none if the training was killed after it was saved, and before it was drawn.
         if path.exists():
             try:
-                strips[row["epoch"]] = tf.io.decode_png(path.read_bytes(), channels=1).numpy() / 255
+                strips[row["epoch"]] = tf.io.decode_png(path.read_bytes(), subject.model.image_shape[-1]).numpy() / 255
             except (OSError, tf.errors.OpError):
                 damaged.append(path)
     return strips, damaged
@@ -171,11 +180,11 @@ def _strips(subject: Subject) -> tuple[dict[int, np.ndarray], list[Path]]:
 
 def neighbours(subject: Subject) -> Figure:
     """Samples, each above the five training images nearest to it by the distance of pixels."""
-    digits = _sampled(subject, 10)
+    drawn = _sampled(subject, 10)
     training = subject.dataset.train.images.astype(np.float32) / 255
-    nearest = training[quality.nearest(digits, training, 5)]  # [10, 5, 28, 28, 1]
-    rows = np.concatenate([digits[None], nearest.swapaxes(0, 1)])
-    sheet = images.tile(rows.reshape(-1, *digits.shape[1:]), columns=len(digits))
+    nearest = training[quality.nearest(drawn, training, min(5, len(training)))]  # [10, 5, H, W, C]
+    rows = np.concatenate([drawn[None], nearest.swapaxes(0, 1)])
+    sheet = images.tile(rows.reshape(-1, *drawn.shape[1:]), columns=len(drawn))
     return _sheet(sheet, f"Samples (first row) and nearest training images\n{_caption(subject)}")
 
 
@@ -188,33 +197,57 @@ def completion(subject: Subject) -> Figure:
     tiled = [np.tile(part, (5, 1, 1, 1)) for part in (originals, mask)]
     completed = tf.function(subject.model.complete)(*tiled, seeds)["images"]
     hidden = np.where(mask == 1, originals, 0.5)  # grey: unknown
-    sheet = images.tile(np.concatenate([originals, hidden, completed]), columns=10)
+    sheet = images.tile(np.concatenate([originals, hidden, completed]), columns=len(originals))
     return _sheet(sheet, f"Test images, what is shown of them, five completions\n{_caption(subject)}")
 
 
 def latent_means(subject: Subject) -> Figure:
-    """For a 2-D latent: the variational means of the test set, coloured by digit."""
+    """For a 2-D latent: the variational means of the test set, coloured by class."""
     batches = eval_batches(_scored(subject), 500)
     means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
+    spec, labels = subject.dataset.spec, subject.dataset.test.labels
     figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
     size = min(20, 40_000 / len(means))
-    for digit in range(10):
-        own = means[subject.dataset.test.labels == digit]
-        axis.scatter(*own.T, s=size, alpha=0.6, color=plt.get_cmap("tab10")(digit), label=str(digit), linewidths=0)
-    axis.legend(
-        title="digit", markerscale=(80 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
-    )
+    clouds = [
+        axis.scatter(*means[labels == label].T, s=size, alpha=0.6, color=colour, label=name, linewidths=0)
+        for label, (name, colour) in enumerate(zip(spec.classes, palette(len(spec.classes)), strict=True))
+    ]
+    if len(clouds) <= LEGEND_ENTRIES:
+        legend = axis.legend(
+            clouds,
+            [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in spec.classes],
+            title=spec.noun if spec.noun == "digit" else "class",
+            ncols=-(-len(clouds) // LEGEND_ROWS),
+            markerscale=(80 / size) ** 0.5,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a name may hold a $
+        width = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+        figure.set_size_inches(max(8, 7 + width), 7)
     axis.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
     figure.suptitle(f"Posterior means of the test set, {_caption(subject)}", fontsize=11)
     return figure
 
 
+def palette(count: int) -> np.ndarray:
+    """Colours to tell classes apart, [count, 4]: ten that are easy to tell, or else hues in three shades in turn."""
+    if count <= 10:
+        return plt.get_cmap("tab10")(np.arange(count))
+    colours = plt.get_cmap("hsv")(np.arange(count) / count)
+    colours[:, :3] *= np.resize([0.95, 0.7, 0.45], count)[:, None]
+    return colours
+
+
 def latent_grid(subject: Subject) -> Figure:
     """For a 2-D latent: the decodings of a regular grid over [-2, 2] squared."""
-    edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # a digit's centre is its z
+    edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # an image's centre is its z
     z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
-    figure, axis = plt.subplots(figsize=(8, 8.3), layout="constrained")
-    axis.imshow(images.tile(subject.model.decode(z), columns=len(GRID)), cmap="gray", extent=(-edge, edge, -edge, edge))
+    decoded, height = images.tile(subject.model.decode(z), columns=len(GRID)), _height_of(subject)
+    figure, axis = plt.subplots(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
+    axis.imshow(decoded, cmap="gray", extent=(-edge, edge, -edge, edge), aspect=height)
     axis.set(xlabel="$z_1$", ylabel="$z_2$")
     figure.suptitle(f"Decoded latent grid, {_caption(subject)}", fontsize=11)
     return figure
@@ -355,9 +388,15 @@ def _sampled(subject: Subject, count: int) -> np.ndarray:
     return tf.function(subject.model.sample)(count, subject.seed)["probabilities"].numpy()
 
 
+def _height_of(subject: Subject) -> float:
+    """How high an image is, as a multiple of its width."""
+    height, width, _ = subject.model.image_shape
+    return height / width
+
+
 def _sheet(sheet: np.ndarray, title: str) -> Figure:
     height, width, _ = sheet.shape
-    figure, axis = plt.subplots(figsize=(8, 8 * height / width + 0.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, min(HIGHEST, 8 * height / width) + 0.6), layout="constrained")
     _show(axis, sheet)
     figure.suptitle(title, fontsize=11)
     return figure

@@ -1,4 +1,4 @@
-"""Sheets of digits and PNG files."""
+"""Sheets of images and PNG files."""
 
 import numpy as np
 import tensorflow as tf

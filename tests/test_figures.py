@@ -7,6 +7,7 @@ import tensorflow as tf
 from matplotlib.collections import PathCollection
 
 from keras_genmnist import datasets, figures, files, images, models, runs
+from keras_genmnist.datasets import Dataset, DatasetSpec, Split
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.figures import Subject
 from tests import tiny
@@ -318,3 +319,79 @@ def test_latent_means_are_refused_without_labels(run, mnist_5k, tmp_path, monkey
 def test_figures_suggest_a_name_for_an_unknown_one(run, tmp_path):
     with pytest.raises(UsageError, match="unknown figure 'sample'; did you mean samples"):
         figures.figures(run, ["sample"], seed=5, out=tmp_path)
+
+
+SHAPES = DatasetSpec("shapes", (12, 20, 3), num_classes=3, class_names=("disc", "_bar", "a $ring$"))
+
+
+@pytest.fixture(scope="module")
+def in_colour(run):
+    """A subject of colour images, 12 x 20, with classes that have names."""
+    random = np.random.default_rng(0)
+
+    def split(count):
+        drawn = random.integers(0, 256, [count, *SHAPES.image_shape], np.uint8)
+        return Split(drawn, (drawn > 127).astype(np.uint8), np.arange(count) % 3)
+
+    dataset = Dataset(SHAPES, split(12), split(4), split(25))
+    config = tiny.config("vae", latent_size=2)
+    own = dataclasses.replace(run, config=config, data=runs.describe(dataset))
+    return Subject(own, models.build(config, SHAPES), dataset, runs.read_metrics(run), seed=5)
+
+
+@pytest.mark.parametrize("name", ["samples", "reconstructions", "neighbours", "latent_grid", "interpolation"])
+def test_sheets_of_colour_images_have_their_shape_and_colours(in_colour, name):
+    figure = figures.FIGURES[name](in_colour)
+    sheet = picture(figure.axes[0])
+    cells = {"samples": (10, 10), "reconstructions": (4, 10), "neighbours": (6, 10), "latent_grid": (20, 20)}
+    rows, columns = cells.get(name, (1, 1))
+    assert sheet.shape == (12 * rows, 20 * columns, 3)
+    assert np.ptp(sheet, axis=-1).max() > 0.001  # not grey
+    # As they are drawn, all pixels are square.
+    figure.canvas.draw()
+    box = figure.axes[0].get_window_extent()
+    assert box.height / box.width == pytest.approx(sheet.shape[0] / sheet.shape[1], rel=0.02)
+    plt.close(figure)
+
+
+def test_reconstructions_of_few_images_stand_below_their_originals(in_colour):
+    figure = figures.reconstructions(in_colour)
+    sheet, originals = picture(figure.axes[0]), in_colour.dataset.test.binary
+    for row, column in ((0, 3), (2, 9)):
+        shown = sheet[12 * row : 12 * (row + 1), 20 * column : 20 * (column + 1)]
+        np.testing.assert_array_equal(shown, originals[5 * row + column])
+    plt.close(figure)
+
+
+def test_progress_of_colour_images_is_in_colour(in_colour, tmp_path):
+    run = dataclasses.replace(in_colour.run, workdir=tmp_path)
+    strip = np.random.default_rng(1).random([12, 80, 3]).astype(np.float32)
+    files.write(run.progress / "1.png", images.png(strip).numpy())
+    figure = figures.progress(in_colour._replace(run=run, rows=[{"epoch": 1}]))
+    np.testing.assert_allclose(picture(figure.axes[0]), strip, atol=1 / 255)
+    plt.close(figure)
+
+
+def test_latent_means_name_the_classes(in_colour):
+    figure = figures.latent_means(in_colour)
+    legend = figure.axes[0].get_legend()
+    assert legend.get_title().get_text() == "class"
+    assert [text.get_text() for text in legend.get_texts()] == list(SHAPES.class_names)
+    figure.canvas.draw()
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("count", [10, 26, 47, 96])
+def test_latent_means_of_many_classes_have_as_many_colours_and_fit(in_colour, count):
+    spec = SHAPES._replace(num_classes=count, class_names=tuple(f"class {number}" for number in range(count)))
+    test = in_colour.dataset.test
+    tiled = Split(*(np.resize(part, [2 * count, *part.shape[1:]]) for part in test[:2]), np.arange(2 * count) % count)
+    figure = figures.latent_means(in_colour._replace(dataset=in_colour.dataset._replace(spec=spec, test=tiled)))
+    clouds = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    assert [len(cloud.get_offsets()) for cloud in clouds] == [2] * count
+    assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == count
+    figure.canvas.draw()
+    legend, page = figure.axes[0].get_legend().get_window_extent(), figure.bbox
+    assert min(legend.x0, legend.y0) >= 0 and legend.x1 <= page.width and legend.y1 <= page.height
+    assert page.width - legend.width > 6.5 * figure.dpi  # what is left for the means
+    plt.close(figure)
