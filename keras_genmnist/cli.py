@@ -172,24 +172,28 @@ def encode(argv: list[str]) -> None:
 
 
 def sample(argv: list[str]) -> None:
-    """Draw digits from a run or an export.
+    """Draw images from a run or an export.
 
     genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
-    [--digit=7, of a class-conditional model]
+    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model]
     """
     values = _run_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
     flags.DEFINE_integer("num_samples", 64, "How many.", 1, flag_values=values)
-    flags.DEFINE_integer("seed", 1, "The same seed gives the same digits.", *SEEDS, flag_values=values)
-    flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, 9, flag_values=values)
+    flags.DEFINE_integer("seed", 1, "The same seed gives the same images.", *SEEDS, flag_values=values)
+    flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, flag_values=values)
+    flags.DEFINE_string("label", None, "The class to draw, by name or number, as --digit.", flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
     if values.export and (values.model or values.workdir):
         raise UsageError("give either --export or a run by --model or --workdir, not both")
+    if values.digit is not None and values.label is not None:
+        raise UsageError("give either --digit or --label, not both")
+    flag, label = ("--label", values.label) if values.digit is None else ("--digit", str(values.digit))
     with _quiet():
         from keras_genmnist import sampling
     source = sampling.of_export(Path(values.export)) if values.export else sampling.of_run(_trained(values))
-    sampling.sample(source, values.num_samples, values.seed, Path(values.out), values.digit)
+    sampling.sample(source, values.num_samples, values.seed, Path(values.out), label, flag)
 
 
 def serve(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`genmnist sample`: digits from a run or an export, as a PNG sheet and a NumPy array."""
+"""`genmnist sample`: images from a run or an export, as a PNG sheet and a NumPy array."""
 
 import io
 import math
@@ -10,25 +10,33 @@ import numpy as np
 import tensorflow as tf
 
 from keras_genmnist import files, images, runs, signatures, versions
+from keras_genmnist.datasets import DatasetSpec, spec_in
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 from keras_genmnist.signatures import MAX_SAMPLES
 
-ENLARGED = 3  # a digit of 28 pixels is too small to look at
+SHOWN = 84  # pixels that the longer side of an image is enlarged to, or nearly: as it is, it is too small to look at
 
 
 class Source(NamedTuple):
-    """What digits are drawn from: signatures by name, what to call it, and the object that keeps them alive."""
+    """What images are drawn from.
+
+    signatures: by name.
+    label: what to call it.
+    spec: of the images.
+    owner: the object that keeps the signatures alive.
+    """
 
     signatures: dict[str, Callable[..., dict[str, tf.Tensor]]]
     label: str
+    spec: DatasetSpec
     owner: object
 
 
 def of_run(run: Run) -> Source:
     """A trained run."""
     model = runs.load_model(run)
-    return Source(signatures.of(model), f"{run.name} on {run.spec.name}", model)
+    return Source(signatures.of(model), f"{run.name} on {run.spec.name}", run.spec, model)
 
 
 def of_export(path: Path) -> Source:
@@ -49,8 +57,8 @@ def of_export(path: Path) -> Source:
             loaded = tf.saved_model.load(literal)
         record = files.parse_json((newest / "assets.extra" / "genmnist.json").read_text())
         signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
-        return Source(signatures, f"{record['model']} on {record['dataset']}", loaded)
-    except (OSError, tf.errors.OpError, LookupError, TypeError, ValueError) as error:
+        return Source(signatures, f"{record['model']} on {record['dataset']}", spec_in(record), loaded)
+    except (OSError, tf.errors.OpError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 
 
@@ -58,34 +66,45 @@ def _is_model(folder: Path) -> bool:
     return (folder / "saved_model.pb").exists()
 
 
-def sample(source: Source, num_samples: int, seed: int, out: Path, digit: int | None = None) -> None:
-    """Writes a sheet of digits to `out` and their probabilities to the .npy beside it.
+def sample(source: Source, num_samples: int, seed: int, out: Path, label: str | None = None, flag="--label") -> None:
+    """Writes a sheet of images to `out` and their probabilities to the .npy beside it.
 
     Args:
       source: a run or an export.
       num_samples: how many.
-      seed: the same seed gives the same digits.
+      seed: the same seed gives the same images.
       out: a .png path.
-      digit: the one to draw, of a model that was trained to draw a chosen one.
+      label: the name or the number of the class to draw, of a model that was trained to draw a chosen one.
+      flag: that gave the label, for messages.
     Raises:
-      UsageError: if num_samples is out of range, the model draws no chosen digit, or `out` cannot be written.
+      UsageError: if num_samples is out of range, the model draws no chosen class or does not know this one, or `out`
+        cannot be written.
     """
     if out.suffix != ".png":
         raise UsageError(f"--out={out} is not a PNG file: give a name ending in .png")
     if not 1 <= num_samples <= MAX_SAMPLES:
         raise UsageError(f"--num_samples={num_samples} is out of range: give 1 to {MAX_SAMPLES}")
-    name, chosen = ("sample", {}) if digit is None else ("sample_class", {"label": tf.constant(digit)})
-    if name not in source.signatures:
-        raise UsageError(
-            f"--digit={digit} cannot be chosen, {source.label} draws all digits: leave it out, or train with "
-            "--model=pixelcnn --config.dataset=mnist --config.class_conditional=true"
-        )
+    name, chosen = ("sample", {}) if label is None else ("sample_class", {"label": _number(source, label, flag)})
     draw = source.signatures[name]
-    digits = draw(num_samples=tf.constant(num_samples), seed=tf.constant(seed), **chosen)["probabilities"].numpy()
+    drawn = draw(num_samples=tf.constant(num_samples), seed=tf.constant(seed), **chosen)["probabilities"].numpy()
     array = io.BytesIO()
-    np.save(array, digits)
-    sheet = images.tile(digits, columns=math.ceil(math.sqrt(num_samples)))
-    enlarged = sheet.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-    files.write(out, images.png(enlarged).numpy())
+    np.save(array, drawn)
+    sheet = images.tile(drawn, columns=math.ceil(math.sqrt(num_samples)))
+    times = max(1, round(SHOWN / max(drawn.shape[1:3])))
+    files.write(out, images.png(sheet.repeat(times, axis=0).repeat(times, axis=1)).numpy())
     files.write(out.with_suffix(".npy"), array.getvalue())
     print(f"wrote {out} and {out.with_suffix('.npy')}: {num_samples} samples of {source.label}, seed {seed}")
+
+
+def _number(source: Source, label: str, flag: str) -> tf.Tensor:
+    """The number of the class that `flag` asks for."""
+    if "sample_class" not in source.signatures:
+        every, dataset = ("digits", "mnist") if flag == "--digit" else ("classes", "WITH_LABELS")
+        raise UsageError(
+            f"{flag}={label} cannot be chosen, {source.label} draws all {every}: leave it out, or train with "
+            f"--model=pixelcnn --config.dataset={dataset} --config.class_conditional=true"
+        )
+    try:
+        return tf.constant(source.spec.label_of(label))
+    except ValueError as error:
+        raise UsageError(f"{flag}={error}") from None

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import images, runs, sampling
+from keras_genmnist import datasets, images, runs, sampling
+from keras_genmnist.datasets import DatasetSpec
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.signatures import MAX_SAMPLES
 from tests import tiny
@@ -96,12 +97,60 @@ def test_of_export_says_that_an_export_is_damaged(exported, tmp_path, file):
 def test_sample_draws_a_chosen_digit_of_a_conditional_model(tmp_path, eager):
     run = tiny.train(tiny.begin(tmp_path / "run", "pixelcnn", class_conditional=True, epochs=1))
     source = sampling.of_run(run)
-    sampling.sample(source, 5, 3, tmp_path / "digits.png", digit=7)
+    sampling.sample(source, 5, 3, tmp_path / "digits.png", "7", "--digit")
     expected = source.signatures["sample_class"](label=tf.constant(7), num_samples=tf.constant(5), seed=tf.constant(3))
     np.testing.assert_array_equal(np.load(tmp_path / "digits.npy"), expected["probabilities"])
 
 
 def test_sample_refuses_to_choose_a_digit_of_other_models(source, tmp_path):
     with pytest.raises(UsageError, match=r"--digit=7 cannot be chosen, vae on mnist_5k draws all .* --model=pixelcnn"):
-        sampling.sample(source, 5, 3, tmp_path / "digits.png", digit=7)
+        sampling.sample(source, 5, 3, tmp_path / "digits.png", "7", "--digit")
     assert list(tmp_path.iterdir()) == []
+
+
+SHAPES = DatasetSpec("shapes", (12, 20, 3), num_classes=3, class_names=("disc", "bar", "ring"))
+
+
+def stand_in(spec, *names):
+    """A source of which each signature draws images that are the label, or a half without one."""
+
+    def drawn(num_samples, label=0.5, **_):
+        return {"probabilities": tf.fill([num_samples, *spec.image_shape], tf.cast(label, tf.float32) / 4)}
+
+    return sampling.Source(dict.fromkeys(names, lambda seed, **inputs: drawn(**inputs)), "vae on shapes", spec, None)
+
+
+@pytest.mark.parametrize(("label", "number"), [("ring", 2), ("2", 2), ("disc", 0)])
+def test_sample_draws_a_class_by_its_name_or_number(tmp_path, label, number):
+    sampling.sample(stand_in(SHAPES, "sample", "sample_class"), 3, 1, tmp_path / "rings.png", label)
+    np.testing.assert_array_equal(np.load(tmp_path / "rings.npy"), np.full([3, 12, 20, 3], number / 4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "label", "accepted"),
+    [
+        (SHAPES, "rung", "--label='rung' is no class of shapes; accepted: disc, bar, ring, or 0 to 2"),
+        (SHAPES, "3", "--label='3' is no class of shapes; accepted: disc, bar, ring, or 0 to 2"),
+        (datasets.spec("mnist"), "12", "--label='12' is no class of mnist; accepted: 0 to 9"),
+        (datasets.spec("mnist"), "-1", "--label='-1' is no class of mnist; accepted: 0 to 9"),
+    ],
+)
+def test_sample_names_the_classes_there_are(tmp_path, spec, label, accepted):
+    with pytest.raises(UsageError) as raised:
+        sampling.sample(stand_in(spec, "sample", "sample_class"), 3, 1, tmp_path / "rings.png", label)
+    assert str(raised.value) == accepted
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_come_before_numbers():
+    spec = DatasetSpec("odd", (8, 8, 1), num_classes=3, class_names=("1", "3", "5"))
+    assert [spec.label_of(text) for text in ("1", "3", "5", "2")] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "times"), [((28, 28, 1), 3), ((8, 8, 1), 10), ((12, 20, 3), 4), ((64, 64, 3), 1), ((64, 8, 1), 1)]
+)
+def test_small_images_are_enlarged_more(tmp_path, shape, times):
+    sampling.sample(stand_in(DatasetSpec("own", shape), "sample"), 4, 1, tmp_path / "sheet.png")
+    sheet = tf.io.decode_png((tmp_path / "sheet.png").read_bytes())
+    assert sheet.shape == (2 * times * shape[0], 2 * times * shape[1], shape[2])
