@@ -378,9 +378,13 @@ def test_explorer_is_told_of_the_models(client):
         "name": "vae",
         "version": "1",
         "label": "vae on mnist_5k",
+        "image_shape": [28, 28, 1],
+        "noun": "digit",
+        "classes": [str(digit) for digit in range(10)],
         "latent_size": 2,
         "class_conditional": False,
     }
+    assert (other["image_shape"], other["noun"], other["classes"]) == (None, "image", [])
     assert (other["label"], other["latent_size"], other["latent_means"]) == ("toy", None, None)
 
 

@@ -156,19 +156,26 @@ def create_app(
 
     def sample(name, version):
         wanted = {"num_samples": 64, "seed": 1}
+        servable = repository.servable(name, version)
+        choice = "digit" if servable.spec.noun == "digit" else "label"
         for key, value in request.args.items():
-            if key not in ("num_samples", "seed", "digit"):
-                raise invalid(f"unknown parameter {key}: give num_samples, seed or digit")
+            if key not in ("num_samples", "seed", "digit", "label"):
+                raise invalid(f"unknown parameter {key}: give num_samples, seed or {choice}")
+            if key == "label" and servable.spec.classes:
+                try:
+                    value = str(servable.spec.label_of(value))
+                except ValueError as error:
+                    raise invalid(f"label={error}") from error
             if not re.fullmatch(r"-?[0-9]{1,20}", value):
                 raise invalid(f"{key} must be a whole number")
             wanted[key] = int(value)
         if "digit" in wanted:
             wanted["label"] = wanted.pop("digit")
         with places.take():
-            signature = repository.servable(name, version).signature("sample_class" if "label" in wanted else "sample")
+            signature = servable.signature("sample_class" if "label" in wanted else "sample")
             inputs, _ = tensors.inputs({"inputs": wanted}, signature.inputs)
-            digits = signature(inputs)["probabilities"]
-            sheet = images.tile(digits, columns=math.ceil(math.sqrt(len(digits))))
+            drawn = signature(inputs)["probabilities"]
+            sheet = images.tile(drawn, columns=math.ceil(math.sqrt(len(drawn))))
             return Response(images.png(sheet).numpy(), mimetype="image/png")
 
     @app.get("/")
@@ -186,6 +193,9 @@ def create_app(
                         "version": str(servable.version),
                         "label": servable.label,
                         "signatures": sorted(servable.signatures),
+                        "image_shape": servable.image_shape,
+                        "noun": servable.spec.noun,
+                        "classes": servable.spec.classes,
                         "latent_size": servable.latent_size,
                         "class_conditional": "sample_class" in servable.signatures,
                         "latent_means": servable.latent_means,

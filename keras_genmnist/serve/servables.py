@@ -15,7 +15,8 @@ from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import files, versions
+from keras_genmnist import datasets, files, versions
+from keras_genmnist.datasets import DatasetSpec
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.serve.batching import Arrays, Batcher
 
@@ -38,7 +39,8 @@ class Signature:
         """
         self._function = function
         self.inputs: dict[str, tf.TensorSpec] = function.structured_input_signature[1]
-        specs = [*self.inputs.values(), *function.structured_outputs.values()]
+        self.outputs: dict[str, tf.TensorSpec] = function.structured_outputs
+        specs = [*self.inputs.values(), *self.outputs.values()]
         # With two inputs it cannot be told whether the first dimension of both is rows: `interpolate` has alphas [A].
         takes_rows = len(self.inputs) == 1 and all(spec.shape.rank and spec.shape[0] is None for spec in specs)
         self._batcher = Batcher(self._call_rows, BATCH_ROWS, observe) if takes_rows else None
@@ -78,7 +80,11 @@ def _sentence(message: str) -> str:
 
 
 class Servable:
-    """One loaded version of an export."""
+    """One loaded version of an export.
+
+    spec: of its images, as its genmnist.json says; of a SavedModel without one, nothing but what the signatures say.
+    image_shape: (H, W, C); None where there are no images.
+    """
 
     def __init__(self, name: str, version: int, path: Path, observe: Callable[[int], None]):
         """
@@ -107,6 +113,9 @@ class Servable:
             }
             record = _json(extra / "genmnist.json")
             self.label = f"{record['model']} on {record['dataset']}" if record else name
+            shape = self._image_shape()
+            self.spec = datasets.spec_in(record) if record else DatasetSpec(name, shape)
+            self.image_shape = shape or self.spec.image_shape
             self.latent_means = _latent_means(extra / "latent_means.json")
             self._warm_up(extra / "tf_serving_warmup_requests")
         except Exception as error:  # of what may be any bytes
@@ -119,6 +128,13 @@ class Servable:
             request = PredictionLog.FromString(record.numpy()).predict_log.request
             inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
             self.signature(request.model_spec.signature_name)(inputs)
+
+    def _image_shape(self) -> tuple[int, int, int] | None:
+        """(H, W, C) of the images that the signatures take or give, if there are any."""
+        takes = [signature.inputs.get("images") for signature in self.signatures.values()]
+        gives = [signature.outputs.get("probabilities") for signature in self.signatures.values()]
+        shapes = [spec.shape[1:] for spec in (*takes, *gives) if spec is not None and spec.shape.rank == 4]
+        return next((tuple(shape) for shape in shapes if shape.is_fully_defined()), None)
 
     @property
     def latent_size(self) -> int | None:

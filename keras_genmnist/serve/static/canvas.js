@@ -1,15 +1,26 @@
 // Drawing on canvases.
 
-/** Paints pixels in [0, 1], in any nesting of 784, on a canvas of 28 x 28. */
+/** Paints pixels [H][W][1 or 3] in [0, 1], grey or red, green and blue, on a canvas that gets their size. */
 export function paint(canvas, pixels) {
-  canvas.getContext("2d").putImageData(grey(pixels), 0, 0);
+  const image = imageData(pixels);
+  if (canvas.width !== image.width) canvas.width = image.width;
+  if (canvas.height !== image.height) canvas.height = image.height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** The ImageData of 784 pixels in [0, 1]. */
-export function grey(pixels) {
-  const image = new ImageData(28, 28);
-  pixels.flat(2).forEach((value, i) => image.data.set([255 * value, 255 * value, 255 * value, 255], 4 * i));
+/** The ImageData of pixels [H][W][1 or 3] in [0, 1]. */
+export function imageData(pixels) {
+  const image = new ImageData(pixels[0].length, pixels.length);
+  pixels.flat().forEach(([red, green = red, blue = red], i) => {
+    image.data.set([255 * red, 255 * green, 255 * blue, 255], 4 * i);
+  });
   return image;
+}
+
+/** An image of a shape, [H][W][C], whose pixel at (row, column) is `valueAt` of them in every channel. */
+export function imageOf([height, width, channels], valueAt) {
+  const pixel = (row, column) => new Array(channels).fill(valueAt(row, column));
+  return Array.from({ length: height }, (_, row) => Array.from({ length: width }, (_, column) => pixel(row, column)));
 }
 
 /**

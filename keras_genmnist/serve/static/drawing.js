@@ -1,42 +1,44 @@
-// A pad to draw a digit on, and what the model says of it.
+// A pad to draw an image on, and what the model says of it.
 
 import { onResize, sharpen } from "./canvas.js";
-import { binarize, ink, nested, toImage } from "./digit.js";
 import { openPanel } from "./panel.js";
 import { readingsOf } from "./readings.js";
 import { predict } from "./server.js";
-
-const PEN = 0.075; // share of the pad's width
-const STEP = 1 / 28; // of the pen on the keyboard
+import { asDigit, asDrawn, binarize, ink, PEN } from "./strokes.js";
 
 const MOST_INK = 0.4; // share of white pixels: of MNIST's digits, none has as much
 const TOO_WHITE = "Too white for a digit: its numbers mean little.";
 
+const COLOURLESS = "White on black in every channel: the model has learned from colours, so its numbers mean little.";
+
 export const suits = (model) => readingsOf(model).length > 0;
 
 export function open(model, signal) {
-  const panel = openPanel("drawing", signal);
+  const panel = openPanel("drawing", model, signal);
   const pad = panel.find(".pad");
+  const shape = model.image_shape;
   const call = (signature, inputs) => predict(model.name, signature, inputs, signal);
-  const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal));
+  const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape));
+  const grey = (strokes) => (model.noun === "digit" ? asDigit : asDrawn)(strokes, shape);
   // A discriminator has seen grey levels, every other model bits.
-  const seen = model.signatures.includes("discriminate") ? toImage : (strokes) => binarize(toImage(strokes));
+  const seen = model.signatures.includes("discriminate") ? grey : (strokes) => binarize(grey(strokes));
   let strokes = [];
 
   function refresh(finished) {
     drawInk();
     panel.find(".invitation").hidden = strokes.length > 0;
-    const image = strokes.length ? nested(seen(strokes)) : null;
-    panel.find(".warning").textContent = image && isTooWhite(image) ? TOO_WHITE : "";
+    const image = strokes.length ? seen(strokes) : null;
+    panel.find(".warning").textContent = image && model.noun === "digit" && isTooWhite(image) ? TOO_WHITE : "";
     panel.ask("readings", async () => {
       for (const reading of readings) await reading.show(image, finished);
     });
   }
 
   function drawInk() {
-    const { context, width } = sharpen(panel.find(".pad canvas"));
+    const { context, width, height } = sharpen(panel.find(".pad canvas"));
     context.strokeStyle = "#fff";
-    ink(context, strokes.map((stroke) => stroke.map((point) => point.map((value) => value * width))), PEN * width);
+    const scaled = strokes.map((stroke) => stroke.map(([x, y]) => [x * width, y * height]));
+    ink(context, scaled, PEN * Math.max(width, height));
   }
 
   const pen = {
@@ -53,6 +55,7 @@ export function open(model, signal) {
     },
   };
 
+  if (shape[2] > 1) panel.find(".hint").append(` ${COLOURLESS}`);
   for (const { element, place } of readings) panel.find(place).append(element);
   panel.find(".clear").addEventListener("click", () => {
     strokes = [];
@@ -60,11 +63,11 @@ export function open(model, signal) {
   });
   onResize(pad, drawInk, signal);
   followPointer(pad, pen);
-  followKeys(pad, panel.find(".pen"), pen);
+  followKeys(pad, panel.find(".pen"), pen, [1 / shape[1], 1 / shape[0]]); // a pixel a step
   return panel.element;
 }
 
-/** Whether an image [28][28][1] is nothing that a model of digits, white on black, has seen. */
+/** Whether an image [H][W][1] is nothing that a model of digits, white on black, has seen. */
 function isTooWhite(image) {
   const pixels = image.flat(2);
   return pixels.reduce((sum, pixel) => sum + pixel, 0) > MOST_INK * pixels.length;
@@ -97,7 +100,7 @@ function followPointer(pad, pen) {
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-function followKeys(pad, mark, pen) {
+function followKeys(pad, mark, pen, step) {
   let point = [0.5, 0.5];
   let isDown = false;
 
@@ -110,7 +113,7 @@ function followKeys(pad, mark, pen) {
   }
 
   function moveBy(direction) {
-    point = point.map((value, axis) => Math.min(1, Math.max(0, value + STEP * direction[axis])));
+    point = point.map((value, axis) => Math.min(1, Math.max(0, value + step[axis] * direction[axis])));
     [mark.style.left, mark.style.top] = point.map((share) => `${100 * share}%`);
     if (isDown) pen.move([point]);
   }

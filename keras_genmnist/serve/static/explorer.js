@@ -61,6 +61,8 @@ function turnTo(name) {
   document.title = `${model?.label ?? name} · genmnist`;
   at("retry").hidden = true;
   if (!model) return give(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
+  const [height, width] = model.image_shape ?? [1, 1];
+  at("panels").style.setProperty("--shape", width / height);
   const suited = PANELS.filter(({ suits }) => suits(model));
   at("panels").replaceChildren(...suited.map(({ open }) => open(model, leave.signal)));
   say(suited.length ? "" : `The explorer knows none of this model’s signatures: ${model.signatures.join(", ")}.`);
@@ -68,9 +70,10 @@ function turnTo(name) {
 
 const names = () => models.map(({ name }) => name);
 
-function facts({ version, latent_size, class_conditional }) {
+function facts({ version, image_shape: shape, noun, latent_size, class_conditional }) {
   return [
     `Version ${version}`,
+    shape && noun !== "digit" && `${shape[0]} × ${shape[1]} pixels${shape[2] > 1 ? " in colour" : ""}`,
     latent_size && `${latent_size} latent dimensions`,
     class_conditional && "class-conditional",
   ].filter(Boolean).join(" · ");

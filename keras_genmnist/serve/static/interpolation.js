@@ -1,4 +1,4 @@
-// Two random vectors and the digits between them: alpha z1 + (1 - alpha) z2.
+// Two random vectors and the images between them: alpha z1 + (1 - alpha) z2.
 
 import { paint } from "./canvas.js";
 import { copy, openPanel } from "./panel.js";
@@ -11,7 +11,7 @@ const ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1];
 export const suits = (model) => model.latent_size !== null && model.latent_size !== 2;
 
 export function open(model, signal) {
-  const panel = openPanel("interpolation", signal);
+  const panel = openPanel("interpolation", model, signal);
   const slider = panel.find(".alpha");
   const stops = ALPHAS.map((alpha) => stop(alpha, () => choose(alpha)));
   const another = () => randomVector(model.latent_size);

@@ -1,4 +1,4 @@
-// Sliders for the first latents, a random vector, and the digit it decodes to.
+// Sliders for the first latents, a random vector, and the image it decodes to.
 
 import { paint } from "./canvas.js";
 import { copy, openPanel } from "./panel.js";
@@ -11,7 +11,7 @@ const SLIDERS = 10;
 export const suits = (model) => model.latent_size !== null && model.latent_size !== 2;
 
 export function open(model, signal) {
-  const panel = openPanel("latents", signal);
+  const panel = openPanel("latents", model, signal);
   const count = Math.min(SLIDERS, model.latent_size);
   let z = [];
 

@@ -1,23 +1,24 @@
 // The map of a latent plane: what each place decodes to, the test images' posterior means, and a point to move.
 
-import { grey, onResize, paint, sharpen } from "./canvas.js";
-import { colour, nearest, readMeans, scatter, showLegend } from "./means.js";
+import { imageData, onResize, paint, sharpen } from "./canvas.js";
+import { colour, namesOf, nearest, readMeans, scatter, showLegend } from "./means.js";
 import { openPanel } from "./panel.js";
 import { EDGE, place } from "./places.js";
 import { decode } from "./server.js";
 import { figure, symbol } from "./text.js";
 
-const CELLS = 20;
-const ROWS_A_REQUEST = 4; // the map appears in five steps
+const CELLS = 20; // a side of the map has of square images; of others the cells are nearly as many, and as they are
+const PARTS = 5; // in which the map appears
 const STEP = 0.1;
 
-export const suits = (model) => model.latent_size === 2;
+export const suits = (model) => model.latent_size === 2 && model.image_shape;
 
 export function open(model, signal) {
-  const panel = openPanel("plane", signal);
+  const panel = openPanel("plane", model, signal);
   const map = panel.find(".map");
   const digit = panel.find(".reading .digit");
   const means = readMeans(model.latent_means);
+  const classes = namesOf(model);
   let shown = "all";
   let point = [0, 0];
 
@@ -25,7 +26,7 @@ export function open(model, signal) {
     point = z.map((value) => Math.min(EDGE, Math.max(-EDGE, value)));
     place(panel.find(".point"), point);
     panel.find(".coordinates").innerHTML = coordinates(point);
-    showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point);
+    showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point, classes);
     panel.ask("digit", async () => paint(digit, (await decode(model.name, [point], signal))[0]));
   }
 
@@ -34,7 +35,7 @@ export function open(model, signal) {
   function drawMeans() {
     const visible = means.filter(isShown);
     map.classList.toggle("covered", visible.length > 0);
-    scatter(sharpen(panel.find(".means")), visible, means.length);
+    scatter(sharpen(panel.find(".means")), visible, means.length, classes);
   }
 
   function choose(value) {
@@ -42,13 +43,13 @@ export function open(model, signal) {
     drawMeans();
   }
 
-  if (means.length) showLegend(panel.find(".legend"), means, choose);
+  if (means.length) showLegend(panel.find(".legend"), means, classes, choose);
   drawTicks(panel);
   onResize(map, drawMeans, signal);
   followPointer(map, moveTo);
   followKeys(map, (step) => moveTo(point.map((value, axis) => value + step[axis])));
   document.addEventListener("encoded", ({ detail }) => markDrawn(panel.find(".drawn"), detail), { signal });
-  loadGrid(panel, model.name, signal);
+  loadGrid(panel, model, signal);
   moveTo(point);
   return panel.element;
 }
@@ -57,32 +58,33 @@ function coordinates(z) {
   return z.map((value, i) => `<span>${symbol(i)} = ${figure(value)}</span>`).join("");
 }
 
-/** Asks for the grid some rows at a time: in between, the digit under the pointer has its turn. */
+/** Asks for the grid some rows at a time: in between, the image under the pointer has its turn. */
 function loadGrid(panel, model, signal) {
+  const [height, width] = model.image_shape;
+  // The map is square: so many images fill it.
+  const columns = Math.round(CELLS * Math.sqrt(height / width));
+  const rows = Math.round(CELLS * Math.sqrt(width / height));
   const canvas = panel.find(".grid");
-  canvas.width = canvas.height = 28 * CELLS;
+  canvas.width = width * columns;
+  canvas.height = height * rows;
   const context = canvas.getContext("2d");
-  let row = 0;
+  const all = Array.from({ length: rows * columns }, (_, i) => [Math.floor(i / columns), i % columns]);
+  const centre = ([row, column]) => [
+    -EDGE + (column + 0.5) * ((2 * EDGE) / columns),
+    EDGE - (row + 0.5) * ((2 * EDGE) / rows),
+  ];
+  const step = columns * Math.ceil(rows / PARTS);
+  let start = 0;
 
   async function next() {
-    const cells = cellsOfRows(row, Math.min(row + ROWS_A_REQUEST, CELLS));
-    const images = await decode(model, cells.map(centre), signal);
-    images.forEach((image, i) => context.putImageData(grey(image), 28 * cells[i].column, 28 * cells[i].row));
-    row += ROWS_A_REQUEST;
-    if (row < CELLS) panel.ask("grid", next);
+    const cells = all.slice(start, start + step);
+    const images = await decode(model.name, cells.map(centre), signal);
+    images.forEach((image, i) => context.putImageData(imageData(image), width * cells[i][1], height * cells[i][0]));
+    start += step;
+    if (start < all.length) panel.ask("grid", next);
   }
 
   panel.ask("grid", next);
-}
-
-function cellsOfRows(from, to) {
-  const count = (to - from) * CELLS;
-  return Array.from({ length: count }, (_, i) => ({ row: from + Math.floor(i / CELLS), column: i % CELLS }));
-}
-
-function centre({ row, column }) {
-  const width = (2 * EDGE) / CELLS;
-  return [-EDGE + (column + 0.5) * width, EDGE - (row + 0.5) * width];
 }
 
 function drawTicks(panel) {
@@ -96,13 +98,13 @@ function drawTicks(panel) {
   }
 }
 
-function showTip(tip, mean, [x, y]) {
+function showTip(tip, mean, [x, y], classes) {
   tip.classList.toggle("left", x > 0);
   tip.classList.toggle("below", y > 0);
   tip.hidden = mean?.label == null;
   if (tip.hidden) return;
-  tip.textContent = mean.label;
-  tip.style.color = colour(mean.label);
+  tip.textContent = classes[mean.label];
+  tip.style.color = colour(mean.label, classes.length);
 }
 
 function followPointer(map, moveTo) {

@@ -1,34 +1,32 @@
-// What a model says of a drawn digit.  A kind of reading names the signatures that it needs.  Its `open`, given
-// call(signature, inputs), makes its element, names the place of that in the panel, and shows it for an image
-// [28][28][1], or null where nothing is drawn.
+// What a model says of a drawn image.  A kind of reading names the signatures that it needs.  Its `open`, given
+// call(signature, inputs) and the shape of images, makes its element, names the place of that in the panel, and shows
+// it for an image [H][W][C], or null where nothing is drawn.
 
-import { onResize, paint, sharpen } from "./canvas.js";
+import { imageOf, onResize, paint, sharpen } from "./canvas.js";
 import { copy } from "./panel.js";
 import { figure } from "./text.js";
 
 const ELBO_DRAWS = 8; // one draw alone is off by nats
 const COMPLETIONS = 6;
-const UPPER_HALF = Array.from({ length: 28 }, (_, row) => new Array(28).fill([row < 14 ? 1 : 0]));
-const BLANK = new Array(784).fill(0);
 
 /** The readings that a model's signatures allow, in the order in which they stand on the page. */
 export function readingsOf(model) {
   const kinds = [reconstruction, elbo, logProb, logit, model.latent_size === 2 ? codeOnPlane : codeAsBars, completions];
   const known = kinds.filter(({ needs }) => needs.every((signature) => model.signatures.includes(signature)));
-  return known.length ? [seen, ...known] : [];
+  return known.length && model.image_shape ? [seen, ...known] : [];
 }
 
 const seen = {
-  open() {
-    const { element, show } = picture("As the model sees it");
+  open(call, panel, signal, shape) {
+    const { element, show } = picture("As the model sees it", shape);
     return { element, place: ".beside", show: async (image) => show(image) };
   },
 };
 
 const reconstruction = {
   needs: ["encode", "reconstruct"],
-  open(call) {
-    const { element, show } = picture("Reconstruction");
+  open(call, panel, signal, shape) {
+    const { element, show } = picture("Reconstruction", shape);
     return {
       element,
       place: ".beside",
@@ -110,14 +108,15 @@ const codeAsBars = {
 
 const completions = {
   needs: ["complete"],
-  open(call, panel) {
+  open(call, panel, signal, shape) {
     const element = copy("completions");
-    const pictures = Array.from({ length: COMPLETIONS }, (_, i) => picture(`Completion ${i + 1}`));
+    const pictures = Array.from({ length: COMPLETIONS }, (_, i) => picture(`Completion ${i + 1}`, shape));
+    const upperHalf = imageOf(shape, (row) => (row < Math.floor(shape[0] / 2) ? 1 : 0));
     let image = null;
     let seed = 1;
 
     async function refresh() {
-      const rows = { images: new Array(COMPLETIONS).fill(image), mask: new Array(COMPLETIONS).fill(UPPER_HALF) };
+      const rows = { images: new Array(COMPLETIONS).fill(image), mask: new Array(COMPLETIONS).fill(upperHalf) };
       const outputs = image && (await call("complete", { ...rows, seed }));
       pictures.forEach(({ show }, i) => show(outputs && outputs.images[i]));
     }
@@ -142,11 +141,11 @@ function mean(values) {
   return values.reduce((a, b) => a + b) / values.length;
 }
 
-/** An image with a caption; null shows black. */
-function picture(caption) {
+/** An image of a shape with a caption; null shows black. */
+function picture(caption, shape) {
   const element = copy("picture");
   const canvas = element.querySelector("canvas");
-  const show = (image) => paint(canvas, image ?? BLANK);
+  const show = (image) => paint(canvas, image ?? imageOf(shape, () => 0));
   element.querySelector("figcaption").textContent = caption;
   canvas.setAttribute("aria-label", caption);
   show(null);

@@ -6,9 +6,9 @@ import { sampleSheet } from "./server.js";
 export const suits = (model) => model.signatures.includes("sample");
 
 export function open(model, signal) {
-  const panel = openPanel("samples", signal);
+  const panel = openPanel("samples", model, signal);
   const form = panel.find("form");
-  const { seed, digit } = form.elements;
+  const { seed } = form.elements;
 
   function refresh() {
     if (!form.reportValidity()) return;
@@ -16,7 +16,7 @@ export function open(model, signal) {
     panel.ask("sheet", async () => show(panel, await sampleSheet(model.name, query, signal), fileName(model, query)));
   }
 
-  if (model.class_conditional) offerDigits(panel, digit);
+  if (model.class_conditional && model.classes.length) offerClasses(panel, model);
   form.addEventListener("change", refresh);
   form.addEventListener("submit", (event) => event.preventDefault());
   panel.find(".another").addEventListener("click", () => {
@@ -28,9 +28,15 @@ export function open(model, signal) {
   return panel.element;
 }
 
-function offerDigits(panel, select) {
-  for (let digit = 0; digit < 10; digit++) select.add(new Option(digit));
-  panel.find(".digit-choice").hidden = false;
+/** Lets one choose the class.  What MNIST's is called in the address, `digit`, is `label` for others. */
+function offerClasses(panel, { classes, noun }) {
+  const select = panel.find(".class-choice select");
+  if (noun !== "digit") {
+    select.name = "label";
+    panel.find(".class-choice span").textContent = "Class";
+  }
+  classes.forEach((name, label) => select.add(new Option(name, label)));
+  panel.find(".class-choice").hidden = false;
 }
 
 function show(panel, sheet, name) {
@@ -42,6 +48,7 @@ function show(panel, sheet, name) {
   link.hidden = false;
 }
 
-function fileName(model, { num_samples, seed, digit }) {
-  return [model.name, digit && `digit ${digit}`, `${num_samples} samples`, `seed ${seed}`].filter(Boolean).join(", ");
+function fileName(model, { num_samples, seed, digit, label }) {
+  const chosen = digit ? `digit ${digit}` : label && model.classes[label];
+  return [model.name, chosen, `${num_samples} samples`, `seed ${seed}`].filter(Boolean).join(", ");
 }

@@ -1,6 +1,9 @@
 // What the page asks of the server: TensorFlow Serving's predict, the list of models, the sheet of samples.
 
-/** The models served: name, version, label, signatures, latent_size, class_conditional, latent_means. */
+/**
+ * The models served: name, version, label, signatures, latent_size, class_conditional, latent_means; image_shape,
+ * [H, W, C] or null; noun, what an image is called; classes, their names.
+ */
 export async function listModels() {
   return (await (await answered("explorer/models")).json()).models;
 }
@@ -25,12 +28,12 @@ export async function predict(model, signature, inputs, signal) {
   return (await answer.json()).outputs;
 }
 
-/** The mean images [N][28][28][1] of latent vectors [N][D]. */
+/** The mean images [N][H][W][C] of latent vectors [N][D]. */
 export async function decode(model, z, signal) {
   return (await predict(model, "decode", { z }, signal)).probabilities;
 }
 
-/** A sheet of samples, a PNG file.  `query`: num_samples, seed and perhaps digit. */
+/** A sheet of samples, a PNG file.  `query`: num_samples, seed and perhaps digit or label. */
 export async function sampleSheet(model, query, signal) {
   const path = `v1/models/${encodeURIComponent(model)}/sample.png?${new URLSearchParams(query)}`;
   return (await answered(path, { signal })).blob();
