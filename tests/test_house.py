@@ -124,6 +124,43 @@ def test_public_names_have_docstrings(module):
     assert [node.name for node in public if not ast.get_docstring(node)] == []
 
 
+# Where the size of MNIST's images and the number of its digits may stand: its spec, and the classifiers shipped for it.
+OF_MNIST = {"datasets.tfds", "classifier"}
+IN_THE_PAGE = re.compile(r"\b(28|784|14)\b|< 10\b|\b10 digits|ten digits")
+
+
+def of_mnist_alone(tree: ast.AST) -> list[str]:
+    """The expressions of a syntax tree that hold of MNIST's images alone: their sides, pixels, and ten digits."""
+    ten = ("range(10)", "np.arange(10)", "7 * 7")
+    found = []
+    for node in ast.walk(tree):
+        size = isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value in (28, 784)
+        name = isinstance(node, ast.Name | ast.Attribute | ast.arg) and re.search(
+            r"(NUM|N)_?(DIGITS|CLASSES)$", ast.unparse(node)
+        )
+        if size or name or (isinstance(node, ast.Call | ast.BinOp) and ast.unparse(node) in ten):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in OF_MNIST])
+def test_module_takes_the_size_of_images_and_their_classes_from_the_spec(module):
+    assert of_mnist_alone(ast.parse(MODULES[module].read_text())) == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "serve" / "static").glob("*.[jh]*")), ids=lambda path: path.name)
+def test_page_takes_the_size_of_images_and_their_classes_from_the_model(path):
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    assert [f"line {number}: {line.strip()}" for number, line in lines if IN_THE_PAGE.search(line)] == []
+
+
+def test_search_for_what_holds_of_mnist_alone_finds_it():
+    for text in ("x = 28", "f((28.0, 1))", "reshape(784)", "range(10)", "np.arange(10)", "7 * 7 * c", "NUM_DIGITS = 3"):
+        assert of_mnist_alone(ast.parse(text)), text
+    for text in ("x = 280", "range(11)", "0.28", "'28'"):
+        assert not of_mnist_alone(ast.parse(text)), text
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_model_has_a_test_file_and_a_config(name):
     assert (TESTS / "models" / f"test_{name}.py").is_file()
