@@ -5,8 +5,9 @@ import { share } from "./places.js";
 
 const NEAR = 0.12;
 
-// A class each, where there are no more. Told apart on black, by colour-blind eyes too: of all such palettes sampled, the one whose closest pair
-// is farthest apart (in OKLab, for normal, protan, deutan and tritan sight); digits often confused are given far ones.
+// A class each, where there are no more. Told apart on black, by colour-blind eyes too: of all such palettes sampled,
+// the one whose closest pair is farthest apart (in OKLab, for normal, protan, deutan and tritan sight); digits often
+// confused are given far ones.
 const COLOURS = [
   "#ec7280", "#a1c9fe", "#5f80fd", "#82ffff", "#688b03", "#09b1c2", "#ffea21", "#b048b6", "#d6b301", "#10e9a2",
 ];
