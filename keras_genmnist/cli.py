@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -332,6 +333,7 @@ class _Help(Exception):
 def main() -> None:
     """Runs the verb named on the command line and exits: 0 done, 2 usage, 3 fault, 130 or 143 stopped by a signal."""
     _ready_streams()
+    warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:]
     with _stopped_by_signals():
         try:
@@ -397,6 +399,14 @@ def _ready_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """What this package warns of in one line, as an error; what others do, as Python has it."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        print(f"genmnist: {message}", file=sys.stderr, flush=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _give_up_unwritten() -> None:

@@ -239,6 +239,17 @@ def test_encode_writes_the_posteriors_of_images(trained, tmp_path, genmnist):
     assert {row[-1] for row in rows} == {"bee"}
 
 
+def test_command_line_warns_of_data_in_one_line(genmnist, eager):
+    images = np.full([40, 8, 8], 255, np.uint8)
+    images[:, 2:4, 2:6] = np.arange(40, dtype=np.uint8)[:, None, None]
+    np.savez("dark.npz", images=images)
+    flags = [f"--config.{field}={value}" for field, value in (SMALL | {"batch_size": 10, "epochs": 1}).items()]
+    outcome = genmnist("train", "--model=vae", "--config.dataset=dark.npz", *flags)
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "mean pixel" in line]
+    assert line.startswith("genmnist: images in dark.npz: the mean pixel is 0.8") and "--config.invert=true" in line
+
+
 def test_encode_refuses_what_does_not_fit(trained, genmnist):
     outcome = genmnist("encode", f"--workdir={trained.workdir}", "--images=mnist_5k")
     assert outcome.status == 2 and "are 28 x 28, and" in outcome.err and "of 10 x 12 x 3" in outcome.err
