@@ -31,7 +31,7 @@ EPOCHS, FEWEST_STEPS, MOST_STEPS = 25, 2_500, 12_500
 BATCH = 100
 LEARNING_RATE = 1e-3
 AVERAGING = 0.999  # of the weights, a step
-SHIFT, ANGLE, STRETCH = 2 / 28, math.radians(12), 0.12  # share of the size, radians, share: largest of the distortions
+SHIFT, ANGLE, STRETCH = 1 / 14, math.radians(12), 0.12  # share of the size, radians, share: largest of the distortions
 
 
 def name(dataset: Dataset) -> str | None:

@@ -176,7 +176,7 @@ def test_gan_of_other_images_is_validated_by_their_pixels():
     assert metrics["frechet"] == pytest.approx(expected, rel=1e-4)
     assert model.curves["Frechet distance of pixels"] == ["val_frechet"]
     rows = 9 * [{"accuracy": 0.7, "val_frechet": 3.0}]
-    assert model.warnings(rows) == [] and model.merit(rows[0]) == -3
+    assert model.warnings(rows) == [] and model.score(rows[0]) == -3
     (warning,) = model.warnings(5 * [{"accuracy": 1.0, "val_frechet": 3.0}])
     assert "discriminator" in warning
 
