@@ -259,8 +259,8 @@ def test_finished_run_says_how_to_go_on(run, genmnist, eager):
 
 
 def test_run_that_lost_its_patience_says_how_to_go_on(genmnist, eager, monkeypatch):
-    merits = {1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0, 5: 5.0}
-    monkeypatch.setattr(models.base.LatentVariableModel, "merit", lambda self, row: merits[row["epoch"]])
+    scores = {1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0, 5: 5.0}
+    monkeypatch.setattr(models.base.LatentVariableModel, "score", lambda self, row: scores[row["epoch"]])
     assert "no better one" in genmnist("train", "--workdir=w", *tiny.flags(epochs=4, patience=1)).out
     finished = genmnist("train", "--workdir=w", "--config.epochs=5").out
     assert "w is finished: 2 epochs, the best is 1; there was no better one in 1 epochs" in finished
