@@ -122,7 +122,7 @@ def figures(argv: list[str]) -> None:
     """
     values = _run_flags()
     flags.DEFINE_list(
-        "which", [], "Names of figures, see README; all that the model has by default.", flag_values=values
+        "which", [], "Names of figures, see docs/models.md; all that the model has by default.", flag_values=values
     )
     flags.DEFINE_integer("seed", 1, "Of the samples and the interpolation.", *SEEDS, flag_values=values)
     flags.DEFINE_multi_string(

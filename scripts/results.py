@@ -1,4 +1,6 @@
-"""Writes the tables of README.md from results/*.json, each between a line <!-- results: NAME --> and <!-- end -->.
+"""Writes the tables of README.md and docs/ from results/*.json.
+
+Each stands between a line <!-- results: NAME --> and a line <!-- end -->.
 
 Usage: python scripts/results.py, in the root of the repository, after `genmnist evaluate --results`.
 """
@@ -21,9 +23,14 @@ def read(folder: Path = ROOT / "results") -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def filled(readme: str, records: dict[str, dict]) -> str:
+def pages() -> list[Path]:
+    """The files that tables are written into."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(page: str, records: dict[str, dict]) -> str:
     """The text with every table made anew from the records."""
-    return PLACE.sub(lambda place: place[1] + place[2] + TABLES[place[1]](records), readme)
+    return PLACE.sub(lambda place: place[1] + place[2] + TABLES[place[1]](records), page)
 
 
 def likelihood(records: dict[str, dict]) -> str:
@@ -201,6 +208,8 @@ def _table(head: str, rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(), read()))
-    print(f"wrote the tables of {path}")
+    for path in pages():
+        text = path.read_text()
+        if PLACE.search(text):
+            path.write_text(filled(text, read()))
+            print(f"wrote the tables of {path.relative_to(ROOT)}")

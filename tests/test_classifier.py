@@ -56,10 +56,10 @@ def test_classifier_is_right_on_mnist_5k(number, mnist_5k):
 
 
 @pytest.mark.parametrize("number", EVERY)
-def test_accuracy_of_every_judge_is_what_its_docstring_and_the_readme_say(number, mnist):
+def test_accuracy_of_every_judge_is_what_its_docstring_and_the_page_on_results_say(number, mnist):
     measured = 100 * accuracy(classifier.JUDGES[number].load(), mnist.test)
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    for text in (classifier.__doc__, readme):
+    page = (Path(__file__).parent.parent / "docs" / "results.md").read_text()
+    for text in (classifier.__doc__, page):
         stated = re.search(r"([\d.]+),\s+([\d.]+)\s+and\s+([\d.]+)\s+% of the test\s+images", text).groups()
         assert measured == pytest.approx(float(stated[number]), abs=0.015)  # another order of sums may turn an image
 

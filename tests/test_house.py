@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import keras_genmnist
-from keras_genmnist import cli, models
 from keras_genmnist import config as configs
+from keras_genmnist import models
 from tests import tiny
 
 PACKAGE = Path(keras_genmnist.__file__).parent
@@ -182,13 +182,3 @@ def test_config_builds_a_model_that_draws(name):
     # Pixel by pixel in Python takes ten seconds.
     sample = tf.function(model.sample) if model.pixel_by_pixel else model.sample
     assert sample(1, 0)["images"].shape == (1, *model.image_shape)
-
-
-def test_readme_names_only_targets_verbs_and_models_that_exist():
-    readme = (ROOT / "README.md").read_text()
-    code = "\n".join(re.findall(r"^```.*?\n(.*?)^```", readme, re.M | re.S) + re.findall(r"`([^`\n]+)`", readme))
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    used = set(re.findall(r"\bmake ([a-z][a-z-]*)", code))
-    assert {"demo", "test"} <= used <= targets
-    assert set(re.findall(r"\bgenmnist ([a-z_]+)", code)) <= cli.VERBS.keys()
-    assert set(re.findall(r"--model=([a-z]\w*)", code)) <= set(configs.names())

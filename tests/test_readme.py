@@ -1,11 +1,20 @@
-"""The README's numbers are those that `evaluate --results` wrote, and what it says of them is true."""
+"""What README.md, CONTRIBUTING.md and docs/ say is true: their numbers, commands, code and links."""
 
 import copy
 import importlib.util
 import re
+import shlex
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from keras_genmnist import cli, datasets
+from keras_genmnist import config as configs
+from tests import tiny
+
+eager = tiny.eager
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,12 +31,21 @@ results = script()
 FILES = results.read()
 GAPS = {name: record for name, record in FILES.items() if name.endswith("_gap")}
 RESULTS = {name: record for name, record in FILES.items() if "dataset" in record}
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, EVERYTHING = PAGES["README.md"], "\n".join(PAGES.values())
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", EVERYTHING, re.M | re.S)  # pairs of a language and code
+INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", EVERYTHING, flags=re.M | re.S))
+CODE = "\n".join([code for _, code in BLOCKS] + INLINE)
+# What docker takes and no verb does.
+DOCKER = {"gpus", "read-only", "tmpfs"}
 
 
-def section(name: str, text: str = README) -> str:
+def section(name: str) -> str:
     """What stands in the place of a table."""
-    return re.search(rf"<!-- results: {name} -->\n(.*?)<!-- end -->", text, re.S)[1]
+    return re.search(rf"<!-- results: {name} -->\n(.*?)<!-- end -->", EVERYTHING, re.S)[1]
 
 
 def row(name: str, text: str) -> list[str]:
@@ -36,12 +54,118 @@ def row(name: str, text: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_readme_is_what_the_results_make_it():
-    filled = results.filled(README, FILES)
-    assert filled == README, "the results have changed: run `python scripts/results.py`"
-    assert set(re.findall("<!-- results: (.*) -->", README)) == results.TABLES.keys()
-    emptied = re.sub(r"(<!-- results: [a-z ]+ -->\n).*?(?=<!-- end -->)", r"\1", README, flags=re.S)
-    assert len(emptied) < len(README) and results.filled(emptied, FILES) == README
+def test_tables_are_what_the_results_make_them():
+    assert set(map(str, (path.relative_to(ROOT) for path in results.pages()))) == PAGES.keys() - {"CONTRIBUTING.md"}
+    for name, page in PAGES.items():
+        assert results.filled(page, FILES) == page, f"{name}: the results have changed: run `python scripts/results.py`"
+        emptied = re.sub(r"(<!-- results: [a-z ]+ -->\n).*?(?=<!-- end -->)", r"\1", page, flags=re.S)
+        assert len(emptied) < len(page) or "<!-- results" not in page
+        assert results.filled(emptied, FILES) == page
+    assert Counter(re.findall("<!-- results: (.*) -->", EVERYTHING)) == dict.fromkeys(results.TABLES, 1)
+    assert "<!-- results: likelihood -->" in README
+
+
+def test_readme_is_one_page():
+    assert len(README.splitlines()) < 150
+    assert len(re.findall(r"!\[[^]]*\]\(", README)) == 4  # pictures
+
+
+def test_every_link_leads_somewhere():
+    for name, page in PAGES.items():
+        text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page, flags=re.M | re.S)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"https?://", target):
+                continue
+            path, _, place = target.partition("#")
+            found = (ROOT / name).parent / path if path else ROOT / name
+            assert found.exists(), f"{name}: {target}"
+            if place:
+                heads = re.findall(r"^#+ (.*)$", found.read_text(), re.M)
+                anchors = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+                assert place in anchors, f"{name}: {target}"
+
+
+def test_every_page_and_picture_is_linked():
+    linked = set(re.findall(r"\]\((?:docs/)?([\w.]+)[)#]", EVERYTHING))
+    assert {path.name for path in (ROOT / "docs").iterdir()} <= linked
+    assert all(f"({name})" in README or f"({name}#" in README for name in PAGES.keys() - {"README.md"})
+
+
+def test_only_targets_verbs_models_and_data_sets_that_exist_are_named():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    used = set(re.findall(r"\bmake ([a-z][a-z-]*)", CODE))
+    assert {"demo", "test", "image-cpu"} <= used <= targets
+    assert set(re.findall(r"\bgenmnist ([a-z_]+)", CODE)) == cli.VERBS.keys()
+    assert set(re.findall(r"--model=([a-z]\w*)(?!\w*[/.])", CODE)) <= set(configs.names())
+    named = set(re.findall(r"^\| (`.*`) \|", PAGES["docs/models.md"].split("## Fields")[0], re.M))
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) >= set(configs.names())
+    assert all(f"`{name}`" in README for name in configs.names())
+    assert all(f"`{name}`" in PAGES["docs/data.md"] for name in datasets.names())
+
+
+def flags_of(verb: str) -> set[str]:
+    """The names of the flags that a verb's help tells."""
+    with pytest.raises(cli._Help) as asked:
+        cli.VERBS[verb](["--help"])
+    return set(re.findall(r"^  --([\w.]+)=?", str(asked.value), re.M))
+
+
+def test_every_flag_is_one_of_its_verb():
+    fields = {field for name in configs.names() for field in configs.load(name)}
+    assert set(re.findall(r"--config\.(\w+)=", CODE)) <= fields
+    known = {verb: flags_of(verb) for verb in cli.VERBS}
+    commands = re.findall(r"\bgenmnist ([a-z_]+)((?:\s+(?:\\\n\s*)?--[\w.]+(?:=\S*)?)*)", CODE)
+    assert len(commands) > 20
+    for verb, given in commands:
+        used = {flag for flag in re.findall(r"--([\w.]+)", given) if not flag.startswith("config.")}
+        assert used - {"help"} <= known[verb], (verb, given)
+    alone = {flag for code in INLINE for flag in re.findall(r"^--([\w-]+)", code)}
+    assert alone - {"help", "config"} <= set().union(*known.values()) | DOCKER
+
+
+def test_trainings_are_accepted_as_they_are_written():
+    lines = "\n".join(code for _, code in BLOCKS).splitlines()
+    found = [shlex.split(line, comments=True)[1:] for line in lines if re.match(r"genmnist train .*--model=\w+ ", line)]
+    assert len(found) >= 3
+    for argv in found:
+        cli.config_of(argv[1:])
+
+
+def test_model_of_ones_own_is_the_example_word_for_word():
+    example = (ROOT / "examples" / "ring.py").read_text()
+    assert len(example.splitlines()) < 40
+    assert [code for language, code in BLOCKS if language == "python"].count(example) == 1
+
+
+def test_notebook_runs(tmp_path, monkeypatch, eager):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(import keras_genmnist as gm\n.*?)^```$", README, re.M | re.S)
+    for shown, small in (
+        ("latent_size=2", "latent_size=2, hidden_size=8"),
+        ('"vae_2d", ', '"vae_2d", hidden_size=8, batch_size=1000, jit_compile=False, '),
+        (".batches(100)", ".batches(1000)"),
+        ("num_draws=100", "num_draws=2"),
+    ):
+        assert shown in code
+        code = code.replace(shown, small)
+    names = {}
+    exec(re.sub(r"\bepochs=\d+", "epochs=1", code), names)
+    assert names["digits"].shape == (16, 28, 28, 1)
+    assert names["nats"].shape == (500,)
+    assert names["run"].history["epoch"] == [1]
+    assert (tmp_path / "exports" / "mine" / "1" / "saved_model.pb").is_file()
+
+
+def test_arrays_of_ones_own_become_a_data_set():
+    (line,) = re.findall(r"^data = gm\.datasets\.from_arrays\(.*$", EVERYTHING, re.M)
+    rng = np.random.default_rng(1)
+    names = {
+        "images": rng.integers(0, 256, [60, 9, 8], np.uint8),
+        "labels": np.arange(60) % 3,
+        "gm": tiny.keras_genmnist,
+    }
+    exec(line, names)
+    assert names["data"].spec.image_shape == (9, 8, 1)
 
 
 def test_every_number_has_its_place():
