@@ -6,7 +6,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -187,12 +186,8 @@ def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -
     """Validation bound over training time, test scores, and samples."""
     sheet = images.tile(np.concatenate(list(shown.values())), columns=SHOWN)
     inches = 12 * sheet.shape[0] / sheet.shape[1]  # of the samples
-    drawn, axes = plt.subplot_mosaic(
-        [["curves", "scores"], ["samples", "samples"]],
-        figsize=(11, 4.2 + inches),
-        height_ratios=[4, inches],
-        layout="constrained",
-    )
+    drawn = Figure(figsize=(11, 4.2 + inches), layout="constrained")
+    axes = drawn.subplot_mosaic([["curves", "scores"], ["samples", "samples"]], height_ratios=[4, inches])
     settled = []
     for number, (name, own) in enumerate(found.items()):
         colour, curve, test = f"C{number}", own["curve"], own["test"]

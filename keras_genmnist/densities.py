@@ -6,11 +6,6 @@ Source: Rezende & Mohamed (2015), section 6.1, table 1 and figure 3, arxiv.org/a
 import math
 from collections.abc import Callable
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: there may be no display
-
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -134,7 +129,8 @@ def figure(seed: int) -> Figure:
             # Far from where an IAF has its mass, its inverse divides by gates near 0 and overflows: no density there.
             found = np.stack([np.nan_to_num(fitted.prob(points[:, None]).numpy()) for fitted in fits])
             columns.append((name, f"$K = {steps}$", found[best, :, range(4)].T, kl))
-    canvas, axes = plt.subplots(4, len(columns), figsize=(1.7 * len(columns), 8.2), layout="constrained")
+    canvas = Figure(figsize=(1.7 * len(columns), 8.2), layout="constrained")
+    axes = canvas.subplots(4, len(columns))
     for place, (name, size, density, kl) in enumerate(columns):
         for row in range(4):
             axis = axes[row, place]

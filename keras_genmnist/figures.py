@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: there may be no display
-
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
@@ -26,6 +22,18 @@ GRID = np.linspace(-2, 2, 20)
 HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
 LONGEST = 24  # letters of a class's name in a legend
 LEGEND_ROWS, LEGEND_ENTRIES = 24, 96  # of more classes, no eye can tell the colours apart
+
+
+class Drawing(Figure):
+    """A Figure outside pyplot: it needs no display, nobody has to close it, and a notebook shows it once.
+
+    A notebook in which pyplot has been used knows how to show any Figure; in another, this one says so itself.
+    """
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
 
 
 class Subject(NamedTuple):
@@ -60,7 +68,8 @@ def interpolation(subject: Subject) -> Figure:
     if subject.pairs:
         rows, titles = np.concatenate([ends[:, :1], rows, ends[:, 1:]], axis=1), ["", *titles, ""]
     size = (1.5 * len(titles), 0.8 + 1.5 * len(rows) * _height_of(subject))
-    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", squeeze=False)
+    figure = Drawing(figsize=size, layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for axis, image in zip(axes.flat, rows.reshape(-1, *rows.shape[2:]), strict=True):
         _show(axis, image)
     for axis, title in zip(axes[0], titles, strict=True):
@@ -81,9 +90,8 @@ def layers(subject: Subject) -> Figure:
         subject.model.decode(tf.concat([*kept[:number], varied[number], *kept[number + 1 :]], axis=-1))
         for number in range(len(sizes))
     ]
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=(8, 0.8 * len(rows) * _height_of(subject) + 1), layout="constrained"
-    )
+    figure = Drawing(figsize=(8, 0.8 * len(rows) * _height_of(subject) + 1), layout="constrained")
+    axes = figure.subplots(len(rows), 1)
     for axis, row, number in zip(axes[::-1], rows, range(len(rows)), strict=True):  # the topmost layer first
         axis.imshow(images.tile(row, columns=10), cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
@@ -114,7 +122,8 @@ def training_curves(subject: Subject) -> Figure:
     }
     if not curves:
         raise Fault(f"{subject.run.metrics_jsonl} is damaged: restore it")
-    figure, axes = plt.subplots(1, len(curves), figsize=(5 * len(curves), 4), layout="constrained")
+    figure = Drawing(figsize=(5 * len(curves), 4), layout="constrained")
+    axes = figure.subplots(1, len(curves))
     epochs = [row["epoch"] for row in rows]
     for axis, (label, names) in zip(np.atleast_1d(axes), curves.items(), strict=True):
         for name in names:
@@ -153,9 +162,8 @@ def progress(subject: Subject) -> Figure:
     if damaged:
         runs.warn(f"left out what is no PNG file: {', '.join(map(str, damaged))}")
     chosen = sorted({epochs[i] for i in np.geomspace(1, len(epochs), 10).round().astype(int) - 1})
-    figure, axes = plt.subplots(
-        len(chosen), 1, figsize=(8, 0.8 * len(chosen) * _height_of(subject) + 1), layout="constrained"
-    )
+    figure = Drawing(figsize=(8, 0.8 * len(chosen) * _height_of(subject) + 1), layout="constrained")
+    axes = figure.subplots(len(chosen), 1)
     for axis, epoch in zip(np.atleast_1d(axes), chosen, strict=True):
         axis.imshow(strips[epoch], cmap="gray", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
@@ -206,7 +214,8 @@ def latent_means(subject: Subject) -> Figure:
     batches = eval_batches(_scored(subject), 500)
     means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
     spec, labels = subject.dataset.spec, subject.dataset.test.labels
-    figure, axis = plt.subplots(figsize=(8, 7), layout="constrained")
+    figure = Drawing(figsize=(8, 7), layout="constrained")
+    axis = figure.subplots()
     size = min(20, 40_000 / len(means))
     clouds = [
         axis.scatter(*means[labels == label].T, s=size, alpha=0.6, color=colour, label=name, linewidths=0)
@@ -235,8 +244,8 @@ def latent_means(subject: Subject) -> Figure:
 def palette(count: int) -> np.ndarray:
     """Colours to tell classes apart, [count, 4]: ten that are easy to tell, or else hues in three shades in turn."""
     if count <= 10:
-        return plt.get_cmap("tab10")(np.arange(count))
-    colours = plt.get_cmap("hsv")(np.arange(count) / count)
+        return matplotlib.colormaps["tab10"](np.arange(count))
+    colours = matplotlib.colormaps["hsv"](np.arange(count) / count)
     colours[:, :3] *= np.resize([0.95, 0.7, 0.45], count)[:, None]
     return colours
 
@@ -246,7 +255,8 @@ def latent_grid(subject: Subject) -> Figure:
     edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # an image's centre is its z
     z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
     decoded, height = images.tile(subject.model.decode(z), columns=len(GRID)), _height_of(subject)
-    figure, axis = plt.subplots(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
+    figure = Drawing(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
+    axis = figure.subplots()
     axis.imshow(decoded, cmap="gray", extent=(-edge, edge, -edge, edge), aspect=height)
     axis.set(xlabel="$z_1$", ylabel="$z_2$")
     figure.suptitle(f"Decoded latent grid, {_caption(subject)}", fontsize=11)
@@ -348,7 +358,6 @@ def draw(
         try:
             drawn = FIGURES[name](subject)
         except Fault as fault:
-            plt.close()  # what was begun
             if which:
                 raise
             runs.warn(f"no figure {name}: {fault}")
@@ -357,14 +366,13 @@ def draw(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the suffix of `path` says, and closes it.
+    """Writes a figure in the format that the suffix of `path` says.
 
     Raises:
       UsageError: if the path cannot be written.
     """
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:], dpi=120)
-    plt.close(figure)
     files.write(path, content.getvalue())
     print(f"wrote {path}")
 
@@ -396,7 +404,8 @@ def _height_of(subject: Subject) -> float:
 
 def _sheet(sheet: np.ndarray, title: str) -> Figure:
     height, width, _ = sheet.shape
-    figure, axis = plt.subplots(figsize=(8, min(HIGHEST, 8 * height / width) + 0.6), layout="constrained")
+    figure = Drawing(figsize=(8, min(HIGHEST, 8 * height / width) + 0.6), layout="constrained")
+    axis = figure.subplots()
     _show(axis, sheet)
     figure.suptitle(title, fontsize=11)
     return figure

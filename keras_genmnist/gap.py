@@ -8,7 +8,6 @@ Source: Cremer et al. (2018), "Inference Suboptimality in Variational Autoencode
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -264,7 +263,8 @@ def figure(record: dict) -> Figure:
     """What each image loses on average, in nats: by what no posterior here can express, and by the encoder."""
     parts = [("log_px", "planar"), ("planar", "best"), ("best", "amortized")]
     labels = ["left by planar maps", "closed by planar maps", "amortization"]
-    drawn, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+    drawn = Figure(figsize=(7, 3), layout="constrained")
+    axis = drawn.subplots()
     for split, place in (("test", 0), ("train", 1)):
         left = 0.0
         for (high, low), label, colour in zip(parts, labels, ("C0", "C9", "C1"), strict=True):

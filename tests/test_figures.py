@@ -56,6 +56,12 @@ def test_figures_of_a_2d_latent_are_all_written(run, tmp_path):
     assert plt.get_fignums() == []
 
 
+def test_notebook_shows_a_figure_once_whatever_its_backend(draw):
+    figure = draw("samples")
+    assert plt.get_fignums() == []  # else the inline backend shows it at the end of its cell, and again as its value
+    assert tf.io.decode_png(figure._repr_png_()).shape[1] == 800
+
+
 def test_figures_asked_for_are_those_written(run, tmp_path):
     figures.figures(run, ["samples", "latent_grid"], seed=5, out=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"vae_samples.png", "vae_latent_grid.png"}
@@ -267,6 +273,13 @@ def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
         expected = subject.model.encode(own)["z"]
         # Other numbers of rows: rounding, of sums of 784 float32 terms.
         np.testing.assert_allclose(cloud.get_offsets(), expected, atol=1e-5)
+
+
+def test_latent_means_say_the_names_of_the_classes(subject):
+    names = tuple("abcdefghij")
+    spec = subject.dataset.spec._replace(class_names=names)
+    (axis,) = figures.latent_means(subject._replace(dataset=subject.dataset._replace(spec=spec))).axes
+    assert tuple(text.get_text() for text in axis.get_legend().get_texts()) == names
 
 
 def test_latent_grid_has_each_digit_at_its_place(draw, subject):
