@@ -89,6 +89,9 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
+notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into the .ipynb beside each
+	$(PY) scripts/notebooks.py $(wildcard notebooks/*.py)
+
 bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, of sampling and of serving
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
@@ -101,7 +104,7 @@ UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --gener
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
 	$(UV) $(FLAGS) pyproject.toml --output-file=requirements/cpu.lock
 	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=gpu --output-file=requirements/gpu.lock
-	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=dev --output-file=requirements/dev.lock
+	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=dev --extra=notebooks --output-file=requirements/dev.lock
 	echo hatchling | $(UV) - --constraint=requirements/dev.lock --output-file=requirements/build.lock
 
 clean: ## remove the environments, the demo and the caches; runs/, exports/ and figures/ stay
@@ -127,4 +130,4 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo test train evaluate export sample serve figures image image-cpu lint bench lock clean help
+.PHONY: demo test train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help
