@@ -593,8 +593,6 @@ def _quiet():
     with open(os.memfd_create("stderr"), "rb") as said:
         os.dup2(said.fileno(), 2)
         try:
-            import tensorflow as tf
-
             from keras_genmnist import device
 
             device.prepare()
@@ -604,5 +602,4 @@ def _quiet():
         said.seek(0)
         if reason := device.why_unused(said.read().decode(errors="replace")):
             print(f"genmnist: {reason}", file=sys.stderr, flush=True)
-    tf.get_logger().setLevel("ERROR")  # it warns of tracing, which every fit and every shape of a figure needs anew
     yield

@@ -17,7 +17,11 @@ def prepare() -> None:
     on two cores.  Of a GPU, operations that always add in one order, and no more of its memory than is needed.
 
     Where TensorFlow has computed something already, as in a notebook, it stays as it is.
+
+    Its logger tells of errors alone: it warns of tracing, which every fit and every shape of a figure needs anew, and
+    says where it writes a SavedModel.
     """
+    tf.get_logger().setLevel("ERROR")
     try:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
