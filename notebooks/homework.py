@@ -150,7 +150,7 @@ plain_history = plain.fit(
 
 # %% [markdown]
 # The library builds the same model from its config. It is a `tf_keras.Model` too, so `compile` and `fit` are those of
-# Keras. Beside it stands the library's default, which has batch normalization after each hidden layer.
+# Keras. Beside it stands the library's default, which has batch normalization in every hidden layer.
 
 
 # %%
