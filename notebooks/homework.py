@@ -204,7 +204,10 @@ closed = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1)
 gap, gap_error = mean_and_error(by_draws.mean(axis=0) - closed)
 log_weights = (terms.log_likelihood + terms.log_prior - terms.log_posterior).numpy()
 sizes = [1, 2, 5, 10, 20, 50, 100, 200]
-weighted = [float(np.mean(np.logaddexp.reduce(log_weights[:s], axis=0) - np.log(s))) for s in sizes]
+groups = [log_weights.reshape(DRAWS // s, s, -1) for s in sizes]  # all draws count, s at a time
+weighted = [
+    float(np.mean(np.logaddexp.reduce(group, axis=1) - np.log(s))) for group, s in zip(groups, sizes, strict=True)
+]
 table(
     [f"mean over {len(x)} validation images", "nats"],
     [

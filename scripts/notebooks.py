@@ -17,7 +17,9 @@ from PIL import Image
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What TensorFlow's C++ code says of the machine that it is on.
-LOG = re.compile(r"(WARNING: All log messages before absl|[IWE]\d{4} \d+\.\d+|To enable the following instructions:).*")
+LOG = re.compile(
+    r"(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:\d+|To enable the following instructions:).*"
+)
 COLOURS = 64  # of a picture: digits need no more, and take a third of the room
 SECONDS = 3600  # after which a cell is taken to hang
 
@@ -31,8 +33,8 @@ def execute(path: Path) -> NotebookNode:
     notebook = jupytext.read(path)
     with tempfile.TemporaryDirectory() as folder:
         # Progress bars are widgets, which are gone when the kernel is: nothing is kept of them.
-        client = NotebookClient(notebook, timeout=SECONDS, store_widget_state=False, kernel_name="python3")
-        client.execute(cwd=folder)
+        settings = {"timeout": SECONDS, "store_widget_state": False, "coalesce_streams": True}
+        NotebookClient(notebook, kernel_name="python3", **settings).execute(cwd=folder)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when it ran
         if cell.cell_type == "code":
