@@ -54,7 +54,7 @@ def evaluate(
         "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "dataset": run.spec.name,
-        "data": run.data,
+        "data": run.data or runs.describe(dataset),
         "binarization": run.binarization,
         "seed": run.config.seed,
         "train_seconds": round(sum(row["seconds"] for row in rows), 1),
