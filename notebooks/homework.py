@@ -430,10 +430,17 @@ for name, fields in {
     model, history = fitted(name, epochs=FEW, latent_size=LATENT, **fields)
     seconds = (time.time() - begun) / FEW
     inference[name] = {"elbo": scores(model, validation)["elbo"].numpy(), "seconds": seconds}
+
+# %%
 base = inference["vae"]["elbo"]
 differences = {name: mean_and_error(own["elbo"] - base) for name, own in inference.items()}
 table(
-    [f"after {FEW} epochs", "validation ELBO", "ELBO less that of the amortized VAE", "seconds an epoch"],
+    [
+        f"after {FEW} epochs",
+        "validation ELBO",
+        "ELBO less that of the amortized VAE",
+        "seconds an epoch, compiling included",
+    ],
     [
         [
             "amortized" if name == "vae" else name,
