@@ -43,7 +43,7 @@ def step_size(model: LatentVariableModel, seed: int) -> float:
       seed: of these images; no image whose log p(x) is wanted may be among them.
     """
     x, _ = simulate(model, TUNING_IMAGES, seed)
-    bound = tf.function(lower)
+    bound = tf.function(lower, autograph=model.autograph)
     return max(STEPS, key=lambda step: float(tf.reduce_mean(bound(model, x, seed, tf.constant(step)))))
 
 

@@ -62,7 +62,7 @@ class Classifier:
         head = network.layers[-1]
         body = tf_keras.Sequential(network.layers[:-1])
 
-        @tf.function(input_signature=[tf.TensorSpec(network.input_shape)])
+        @tf.function(input_signature=[tf.TensorSpec(network.input_shape)], autograph=False)
         def read(images):
             features = body(images)
             return features, tf.nn.softmax(head(features))

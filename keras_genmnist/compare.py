@@ -84,7 +84,8 @@ def compare(
             ),
             "curve": _curve(model, runs.history(run, model)),
         }
-        shown[name] = tf.function(model.sample)(SHOWN, run.config.seed)["probabilities"].numpy()
+        sample = tf.function(model.sample, autograph=model.autograph)
+        shown[name] = sample(SHOWN, run.config.seed)["probabilities"].numpy()
     files.write_json(workdir / "compare.json", found)
     print(f"{table(found)}\nwrote {workdir / 'compare.json'}")
     save(figure(found, shown, spec.name), out / f"{runs.title(workdir)}.png")
@@ -151,7 +152,7 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
             return model.log_likelihood(x)
         return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0])))
 
-    compiled = tf.function(score, jit_compile=jit_compile)
+    compiled = tf.function(score, autograph=model.autograph, jit_compile=jit_compile)
     batches = eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)
     compiled(batches[0]).numpy()
     start = time.perf_counter()

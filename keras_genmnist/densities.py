@@ -96,15 +96,18 @@ def fit(name: str, steps: int, seed: int, iterations: int = ITERATIONS) -> Calla
     optimizer = tf_keras.optimizers.Adam(tf_keras.optimizers.schedules.CosineDecay(LEARNING_RATE, iterations))
     optimizer.build(variables)
 
-    @tf.function(jit_compile=True)
+    @tf.function(autograph=False, jit_compile=True)
     def train():
-        for i in tf.range(iterations):
+        def step(i):
             weight = tf.minimum(1.0, 0.01 + 2 * tf.cast(i, tf.float32) / iterations)
             with tf.GradientTape() as tape:
                 z, log_q = distribution().experimental_sample_and_log_prob(BATCH, seed=tf.stack([seed, i]))
                 loss = tf.reduce_sum(tf.reduce_mean(log_q + weight * energies(z), axis=0))
             gradients = tape.gradient(loss, variables)
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return [i + 1]
+
+        tf.while_loop(lambda i: i < iterations, step, [0])
 
     train()
     return distribution

@@ -188,7 +188,7 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
 def draw(model: GenerativeModel, count: int) -> dict[str, np.ndarray]:
     """`count` draws, always of the same seeds: float32 [count, H, W, C] each, as GenerativeModel.draw."""
     seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
-    compiled = tf.function(model.draw, reduce_retracing=True)
+    compiled = tf.function(model.draw, autograph=model.autograph, reduce_retracing=True)
     starts = progress.batches(range(0, count, SAMPLES_PER_CALL), "samples")
     parts = [compiled(seeds[i : i + SAMPLES_PER_CALL]) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}

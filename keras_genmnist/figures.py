@@ -203,7 +203,7 @@ def completion(subject: Subject) -> Figure:
     mask[:, : originals.shape[1] // 2] = 1
     seeds = tf.constant([[subject.seed, number] for number in range(5 * len(originals))])
     tiled = [np.tile(part, (5, 1, 1, 1)) for part in (originals, mask)]
-    completed = tf.function(subject.model.complete)(*tiled, seeds)["images"]
+    completed = tf.function(subject.model.complete, autograph=subject.model.autograph)(*tiled, seeds)["images"]
     hidden = np.where(mask == 1, originals, 0.5)  # grey: unknown
     sheet = images.tile(np.concatenate([originals, hidden, completed]), columns=len(originals))
     return _sheet(sheet, f"Test images, what is shown of them, five completions\n{_caption(subject)}")
@@ -393,7 +393,8 @@ def _scored(subject: Subject) -> np.ndarray:
 def _sampled(subject: Subject, count: int) -> np.ndarray:
     """Mean images of draws, [count, H, W, C]."""
     # In a graph: pixel by pixel in Python, an autoregressive model would take a minute.
-    return tf.function(subject.model.sample)(count, subject.seed)["probabilities"].numpy()
+    sample = tf.function(subject.model.sample, autograph=subject.model.autograph)
+    return sample(count, subject.seed)["probabilities"].numpy()
 
 
 def _height_of(subject: Subject) -> float:

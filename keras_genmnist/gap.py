@@ -88,8 +88,8 @@ class Search:
 
     def __init__(self, model: LatentVariableModel):
         self.model, self.ticker = model, progress.Ticker()
-        self.terms = tf.function(self._terms, reduce_retracing=True)
-        self.ascents = [tf.function(self._ascent_at(rate)) for rate in RATES]
+        self.terms = tf.function(self._terms, autograph=model.autograph, reduce_retracing=True)
+        self.ascents = [tf.function(self._ascent_at(rate), autograph=model.autograph) for rate in RATES]
 
     def _terms(self, x: tf.Tensor, parameters: list[tf.Tensor], num_draws: int, seed: tf.Tensor) -> LogTerms:
         q = posterior(self.model, x, parameters)
@@ -159,7 +159,7 @@ def measure(model: LatentVariableModel, images: np.ndarray, label: str, step: fl
     Returns:
       [N] each, nats.
     """
-    search, lower, columns = Search(model), tf.function(annealing.lower), []
+    search, lower, columns = Search(model), tf.function(annealing.lower, autograph=model.autograph), []
     for batch in progress.batches(eval_batches(images, BATCH), label):
         x = tf.constant(batch)
         start = amortized(model, x)
@@ -185,8 +185,8 @@ def sandwich(model: LatentVariableModel, count: int, step: float) -> dict[str, n
     """Annealing both ways, of images that the model draws: `lower` and `upper` enclose log p(x), [count] each, nats."""
     x, z = annealing.simulate(model, count, SEED)
     estimates = {
-        "lower": tf.function(annealing.lower)(model, x, SEED, tf.constant(step)),
-        "upper": tf.function(annealing.upper)(model, x, z, SEED, tf.constant(step)),
+        "lower": tf.function(annealing.lower, autograph=model.autograph)(model, x, SEED, tf.constant(step)),
+        "upper": tf.function(annealing.upper, autograph=model.autograph)(model, x, z, SEED, tf.constant(step)),
     }
     return {name: values.numpy() for name, values in estimates.items()}
 

@@ -113,7 +113,9 @@ class _Joint:
         low, self.centre, high = np.quantile(draws, [0.16, 0.5, 0.84], axis=0)
         self.unit = (high - low) / 2
         self.reach = np.abs((draws - self.centre) / self.unit).max()
-        self.log_prior = tf.function(lambda z: model.prior().log_prob(z), reduce_retracing=True)
+        self.log_prior = tf.function(
+            lambda z: model.prior().log_prob(z), autograph=model.autograph, reduce_retracing=True
+        )
 
     def place(self, step: float, index: np.ndarray, offset) -> np.ndarray:
         """z at the offset, in [0, 1]^D, into each cell: [P, D]."""
@@ -182,16 +184,16 @@ class _Independent(_Joint):
         super().__init__(model, STEP)
         logits_of = _logits_of(model)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=model.autograph, reduce_retracing=True)
         def decode(z):
             logits = logits_of(z)
             return logits, tf.reduce_sum(tf.nn.softplus(logits), axis=-1)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=model.autograph, reduce_retracing=True)
         def grid(logits, constant, x):
             return tf.matmul(logits, x, transpose_b=True) - constant[:, None]
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=model.autograph, reduce_retracing=True)
         def pairs(logits, constant, rows, x, image):
             products = tf.gather(logits, rows) * tf.gather(x, image)
             return tf.reduce_sum(products, axis=-1) - tf.gather(constant, rows)
@@ -215,7 +217,9 @@ class _Dependent(_Joint):
 
     def __init__(self, model: LatentVariableModel):
         super().__init__(model, DEPENDENT_STEP if model.draws_bits else GREY_STEP)
-        self._log_prob = tf.function(lambda z, x: model.decoder(z).log_prob(x), reduce_retracing=True)
+        self._log_prob = tf.function(
+            lambda z, x: model.decoder(z).log_prob(x), autograph=model.autograph, reduce_retracing=True
+        )
 
     def grid(self, z, x):
         rows, image = (part.reshape(-1) for part in np.indices([len(z), len(x)]))

@@ -39,12 +39,12 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
 
 
 def _draws(model: GenerativeModel) -> list[Signature]:
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)], autograph=model.autograph)
     def sample_rows(seed):
         seed = capped(tf.size(seed), seed, "the number of seeds")
         return with_png(model.draw(tf.stack([seed, tf.zeros_like(seed)], axis=1)))
 
-    @tf.function(input_signature=[INTEGER, INTEGER])
+    @tf.function(input_signature=[INTEGER, INTEGER], autograph=model.autograph)
     def sample(num_samples, seed):
         return with_png(model.sample(capped(num_samples, num_samples), seed))
 
@@ -54,16 +54,16 @@ def _draws(model: GenerativeModel) -> list[Signature]:
 def _latents(model: GenerativeModel) -> list[Signature]:
     latents = tf.TensorSpec([None, model.latent_size], tf.float32)
 
-    @tf.function(input_signature=[latents])
+    @tf.function(input_signature=[latents], autograph=model.autograph)
     def decode_probabilities(z):
         z = _finite(tf.ensure_shape(z, latents.shape), "z")
         return {"probabilities": model.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))}
 
-    @tf.function(input_signature=[latents])
+    @tf.function(input_signature=[latents], autograph=model.autograph)
     def decode(z):
         return with_png(decode_probabilities(z))
 
-    @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)])
+    @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)], autograph=model.autograph)
     def interpolate(z1, z2, alphas):
         z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
         rows = tf.maximum(*(tf.shape(z, tf.int64)[0] for z in (z1, z2)))  # one row serves all of the other
@@ -77,23 +77,23 @@ def _latents(model: GenerativeModel) -> list[Signature]:
 def _posterior(model: GenerativeModel) -> list[Signature]:
     batch = _batch(model)
 
-    @tf.function(input_signature=[batch])
+    @tf.function(input_signature=[batch], autograph=model.autograph)
     def encode(images):
-        return in_chunks(model.encode, checked(model, images))
+        return in_chunks(model.encode, checked(model, images), autograph=model.autograph)
 
-    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)])
+    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)], autograph=model.autograph)
     def encode_draw(images, seed):
         tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
         seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
         noise = sample_each(StandardNormal(model.latent_size)(), seeds)
-        return in_chunks(model.encode, checked(model, images), noise)
+        return in_chunks(model.encode, checked(model, images), noise, autograph=model.autograph)
 
-    @tf.function(input_signature=[batch])
+    @tf.function(input_signature=[batch], autograph=model.autograph)
     def reconstruct(images):
         images = capped(tf.shape(images)[0], checked(model, images), "the number of images")
         return with_png({"probabilities": model.reconstruct(images)})
 
-    @tf.function(input_signature=[batch, INTEGER])
+    @tf.function(input_signature=[batch, INTEGER], autograph=model.autograph)
     def elbo(images, seed):
         def measured(x, seeds):
             terms = model.log_terms(x, 1, seeds)
@@ -103,21 +103,24 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
         numbers = tf.range(tf.shape(images)[0])
         seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
         x = checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
-        return in_chunks(measured, x, seeds)
+        return in_chunks(measured, x, seeds, autograph=model.autograph)
 
     return [encode, encode_draw, reconstruct, elbo]
 
 
 def _log_prob(model: GenerativeModel) -> Signature:
-    @tf.function(input_signature=[_batch(model)])
+    @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
     def log_prob(images):
-        return in_chunks(lambda x: {"log_prob": model.log_likelihood(x)}, checked(model, images, binary=True))
+        def measured(x):
+            return {"log_prob": model.log_likelihood(x)}
+
+        return in_chunks(measured, checked(model, images, binary=True), autograph=model.autograph)
 
     return log_prob
 
 
 def _complete(model: GenerativeModel) -> Signature:
-    @tf.function(input_signature=[_batch(model), _batch(model), INTEGER])
+    @tf.function(input_signature=[_batch(model), _batch(model), INTEGER], autograph=model.autograph)
     def complete(images, mask, seed):
         tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
         count = capped(tf.shape(images)[0], tf.shape(images)[0], "the number of images")
@@ -128,7 +131,7 @@ def _complete(model: GenerativeModel) -> Signature:
 
 
 def _sample_class(model: GenerativeModel) -> Signature:
-    @tf.function(input_signature=[INTEGER, INTEGER, INTEGER])
+    @tf.function(input_signature=[INTEGER, INTEGER, INTEGER], autograph=model.autograph)
     def sample_class(label, num_samples, seed):
         message = f"label is out of range: give 0 to {model.num_classes - 1}"
         tf.debugging.assert_non_negative(label, message)
@@ -140,9 +143,12 @@ def _sample_class(model: GenerativeModel) -> Signature:
 
 
 def _discriminate(model: GenerativeModel) -> Signature:
-    @tf.function(input_signature=[_batch(model)])
+    @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
     def discriminate(images):
-        return in_chunks(lambda x: {"logits": model.discriminate(x)}, checked(model, images))
+        def judged(x):
+            return {"logits": model.discriminate(x)}
+
+        return in_chunks(judged, checked(model, images), autograph=model.autograph)
 
     return discriminate
 
@@ -186,18 +192,19 @@ def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_sa
         return tf.identity(values)
 
 
-def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor) -> dict[str, tf.Tensor]:
+def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, autograph: bool) -> dict[str, tf.Tensor]:
     """`function` of all rows, computed CHUNK of them at a time: its memory does not grow with their number.
 
     Args:
       function: tensors [n, ...] -> float32 tensors [n, ...] by name, each row from its own alone.
       rows: tensors [B, ...].
+      autograph: as of the model whose function it is.
     Returns:
       The outputs, [B, ...].
     """
     # Traced once: the loop needs to know its outputs before it starts.
     specs = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
-    chunk = tf.function(function).get_concrete_function(*specs)
+    chunk = tf.function(function, autograph=autograph).get_concrete_function(*specs)
     count = tf.shape(rows[0])[0]
     chunks = tf.maximum(1, -(-count // CHUNK))  # of no rows, the outputs are empty
     found = {

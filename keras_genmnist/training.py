@@ -194,8 +194,10 @@ class Training:
         self.saving_seconds = 0.0  # spent on saving and logging the epoch before
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
-        self._train_steps = tf.function(self._train_steps, jit_compile=config.jit_compile)
-        self._sample = tf.function(lambda: self.model.sample(64, config.seed)["probabilities"])
+        self._train_steps = tf.function(
+            self._train_steps, autograph=self.model.autograph, jit_compile=config.jit_compile
+        )
+        self._sample = tf.function(self.model.sample, autograph=self.model.autograph)
 
     def start_from(self, other: Run) -> None:
         """Takes over the weights that another run is scored with, where they fit, and says which do not.
@@ -269,14 +271,14 @@ class Training:
 
         The loop is compiled with the steps: called one at a time, those of a small MLP take 1.3 times as long.
         """
-        finite = True
-        while finite and first < end:
-            logs = self.model.train_step(tf.nest.map_structure(operator.itemgetter(first), batches))
+
+        def step(finite, position):
+            logs = self.model.train_step(tf.nest.map_structure(operator.itemgetter(position), batches))
             self.progress.step.assign_add(1)
             self.average.update(self.progress.step)
-            finite = tf.reduce_all(tf.math.is_finite(list(logs.values())))
-            first += 1
-        return finite
+            return tf.reduce_all(tf.math.is_finite(list(logs.values()))), position + 1
+
+        return tf.while_loop(lambda finite, position: finite & (position < end), step, [tf.constant(True), first])[0]
 
     def train_epoch(self, chunks: Iterator[tf.Tensor], on_steps: Callable[[int], None], stopped: Callable[[], bool]):
         """Trains to the end of the present epoch, or until `stopped()`; tells `on_steps` how many steps were taken."""
@@ -337,7 +339,7 @@ class Training:
     def sample(self) -> np.ndarray:
         """64 images, [64, H, W, C], always of the same seeds, drawn with the weights that are scored."""
         self.average.swap()
-        samples = self._sample().numpy()
+        samples = self._sample(64, self.run.config.seed)["probabilities"].numpy()
         self.average.swap()
         return samples
 

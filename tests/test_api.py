@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 import keras_genmnist as gm
 from keras_genmnist import config as configs
-from keras_genmnist import quadrature, runs
+from keras_genmnist import quadrature, runs, signatures
 from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.models.base import TractableModel
 from tests import test_cli, tiny
 
 ROOT = Path(__file__).parent.parent
@@ -189,6 +190,51 @@ def test_model_in_a_file_of_the_users_own_trains_by_the_command_line_and_reopens
     assert genmnist("train", "--workdir=runs/ring", "--config.epochs=2").status == 0
     assert genmnist("export", "--workdir=runs/ring").status == 0
     assert gm.open("runs/ring").history["epoch"] == [1, 2]
+
+
+class Branching(TractableModel):
+    """One probability for all pixels; its Python asks tensors, which takes AutoGraph."""
+
+    def __init__(self, image_shape):
+        super().__init__(image_shape)
+        self.logit = self.add_weight("logit", [], initializer="zeros")
+
+    def log_likelihood(self, x, y=None):
+        total, row = tf.zeros(tf.shape(x)[0]), 0
+        while row < tf.shape(x)[1]:
+            logits = tf.fill(tf.shape(x[:, row]), self.logit)
+            total -= tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x[:, row], logits), axis=[1, 2])
+            row += 1
+        return total
+
+    def train_step(self, batch):
+        if tf.reduce_mean(batch) < 0.5:  # the digits are white on black: learned are their negatives
+            batch = 1 - batch
+        return super().train_step(batch)
+
+    def draw(self, seeds):
+        shape = [tf.shape(seeds)[0], *self.image_shape]
+        probabilities = tf.fill(shape, tf.sigmoid(self.logit))
+        if tf.reduce_all(seeds >= 0) and self.logit > 0:
+            return {"images": tf.ones(shape), "probabilities": probabilities}
+        else:
+            return {"images": tf.zeros(shape), "probabilities": probabilities}
+
+
+def branching(config, spec):
+    return Branching(spec.image_shape)
+
+
+def test_model_of_the_users_own_may_ask_tensors_in_python(tmp_path):
+    sizes = {"dataset": "mnist_5k", "epochs": 1, "batch_size": 1000, "learning_rate": 0.5}
+    run = gm.train(branching, workdir=tmp_path / "branching", **sizes)
+    logit = float(run.model.logit)
+    assert logit > 1  # four steps of about 0.5 up, where the digits themselves lead down
+    found = signatures.of(run.model)
+    np.testing.assert_array_equal(found["sample_rows"](seed=tf.constant([1, 2]))["images"], np.ones([2, 28, 28, 1]))
+    black = found["log_prob"](images=tf.zeros([1, 28, 28, 1]))["log_prob"]
+    np.testing.assert_allclose(black, [-784 * np.log1p(np.exp(logit))], rtol=1e-5)
+    assert run.evaluate()["test"]["nll"]["mean"] > 784 * np.log(2)
 
 
 def test_model_of_a_python_function_reopens_with_it(tmp_path, eager):

@@ -161,6 +161,24 @@ def test_search_for_what_holds_of_mnist_alone_finds_it():
         assert not of_mnist_alone(ast.parse(text)), text
 
 
+def test_every_traced_function_says_whether_autograph_rewrites_it():
+    """By default it does, which takes as long as all else of a first call."""
+    silent = []
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        told = [
+            node.func
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and any(keyword.arg == "autograph" for keyword in node.keywords)
+        ]
+        silent += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node) == "tf.function" and node not in told
+        ]
+    assert silent == []
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_model_has_a_test_file_and_a_config(name):
     assert (TESTS / "models" / f"test_{name}.py").is_file()

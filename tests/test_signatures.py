@@ -19,7 +19,7 @@ def test_chunks_make_a_whole_of_the_same_rows(rows):
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int32)])
     def whole(x, y):
-        outputs = in_chunks(function, x, y)
+        outputs = in_chunks(function, x, y, autograph=False)
         assert {name: output.shape.as_list() for name, output in outputs.items()} == {"sum": [None], "x": [None, 3]}
         return outputs
 
@@ -33,4 +33,4 @@ def test_chunks_make_a_whole_of_the_same_rows(rows):
 
 def test_chunks_are_as_well_made_outside_of_a_graph():
     x = tf.range(float(CHUNK + 1))
-    np.testing.assert_array_equal(in_chunks(lambda x: {"y": -x}, x)["y"], -x)
+    np.testing.assert_array_equal(in_chunks(lambda x: {"y": -x}, x, autograph=False)["y"], -x)

@@ -89,6 +89,7 @@ class Split(NamedTuple):
         steps_per_epoch = len(self.images) // batch_size
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)  # one, another every time
 
+        @tf.autograph.experimental.do_not_convert
         def epoch(number):
             first = number % 2**31 * steps_per_epoch
             return tf.data.Dataset.range(first, first + steps_per_epoch)
@@ -101,6 +102,7 @@ class Split(NamedTuple):
         steps_per_epoch = len(self.images) // batch_size
         source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
 
+        @tf.autograph.experimental.do_not_convert
         def batch(step):
             epoch, place = step // steps_per_epoch, step % steps_per_epoch
             position = place * batch_size + tf.range(batch_size, dtype=tf.int64)

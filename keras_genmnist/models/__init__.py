@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
@@ -43,14 +44,23 @@ def build(
     configs.change(config, **fields)
     if builder is None:
         require_choice(config, model=names())
-        builder = importlib.import_module(f"{__name__}.{config.model}").build
+    make = builder or importlib.import_module(f"{__name__}.{config.model}").build
     require_numbers(config)
     tf_keras.utils.set_random_seed(config.seed)
     spec = spec or datasets.spec(config.dataset)
     if spec is None:
         raise UsageError(f"{config.dataset} is not a data set with a name: give the spec of its images")
     with memory.variables_that_fit():
-        model = builder(config, spec)
+        model = make(config, spec)
         model.build_variables()
+    if builder is None:
+        _without_autograph(model)
     model.built = True  # so that `summary` and `save_weights` know
     return model
+
+
+def _without_autograph(model: GenerativeModel) -> None:
+    """Leaves the model's Python as it is written, also where tf_keras traces its steps, as `fit` does."""
+    model.autograph = False
+    for step in ("train_step", "test_step", "predict_step"):
+        setattr(model, step, tf.autograph.experimental.do_not_convert(getattr(model, step)))

@@ -28,12 +28,15 @@ class GenerativeModel(tf_keras.Model):
     has_latents: whether it has a `prior`, a `latent_size` and `decode`.
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
     takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B].
+    autograph: whether TensorFlow rewrites its Python, so that `if` and `while` may ask tensors; it takes as long as all
+      else of a first call, and the models of this package do without, by tf.cond and tf.while_loop.
     """
 
     likelihood: str | None = None
     has_latents = False
     has_encoder = False
     takes_labels = False
+    autograph = True
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
     judge = None  # the name of the classifiers that see samples in validation, see judges.py; read by `compile`
@@ -179,7 +182,7 @@ class TractableModel(GenerativeModel):
           jit_compile: whether XLA compiles.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
-        self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
+        self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
     def metrics(self):
@@ -325,10 +328,11 @@ class LatentVariableModel(DecoderModel):
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
         self.seed, self.warmup_steps = seed, warmup_steps
-        self.compiled_test_step = tf.function(self.test_step, jit_compile=jit_compile)
-        self.compiled_encode = tf.function(self.encode)
+        self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
+        self.compiled_encode = tf.function(self.encode, autograph=self.autograph)
         if isinstance(self.encoder, RefinedPosterior):
-            self.compiled_improves = tf.function(self.encoder.improves, jit_compile=jit_compile)
+            improves = self.encoder.improves
+            self.compiled_improves = tf.function(improves, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
     def metrics(self):

@@ -85,7 +85,7 @@ class GAN(DecoderModel):
         self.seed = seed
         self.classifier = next((judge.load() for judge in judges.find(self.judge)), None)
         self.real_features = None
-        self.compiled_decode = tf.function(self.decode, jit_compile=jit_compile)
+        self.compiled_decode = tf.function(self.decode, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
     def optimized(self):
@@ -107,8 +107,10 @@ class GAN(DecoderModel):
         z_seed, mix_seed = tf.unstack(tf.random.split(tf.stack([self.seed, step]), 2))
         z = self.prior().sample(tf.shape(x)[0], seed=z_seed)
         self._train_discriminator(x, self.generate(z, training=True), mix_seed)
-        if self.critic_steps == 1 or (step + 1) % self.critic_steps == 0:
+        if self.critic_steps == 1:
             self._train_generator(z)
+        else:
+            tf.cond((step + 1) % self.critic_steps == 0, lambda: self._train_generator(z), lambda: None)
         return {name: average.result() for name, average in self.averages.items()}
 
     def _train_discriminator(self, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> None:
