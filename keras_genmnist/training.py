@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import datasets, device, files, images, memory, models, progress, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
-from keras_genmnist.datasets import binarization, eval_batches
+from keras_genmnist.datasets import arrays, binarization, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
@@ -84,6 +84,8 @@ def check_config(config: ConfigDict) -> None:
       UsageError: naming the field, the value given and the values accepted.
     """
     require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
+    fits = config.image_size == 0 or arrays.SMALLEST <= config.image_size <= arrays.LARGEST
+    require(config, "image_size", fits, f"0 (as they are), or {arrays.SMALLEST} to {arrays.LARGEST}")
     datasets.require_as_it_is(config.dataset, config.image_size, config.invert)
     require_positive(config, "batch_size", "epochs")
     # Each is written so that nan is refused too.

@@ -17,6 +17,7 @@ class Tabulated:
 
     latent_size = 3
     layer_sizes = (2, 1)
+    draws_bits, autograph = True, False
 
     def __init__(self, num_draws, num_images):
         generator = np.random.default_rng(0)

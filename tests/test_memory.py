@@ -97,8 +97,8 @@ def test_training_needs_the_state_of_the_optimizer_and_the_activations(monkeypat
     monkeypatch.setattr(memory, "available", lambda: found[0] if found else 10**12)
     built = models.build
 
-    def building(config):
-        model = built(config)
+    def building(*arguments):
+        model = built(*arguments)
         found.append(needed)
         return model
 

@@ -180,7 +180,7 @@ def test_pixelcnn_of_classes_is_a_mixture_of_distributions(conditional, every):
     given = np.array([log_prob_given(conditional, every, label) for label in range(3)], np.float64)
     np.testing.assert_allclose(np.exp(given).sum(axis=1), 1, atol=1e-5)
     assert (np.ptp(given, axis=0) > 0.01).all()  # the class matters
-    np.testing.assert_allclose(conditional.log_prob(every), np.log(np.exp(given).mean(axis=0)), rtol=1e-4)
+    np.testing.assert_allclose(conditional.log_likelihood(every), np.log(np.exp(given).mean(axis=0)), rtol=1e-4)
 
 
 def test_pixelcnn_of_classes_draws_from_the_chosen_one(conditional, every):
