@@ -1,19 +1,25 @@
-"""What a notebook works with: `train` and `open` give a `Trained`, with all that the command line can do to a run."""
+"""What a notebook works with: `train` and `open` give a `Trained`, with all that the command line can do to a run.
+
+What is done to a trained run is imported only when it is called: `train` needs neither matplotlib nor SciPy.
+"""
 
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from keras_genmnist import config as configs
-from keras_genmnist import datasets, evaluate, export, figures, models, runs, training
+from keras_genmnist import datasets, models, runs, training
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
 from keras_genmnist.runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Trained:
@@ -66,9 +72,11 @@ class Trained:
         Raises:
           UsageError, Fault: as `keras_genmnist.evaluate.evaluate`.
         """
+        from keras_genmnist import evaluate
+
         return evaluate.evaluate(self._run, num_draws, **given)
 
-    def figure(self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = ()) -> Figure:
+    def figure(self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = ()) -> "Figure":
         """One of the run's figures: `samples`, `interpolation`, `reconstructions`, `latent_grid` and others.
 
         Args:
@@ -78,11 +86,15 @@ class Trained:
         Raises:
           UsageError: if there is no such figure of this model.
         """
+        from keras_genmnist import figures
+
         ((_, figure),) = figures.draw(self._run, [name], seed, pairs)
         return figure
 
     def export(self, out: str | Path = "exports") -> Path:
         """Writes a SavedModel to OUT/NAME/VERSION, with the name of the run's directory, and returns that path."""
+        from keras_genmnist import export
+
         return export.export(self._run, Path(out))
 
 

@@ -593,6 +593,8 @@ def _quiet():
     with open(os.memfd_create("stderr"), "rb") as said:
         os.dup2(said.fileno(), 2)
         try:
+            # Else TensorFlow imports Keras 3 too, and with it matplotlib, which takes a second: nothing here uses it.
+            os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
             from keras_genmnist import device
 
             device.prepare()
