@@ -188,6 +188,11 @@ def begin(
         if init_from:
             raise UsageError(f"{workdir} holds a run that has begun already: give --init_from={init_from} with another")
         resumed = runs.load(workdir)
+        if source and resumed.source and source.read_bytes() != resumed.source.read_bytes():
+            raise UsageError(
+                f"{source} is not what {workdir} was begun with, a copy of which is {resumed.source}: give another "
+                f"--workdir, or go on as it is with {runs.resume(workdir)}"
+            )
         change = runs.go_on(resumed, name, config, given)
         run = replace(resumed, config=config, builder=builder or resumed.builder)
     else:
@@ -219,4 +224,6 @@ def _kept(dataset: Dataset, workdir: Path) -> str:
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         datasets.save(dataset, path)
+    elif datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*dataset[1:]):
+        raise UsageError(f"{path} holds other images than those of {dataset.name} given now: give another workdir")
     return str(path)

@@ -148,6 +148,12 @@ def test_train_goes_on_with_more_epochs(trained):
     assert more.history["epoch"] == [1, 2]
 
 
+def test_other_images_of_the_same_name_are_refused(trained):
+    other = gm.datasets.from_arrays(255 - trained.data.train.images, name="animals")
+    with pytest.raises(UsageError, match=r"animals\.npz holds other images than those of animals given now"):
+        gm.train("vae", dataset=other, workdir=trained.workdir)
+
+
 def test_images_that_changed_are_refused(trained):
     path = Path(trained.config.dataset)
     content = path.read_bytes()
@@ -235,6 +241,16 @@ def test_model_of_the_users_own_may_ask_tensors_in_python(tmp_path):
     black = found["log_prob"](images=tf.zeros([1, 28, 28, 1]))["log_prob"]
     np.testing.assert_allclose(black, [-784 * np.log1p(np.exp(logit))], rtol=1e-5)
     assert run.evaluate()["test"]["nll"]["mean"] > 784 * np.log(2)
+
+
+def test_changed_file_does_not_go_on_with_the_run_of_the_old_one(tmp_path, genmnist):
+    path, flags = tmp_path / "mine.py", [f"--config.{f}={v}" for f, v in (("epochs", 1), ("batch_size", 1000))]
+    path.write_text(RING.read_text())
+    assert genmnist("train", f"--model={path}", *flags).status == 0
+    path.write_text(RING.read_text().replace("[0.5, 0.5]", "[0.4, 0.4]"))
+    outcome = genmnist("train", f"--model={path}", *flags)
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert "mine.py is not what runs/mine was begun with, a copy of which is runs/mine/model.py" in outcome.err
 
 
 def test_model_of_a_python_function_reopens_with_it(tmp_path, eager):
