@@ -150,11 +150,10 @@ def train(
     # A function has no name that another process could import it by: the record says what was asked for.
     command = "gm.train({})".format(", ".join([repr(name), *(f"{field}={value!r}" for field, value in given.items())]))
     try:
-        return begin(
-            name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from
-        )
+        begin(name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from)
     except SystemExit as stopped:
         raise KeyboardInterrupt(f"stopped; go on with gm.train(workdir={str(workdir)!r})") from stopped
+    return open(workdir, builder=builder)
 
 
 def begin(
@@ -168,7 +167,7 @@ def begin(
     source: Path | None = None,
     builder: Callable | None = None,
     init_from: str | Path | None = None,
-) -> Trained:
+) -> None:
     """Trains what `config` says in `workdir`: begins a run, or goes on with the one that is there.
 
     Args:
@@ -200,7 +199,6 @@ def begin(
     other = runs.load(Path(init_from)) if init_from else None
     with runs.lock(workdir):
         training.train(run, started, change=change and {**change, "command": command}, init_from=other)
-    return open(workdir, builder=run.builder)
 
 
 def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:

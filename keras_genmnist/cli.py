@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import inspect
 import io
 import os
@@ -14,7 +15,7 @@ import time
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -333,7 +334,7 @@ class _Help(Exception):
 def main() -> None:
     """Runs the verb named on the command line and exits: 0 done, 2 usage, 3 fault, 130 or 143 stopped by a signal."""
     _ready_streams()
-    warnings.showwarning = _show_warning
+    warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
     debug = "--debug" in sys.argv[1:]
     with _stopped_by_signals():
         try:
@@ -401,12 +402,12 @@ def _ready_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """What this package warns of in one line, as an error; what others do, as Python has it."""
+def _show_warning(others: Callable, message, category, filename, *more, **given) -> None:
+    """What this package warns of in one line, as an error; what others do, as `others` shows it."""
     if Path(filename).is_relative_to(Path(__file__).parent):
         print(f"genmnist: {message}", file=sys.stderr, flush=True)
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        others(message, category, filename, *more, **given)
 
 
 def _give_up_unwritten() -> None:

@@ -234,7 +234,7 @@ def latent_means(subject: Subject) -> Figure:
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a name may hold a $
-        width = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+        width = legend.get_window_extent().width / figure.dpi
         figure.set_size_inches(max(8, 7 + width), 7)
     axis.set(xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
     figure.suptitle(f"Posterior means of the test set, {_caption(subject)}", fontsize=11)

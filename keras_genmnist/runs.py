@@ -75,8 +75,8 @@ class Run:
 
     @property
     def own(self) -> bool:
-        """Whether its model is of the user's own."""
-        return self.config.get("model") not in models.names()
+        """Whether its model is of the user's own: it is called as the run is, and the package has none of that name."""
+        return self.config.get("model") == self.name and self.name not in models.names()
 
     @property
     def binarization(self) -> str:

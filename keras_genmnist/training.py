@@ -83,6 +83,9 @@ def check_config(config: ConfigDict) -> None:
     Raises:
       UsageError: naming the field, the value given and the values accepted.
     """
+    known = isinstance(config.dataset, str)  # a file edited by hand may say anything
+    if not known:
+        raise UsageError(f"config.dataset={config.dataset!r} is not known: give the name or the path of a data set")
     require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
     fits = config.image_size == 0 or arrays.SMALLEST <= config.image_size <= arrays.LARGEST
     require(config, "image_size", fits, f"0 (as they are), or {arrays.SMALLEST} to {arrays.LARGEST}")

@@ -90,6 +90,7 @@ VERB_FLAGS = {
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--seed", "--format", "--out"],
     "export": ["--model", "--workdir", "--out"],
+    "encode": ["--model", "--workdir", "--images", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
     "serve": [
         "--export",
@@ -141,7 +142,7 @@ def test_list_names_every_config_with_its_paper(genmnist):
 MODELS = ", ".join(configs.names())
 # As given, and what the line must name: the value and what is accepted.
 BAD_USAGE = {
-    "unknown verb": (["trian"], ["'trian'", "did you mean train?", "evaluate, figures"]),
+    "unknown verb": (["trian"], ["'trian'", "did you mean train?", "evaluate, classifier, figures"]),
     "unknown model": (["train", "--model=vea"], ["'vea'", "did you mean vae?", MODELS]),
     "unknown model, far": (["train", "--model=zzzzzz"], ["'zzzzzz'", MODELS]),
     "model without value": (["train", "--model="], ["''", MODELS]),
@@ -170,7 +171,10 @@ BAD_USAGE = {
     "config without field": (["train", "--model=vae", "--config=x.py"], ["--config=x.py"]),
     "stray positional": (["train", "--model=vae", "5"], ["'5'", "--name=value"]),
     "stray after --": (["train", "--model=vae", "--", "5"], ["unexpected argument"]),
-    "unknown flag": (["train", "--model=vae", "--epochs=5"], ["'--epochs=5'", "Flags: config_from, model, workdir"]),
+    "unknown flag": (
+        ["train", "--model=vae", "--epochs=5"],
+        ["'--epochs=5'", "Flags: config_from, init_from, model, workdir"],
+    ),
     "unknown flag of a config": (["train", "--config_form=x"], ["'--config_form=x'", "did you mean config_from?"]),
     "unknown flag, near": (["evaluate", "--modle=vae"], ["'--modle=vae'", "did you mean model?", "num_draws"]),
     "unknown flag of none": (["list", "--all"], ["'--all'", "Flags: none"]),
@@ -347,7 +351,7 @@ def test_signal_in_training_saves_says_how_to_resume_and_resumes(signum, status,
 
 @pytest.mark.parametrize("signum, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_while_the_model_is_built_leaves_no_run(signum, status, genmnist, monkeypatch):
-    monkeypatch.setattr(models, "build", lambda config: os.kill(os.getpid(), signum))
+    monkeypatch.setattr(models, "build", lambda *arguments: os.kill(os.getpid(), signum))
     outcome = genmnist("train", "--workdir=w", *tiny.flags())
     assert outcome.status == status
     assert outcome.err.count("\n") <= 1

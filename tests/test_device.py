@@ -53,7 +53,7 @@ def test_cpu_is_left_as_it_is(machine):
 def test_gpu_is_set_up_before_anything_is_built(machine, monkeypatch, tmp_path):
     done = machine(True, GPUS[:1])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "build", lambda config: done.append("built") or sys.exit(0))
+    monkeypatch.setattr(models, "build", lambda *arguments: done.append("built") or sys.exit(0))
     monkeypatch.setattr(sys, "argv", ["genmnist", "train", *tiny.flags()])
     with pytest.raises(SystemExit):
         cli.main()

@@ -361,7 +361,7 @@ def test_sheets_of_colour_images_have_their_shape_and_colours(in_colour, name):
     assert sheet.shape == (12 * rows, 20 * columns, 3)
     assert np.ptp(sheet, axis=-1).max() > 0.001  # not grey
     # As they are drawn, all pixels are square.
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.axes[0].get_window_extent()
     assert box.height / box.width == pytest.approx(sheet.shape[0] / sheet.shape[1], rel=0.02)
     plt.close(figure)
@@ -390,7 +390,7 @@ def test_latent_means_name_the_classes(in_colour):
     legend = figure.axes[0].get_legend()
     assert legend.get_title().get_text() == "class"
     assert [text.get_text() for text in legend.get_texts()] == list(SHAPES.class_names)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     plt.close(figure)
 
 
@@ -403,7 +403,7 @@ def test_latent_means_of_many_classes_have_as_many_colours_and_fit(in_colour, co
     clouds = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     assert [len(cloud.get_offsets()) for cloud in clouds] == [2] * count
     assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == count
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     legend, page = figure.axes[0].get_legend().get_window_extent(), figure.bbox
     assert min(legend.x0, legend.y0) >= 0 and legend.x1 <= page.width and legend.y1 <= page.height
     assert page.width - legend.width > 6.5 * figure.dpi  # what is left for the means

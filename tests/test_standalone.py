@@ -94,7 +94,7 @@ def test_config_from_takes_fields_from_the_command_line_and_names_the_run_by_the
 
 def test_config_from_a_result_is_that_of_the_result(genmnist, monkeypatch):
     trained = []
-    monkeypatch.setattr(training, "train", lambda run, started, change=None: trained.append(run))
+    monkeypatch.setattr(training, "train", lambda run, *more, **given: trained.append(run))
     path = ROOT / "results" / "planar_k10-binarized_mnist.json"
     assert genmnist("train", f"--config_from={path}", "--config.dataset=mnist_5k").status == 0
     (run,) = trained
@@ -290,7 +290,7 @@ def test_run_with_another_config_can_be_resumed_as_advised(run, genmnist, eager)
 
 def test_no_run_can_be_trained_as_advised(genmnist, monkeypatch):
     trained = []
-    monkeypatch.setattr(training, "train", lambda run, started, change=None: trained.append((run.workdir, run.name)))
+    monkeypatch.setattr(training, "train", lambda run, *more, **given: trained.append((run.workdir, run.name)))
     assert genmnist(*advised(genmnist("evaluate", "--model=vae", "--workdir=a b").err)).status == 0
     assert trained == [(Path("a b"), "vae")]
 

@@ -492,7 +492,7 @@ OUT_OF_RANGE = [
     ("seed", -1, "0 to 2147483647"),
     ("seed", 2**31, "0 to 2147483647"),
     ("dataset", "mnist5k", "mnist, binarized_mnist, mnist_5k"),
-    ("binarization", "dinamic", "dynamic, static, none"),
+    ("binarization", "dinamic", "dynamic, static, threshold, none"),
     ("decay", "cosin", "constant, cosine"),
     ("network", "mpl", "mlp, conv"),
     ("model", "vea", "vae"),
