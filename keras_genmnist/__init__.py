@@ -34,7 +34,8 @@ def __getattr__(name: str):
     module, _, attribute = PUBLIC[name].partition(":")
     importlib.import_module("keras_genmnist.device").prepare()
     found = importlib.import_module(module)
-    return getattr(found, attribute) if attribute else found
+    globals()[name] = getattr(found, attribute) if attribute else found  # so that this is asked once
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

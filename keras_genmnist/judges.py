@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from tqdm import tqdm
 
-from keras_genmnist import classifier, datasets, files
+from keras_genmnist import classifier, datasets, files, progress
 from keras_genmnist.classifier import Classifier, Judge
 from keras_genmnist.datasets import Dataset, Split
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.progress import Ticker
 
 MNIST = "mnist"  # the judge that a DatasetSpec names where it is one of those that ship with the package
 SEED = 3435  # of judge 0; judge 1 has the next one
@@ -149,8 +147,8 @@ def train(dataset: Dataset, seed: int, label: str) -> tf_keras.Sequential:
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=min(50, steps_per_epoch),
     )
-    ticker = Ticker()
-    with tqdm(total=epochs, desc=label, unit="epoch", disable=None, leave=False) as bar:
+    ticker = progress.Ticker()
+    with progress.bar(total=epochs, desc=label, unit="epoch") as bar:
 
         def on_epoch_end(epoch, logs):
             bar.update()

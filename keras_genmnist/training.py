@@ -165,7 +165,7 @@ class Training:
             self.model = runs.build_model(run, own.spec if own else run.spec)
             require_memory(self.model, config)
         self.dataset = own or runs.load_data(run)
-        self.run = run = replace(run, data=runs.describe(self.dataset))
+        self.run = run = replace(run, data=run.data or runs.describe(self.dataset))
         num_images = len(self.dataset.train.images)
         accepted = f"1 to {num_images}, the number of training images"
         require(config, "batch_size", config.batch_size <= num_images, accepted)

@@ -46,20 +46,8 @@ def server(tmp_path_factory):
         version = export.export(run, folder / "exports")
         if name == "vae_2d":
             (version / "assets.extra" / "latent_means.json").write_text(json.dumps(MEANS))
-    flags = [f"--export={folder / 'exports' / name}" for name in MODELS]
-    process = tiny.start("serve", *flags, "--port=0", cwd=folder)
-    address = process.stdout.readline().split()[-1]
-
-    def is_ready():
-        try:
-            return urllib.request.urlopen(f"{address}/readyz").status == 200
-        except urllib.error.URLError:
-            return False
-
-    tiny.wait_for(is_ready, process)
-    yield address
-    process.terminate()
-    process.communicate(timeout=30)
+    with tiny.serving(folder, MODELS) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -72,20 +72,8 @@ def server(tmp_path_factory):
     record = json.loads((many / "assets.extra" / "genmnist.json").read_text())
     record["data"]["spec"] |= {"num_classes": MANY, "class_names": [f"class {i}" for i in range(MANY)]}
     (many / "assets.extra" / "genmnist.json").write_text(json.dumps(record))
-    flags = [f"--export={folder / 'exports' / name}" for name in ("shapes", "chosen", "small", "many")]
-    process = tiny.start("serve", *flags, "--port=0", cwd=folder)
-    address = process.stdout.readline().split()[-1]
-
-    def is_ready():
-        try:
-            return urllib.request.urlopen(f"{address}/readyz").status == 200
-        except urllib.error.URLError:
-            return False
-
-    tiny.wait_for(is_ready, process)
-    yield address
-    process.terminate()
-    process.communicate(timeout=30)
+    with tiny.serving(folder, ("shapes", "chosen", "small", "many")) as address:
+        yield address
 
 
 def colours(page, locator):

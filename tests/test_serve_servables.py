@@ -126,14 +126,18 @@ def damage_index(path):
     (path / "variables" / "variables.index").unlink()
 
 
-def damage_record(path):
+def extra(path, name, text):
+    """Writes a file of assets.extra/."""
     (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "genmnist.json").write_text("{")
+    (path / "assets.extra" / name).write_text(text)
+
+
+def damage_record(path):
+    extra(path, "genmnist.json", "{")
 
 
 def damage_means(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "latent_means.json").write_text("{")
+    extra(path, "latent_means.json", "{")
 
 
 def damage_with_a_pipe(path):
@@ -143,23 +147,19 @@ def damage_with_a_pipe(path):
 
 
 def damage_record_text(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "genmnist.json").write_text(r'{"model": "\ud800", "dataset": "mnist"}')
+    extra(path, "genmnist.json", r'{"model": "\ud800", "dataset": "mnist"}')
 
 
 def damage_means_number(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "latent_means.json").write_text('{"means": [[NaN, 0]], "labels": null}')
+    extra(path, "latent_means.json", '{"means": [[NaN, 0]], "labels": null}')
 
 
 def damage_means_list(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "latent_means.json").write_text("[1, 2]")
+    extra(path, "latent_means.json", "[1, 2]")
 
 
 def damage_means_labels(path):
-    (path / "assets.extra").mkdir()
-    (path / "assets.extra" / "latent_means.json").write_text('{"means": [[1, 2], [3, 4]], "labels": [7]}')
+    extra(path, "latent_means.json", '{"means": [[1, 2], [3, 4]], "labels": [7]}')
 
 
 DAMAGES = [function for name, function in globals().items() if name.startswith("damage_")]

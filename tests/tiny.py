@@ -6,6 +6,9 @@ import resource
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,24 @@ def wait_for(condition, process: subprocess.Popen) -> None:
             f"ended before its time with status {process.returncode}: {process.communicate()}"
         )
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, names: Iterable[str]):
+    """A server of the exports FOLDER/exports/NAME in a process of its own, once it is ready; its address."""
+    process = start("serve", *(f"--export={folder / 'exports' / name}" for name in names), "--port=0", cwd=folder)
+    address = process.stdout.readline().split()[-1]
+
+    def is_ready():
+        try:
+            return urllib.request.urlopen(f"{address}/readyz").status == 200
+        except urllib.error.URLError:
+            return False
+
+    wait_for(is_ready, process)
+    yield address
+    process.terminate()
+    process.communicate(timeout=30)
 
 
 @contextlib.contextmanager
