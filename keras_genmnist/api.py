@@ -3,8 +3,9 @@
 What is done to a trained run is imported only when it is called: `train` needs neither matplotlib nor SciPy.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from keras_genmnist import config as configs
-from keras_genmnist import datasets, models, runs, training
+from keras_genmnist import datasets, files, models, runs, training
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
 from keras_genmnist.runs import Run
@@ -143,16 +144,16 @@ def train(
         name, builder = model.__name__, model
         config = configs.training(name, **fields)
     workdir = Path(workdir or Path("runs") / name)
-    if isinstance(dataset, Dataset):
-        dataset = _kept(dataset, workdir)
-    given = fields | ({} if dataset is None else {"dataset": dataset})
-    configs.change(config, **given)
-    # A function has no name that another process could import it by: the record says what was asked for.
-    command = "gm.train({})".format(", ".join([repr(name), *(f"{field}={value!r}" for field, value in given.items())]))
-    try:
-        begin(name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from)
-    except SystemExit as stopped:
-        raise KeyboardInterrupt(f"stopped; go on with gm.train(workdir={str(workdir)!r})") from stopped
+    with _kept(dataset, workdir) if isinstance(dataset, Dataset) else contextlib.nullcontext(dataset) as dataset:
+        given = fields | ({} if dataset is None else {"dataset": dataset})
+        configs.change(config, **given)
+        # A function has no name that another process could import it by: the record says what was asked for.
+        asked = [repr(name), *(f"{field}={value!r}" for field, value in given.items())]
+        command = f"gm.train({', '.join(asked)})"
+        try:
+            begin(name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from)
+        except SystemExit as stopped:
+            raise KeyboardInterrupt(f"stopped; go on with gm.train(workdir={str(workdir)!r})") from stopped
     return open(workdir, builder=builder)
 
 
@@ -214,14 +215,25 @@ def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:
     return Trained(replace(runs.load(Path(workdir)), builder=builder))
 
 
-def _kept(dataset: Dataset, workdir: Path) -> str:
-    """What to call a Dataset in a config: its name, or the path of the copy that is kept of it beside the run."""
+@contextlib.contextmanager
+def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
+    """What to call a Dataset in a config: its name, or the path of the copy that is kept of it beside the run.
+
+    Where no run has begun by the end, for what was asked was refused, no copy is left.
+    """
     if datasets.spec(dataset.name) == dataset.spec:
-        return dataset.name
+        yield dataset.name
+        return
     path = workdir / f"{dataset.name}.npz"
-    if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*dataset[1:]):
+            raise UsageError(f"{path} holds other images than those of {dataset.name} given now: give another workdir")
+        yield str(path)
+        return
+    with files.made(workdir):
         datasets.save(dataset, path)
-    elif datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*dataset[1:]):
-        raise UsageError(f"{path} holds other images than those of {dataset.name} given now: give another workdir")
-    return str(path)
+        try:
+            yield str(path)
+        finally:
+            if not runs.exists(workdir):
+                path.unlink()

@@ -111,8 +111,13 @@ def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor 
 class BernoulliDecoder(tf_keras.Model):
     """p(x | z) = prod{ Bernoulli(x[i]; sigmoid(logits(z)[i])) : pixels i }, z [..., D] -> distribution over images.
 
+    draws_bits: whether the images of `draw` are bits; else they are grey levels, as its probabilities.
+    pixel_by_pixel: whether each pixel is drawn given others: the probabilities then are no image of their own.
+
     Source: Kingma & Welling (2014), appendix C.1, arxiv.org/abs/1312.6114
     """
+
+    draws_bits, pixel_by_pixel = True, False
 
     def __init__(self, network: tf_keras.Model, image_shape: tuple[int, int, int]):
         super().__init__()
@@ -144,6 +149,8 @@ class PixelCNNDecoder(tf_keras.Model):
     Source: Gulrajani et al. (2017), "PixelVAE", section 3.1, arxiv.org/abs/1611.05013; Chen et al. (2017), section 2,
     arxiv.org/abs/1611.02731
     """
+
+    draws_bits, pixel_by_pixel = True, True
 
     def __init__(self, network: tf_keras.Model, pixelcnn: GatedPixelCNN, image_shape: tuple[int, int, int]):
         """
@@ -204,6 +211,8 @@ class LogisticDecoder(tf_keras.Model):
 
     Source: Kingma et al. (2016), section 6 and appendix C, arxiv.org/abs/1606.04934
     """
+
+    draws_bits, pixel_by_pixel = False, False
 
     def __init__(self, network: tf_keras.Model, image_shape: tuple[int, int, int]):
         super().__init__()

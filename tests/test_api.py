@@ -154,6 +154,13 @@ def test_other_images_of_the_same_name_are_refused(trained):
         gm.train("vae", dataset=other, workdir=trained.workdir)
 
 
+def test_refused_training_leaves_no_copy_of_the_images(trained, tmp_path):
+    for fields in ({"latent_sze": 2}, {"latent_size": 0}):
+        with pytest.raises(UsageError, match="latent_s"):
+            gm.train("vae", dataset=trained.data, workdir=tmp_path / "new" / "run", **fields)
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_images_that_changed_are_refused(trained):
     path = Path(trained.config.dataset)
     content = path.read_bytes()

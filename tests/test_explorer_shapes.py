@@ -64,6 +64,7 @@ def server(tmp_path_factory):
     colour = write_images(folder / "shapes.npz", SHAPE, CLASSES)
     shapes = exported(folder, "shapes", "vae", colour, latent_size=2)
     exported(folder, "chosen", "pixelcnn", colour, class_conditional=True)
+    exported(folder, "grey", "vae", colour, decoder="logistic", binarization="none")
     exported(folder, "small", "vae", write_images(folder / "small.npz", (8, 8, 1), None), latent_size=3)
     many = shutil.copytree(shapes, folder / "exports" / "many" / "1")
     circle = {"means": [[np.cos(i), np.sin(i)] for i in range(MANY)], "labels": [*range(MANY)]}
@@ -72,7 +73,7 @@ def server(tmp_path_factory):
     record = json.loads((many / "assets.extra" / "genmnist.json").read_text())
     record["data"]["spec"] |= {"num_classes": MANY, "class_names": [f"class {i}" for i in range(MANY)]}
     (many / "assets.extra" / "genmnist.json").write_text(json.dumps(record))
-    with tiny.serving(folder, ("shapes", "chosen", "small", "many")) as address:
+    with tiny.serving(folder, ("shapes", "chosen", "grey", "small", "many")) as address:
         yield address
 
 
@@ -180,6 +181,15 @@ def test_drawing_for_a_colour_model_is_white_where_it_is_drawn(page, server):
     expected = predict(server, "shapes", "reconstruct", images=[seen.tolist()])["probabilities"][0]
     found = pixels(picture(page, "Reconstruction"))[..., :3] / 255
     np.testing.assert_allclose(found, expected, atol=1.5 / 255)
+
+
+def test_model_of_grey_levels_sees_the_grey_edges_of_what_is_drawn(page, server):
+    visit(page, server, "grey")
+    draw(page, [(0.2, 0.2), (0.8, 0.7)])
+    seen = pixels(picture(page, "As the model sees it"))[..., :3]
+    assert len(np.unique(seen)) > 4
+    terms = predict(server, "grey", "elbo", images=[(seen / 255).tolist()] * 8, seed=0)
+    assert number(page, "ELBO") == f"{np.mean(terms['elbo']):.1f} nats"
 
 
 def test_drawing_is_completed_in_colour(page, server):

@@ -379,6 +379,7 @@ def test_explorer_is_told_of_the_models(client):
         "version": "1",
         "label": "vae on mnist_5k",
         "image_shape": [28, 28, 1],
+        "grey": False,
         "noun": "digit",
         "classes": [str(digit) for digit in range(10)],
         "latent_size": 2,

@@ -8,7 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import ELBO, LogTerms
-from keras_genmnist.distributions import LogisticDecoder, PixelCNNDecoder, base_of, point_of, sample_each
+from keras_genmnist.distributions import base_of, point_of, sample_each
 from keras_genmnist.inference import RefinedPosterior
 
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
@@ -225,8 +225,8 @@ class LatentVariableModel(DecoderModel):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
-          decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C]; `draw` as that of
-            distributions.BernoulliDecoder.
+          decoder: z [..., D], training -> distribution p(x | z), batch [...], event [H, W, C]; `draw`, `draws_bits`
+            and `pixel_by_pixel` as those of distributions.BernoulliDecoder.
           prior: () -> distribution p(z), event [D]; has `latent_size`, D.
           image_shape: (H, W, C).
           objective: what training maximises.
@@ -246,11 +246,11 @@ class LatentVariableModel(DecoderModel):
 
     @property
     def pixel_by_pixel(self) -> bool:
-        return isinstance(self.decoder, PixelCNNDecoder)
+        return self.decoder.pixel_by_pixel
 
     @property
     def draws_bits(self) -> bool:
-        return not isinstance(self.decoder, LogisticDecoder)
+        return self.decoder.draws_bits
 
     @property
     def layer_names(self) -> list[str]:

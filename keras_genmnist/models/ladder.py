@@ -79,6 +79,7 @@ class TopDown(tf_keras.Model):
         """
         super().__init__()
         self.conditionals, self.decoder, self.layer_sizes = conditionals, decoder, layer_sizes
+        self.draws_bits, self.pixel_by_pixel = decoder.draws_bits, decoder.pixel_by_pixel
 
     def call(self, e, training=False):
         return self.decoder(self._lowest(e, training), training=training)
@@ -241,10 +242,6 @@ class HierarchicalVAE(LatentVariableModel):
     ):
         sizes = decoder.layer_sizes
         super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, layer_sizes=sizes)
-
-    @property
-    def draws_bits(self):
-        return not isinstance(self.decoder.decoder, LogisticDecoder)
 
     def _infer(
         self, x: tf.Tensor, noise: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None

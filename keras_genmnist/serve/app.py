@@ -194,6 +194,7 @@ def create_app(
                         "label": servable.label,
                         "signatures": sorted(servable.signatures),
                         "image_shape": servable.image_shape,
+                        "grey": servable.grey,
                         "noun": servable.spec.noun,
                         "classes": servable.spec.classes,
                         "latent_size": servable.latent_size,

@@ -84,6 +84,7 @@ class Servable:
 
     spec: of its images, as its genmnist.json says; of a SavedModel without one, nothing but what the signatures say.
     image_shape: (H, W, C); None where there are no images.
+    grey: whether it learned from grey levels, not from bits.
     """
 
     def __init__(self, name: str, version: int, path: Path, observe: Callable[[int], None]):
@@ -116,6 +117,7 @@ class Servable:
             shape = self._image_shape()
             self.spec = datasets.spec_in(record) if record else DatasetSpec(name, shape)
             self.image_shape = shape or self.spec.image_shape
+            self.grey = bool(record) and record["binarization"] == "none"
             self.latent_means = _latent_means(extra / "latent_means.json")
             self._warm_up(extra / "tf_serving_warmup_requests")
         except Exception as error:  # of what may be any bytes

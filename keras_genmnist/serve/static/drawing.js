@@ -20,8 +20,7 @@ export function open(model, signal) {
   const call = (signature, inputs) => predict(model.name, signature, inputs, signal);
   const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape));
   const grey = (strokes) => (model.noun === "digit" ? asDigit : asDrawn)(strokes, shape);
-  // A discriminator has seen grey levels, every other model bits.
-  const seen = model.signatures.includes("discriminate") ? grey : (strokes) => binarize(grey(strokes));
+  const seen = model.grey ? grey : (strokes) => binarize(grey(strokes));
   let strokes = [];
 
   function refresh(finished) {
