@@ -40,7 +40,10 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 
 # A process for each core; one that has none left takes tests from the other.
 test: $(INSTALLED) ## install, then run the tests
-	$(PY) -m pytest --numprocesses=auto --dist=worksteal
+	$(PY) -m pytest --numprocesses=auto --dist=worksteal -m "not notebook"
+
+test-notebooks: $(INSTALLED) ## execute the notebooks, with short trainings
+	$(PY) -m pytest --numprocesses=auto -m notebook
 
 ##@ Verbs (MODEL=vae, FLAGS=...)
 train: $(INSTALLED) ## train MODEL into runs/MODEL, or go on with it
@@ -113,7 +116,7 @@ clean: ## remove the environments, the demo and the caches; runs/, exports/ and 
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nmake GPU=1 ... installs the CUDA libraries too (4.2 GB)\n'
 
 $(INSTALLED): pyproject.toml $(LOCKS)
@@ -130,4 +133,4 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo test train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help
+.PHONY: demo test test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help

@@ -165,6 +165,7 @@ def _training_moves_every_variable_and_lifts_the_elbo(model, digits, steps, rise
 
     before, weights = elbo(), [variable.numpy() for variable in model.trainable_variables]
     assert weights
+    model.optimizer.build(model.trainable_variables)  # else it makes its own in the first call, which traces it twice
     train_step = tf.function(model.train_step, autograph=model.autograph)
     # More than one, because a residual branch that starts at zero passes nothing back in the first.
     for _ in range(steps):

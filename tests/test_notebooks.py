@@ -75,7 +75,7 @@ def test_first_cell_installs_from_the_repository_in_colab_alone(path, monkeypatc
     assert repository.startswith("git+https://") and repository.endswith("/keras_genmnist")
 
 
-@pytest.mark.slow
+@pytest.mark.notebook
 def test_notebook_executes(path, monkeypatch):
     for name, value in (tiny.environment() | {"NOTEBOOK_EPOCHS": "1"}).items():
         monkeypatch.setenv(name, value)

@@ -95,10 +95,10 @@ def test_of_export_says_that_an_export_is_damaged(exported, tmp_path, file):
 
 
 def test_sample_draws_a_chosen_digit_of_a_conditional_model(tmp_path, eager):
-    run = tiny.train(tiny.begin(tmp_path / "run", "pixelcnn", class_conditional=True, epochs=1))
+    run = tiny.train(tiny.begin_small(tmp_path / "run", "pixelcnn", class_conditional=True))
     source = sampling.of_run(run)
-    sampling.sample(source, 5, 3, tmp_path / "digits.png", "7", "--digit")
-    expected = source.signatures["sample_class"](label=tf.constant(7), num_samples=tf.constant(5), seed=tf.constant(3))
+    sampling.sample(source, 5, 3, tmp_path / "digits.png", "2", "--digit")
+    expected = source.signatures["sample_class"](label=tf.constant(2), num_samples=tf.constant(5), seed=tf.constant(3))
     np.testing.assert_array_equal(np.load(tmp_path / "digits.npy"), expected["probabilities"])
 
 

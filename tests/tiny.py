@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import keras_genmnist
 from keras_genmnist import config as configs
-from keras_genmnist import runs, training
+from keras_genmnist import datasets, runs, training
 
 # As the command line does, and before TensorFlow starts: with its default threading no two trainings agree.
 tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -93,6 +93,19 @@ def flags(**changes) -> list[str]:
 def begin(workdir: Path, name: str = "vae", **changes) -> runs.Run:
     """A run of `config(name, **changes)` that has not been trained yet."""
     run = runs.Run(workdir, name, config(name, **changes), "genmnist train", "commit")
+    runs.record(run)
+    return run
+
+
+def begin_small(workdir: Path, name: str, **changes) -> runs.Run:
+    """The same on images of 8 x 8 of three classes, for models that draw pixel by pixel; one epoch."""
+    path = workdir.with_suffix(".npz")
+    labels = np.arange(60) % 3
+    images = np.random.default_rng(0).integers(0, 256, [60, 8, 8], np.uint8)
+    np.savez(path, images=images, labels=labels)
+    small = config(name, dataset=str(path), batch_size=10, epochs=1, **changes)
+    data = runs.describe(datasets.load(str(path)))
+    run = runs.Run(workdir, name, small, "genmnist train", "commit", data=data)
     runs.record(run)
     return run
 
