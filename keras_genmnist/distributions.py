@@ -1,4 +1,7 @@
-"""Pieces: callables from a tensor, or from nothing, to a TFP distribution."""
+"""Pieces: callables from a tensor, or from nothing, to a TFP distribution.
+
+Each also takes `context`, [B, F], which is how a label comes in: as a one-hot class.  With None it knows of none.
+"""
 
 from collections.abc import Callable
 
@@ -8,10 +11,12 @@ import tensorflow_probability as tfp
 import tf_keras
 
 from keras_genmnist.autoregressive import GatedPixelCNN
+from keras_genmnist.networks import folded, inputs
 
 tfd, tfpl = tfp.distributions, tfp.layers
 LOG_2_PI = np.log(2 * np.pi).astype(np.float32)
 START_LOG_SCALE = -2.0  # of LogisticDecoder
+NO_WEIGHT = 1e-30  # of a component of another class: its logarithm is finite
 
 
 class Posterior(tf_keras.Model):
@@ -31,7 +36,7 @@ class Posterior(tf_keras.Model):
     ):
         """
         Args:
-          network: images [B, H, W, C], training -> features [B, F].
+          network: images [B, H, W, C], training -> features [B, F]; with a context a networks.Conditional.
           latent_size: D.
           flow: features [B, F] -> bijector of [B, D], one of flows.py.
         """
@@ -41,8 +46,8 @@ class Posterior(tf_keras.Model):
         # The mean as its tensor value: the default is a draw, which nothing reads.
         self.distribution = tfpl.IndependentNormal(latent_size, convert_to_tensor_fn=tfd.Distribution.mean)
 
-    def call(self, x, training=False):
-        features = self.network(x, training=training)
+    def call(self, x, training=False, context=None):
+        features = self.network(*inputs(x, context), training=training)
         base = self.distribution(self.parameters(features))
         return tfd.TransformedDistribution(base, self.flow(features)) if self.flow else base
 
@@ -61,8 +66,17 @@ def point_of(distribution: tfd.Distribution, noise: tf.Tensor | float = 0.0) -> 
 
 
 def sample_each(distribution: tfd.Distribution, seeds: tf.Tensor) -> tf.Tensor:
-    """Draws one value from each seed, int32 [N, 2] -> [N, D]; a row depends on its own seed alone."""
+    """Draws one value from each seed, int32 [N, 2] -> [N, D]; a row depends on its own seed alone.
+
+    Args:
+      distribution: one for all, or with batch [N] one for each row.
+      seeds: int32 [N, 2].
+    """
     base = base_of(distribution)
+    if base.batch_shape.rank:
+        if isinstance(base, DiagonalMixture):
+            return base.sample_each(seeds)
+        return point_of(distribution, draw_noise(seeds, 1, (tf.shape(seeds)[0], base.event_shape[0]))[0])
     draws = tf.map_fn(lambda seed: base.sample(seed=seed), seeds, fn_output_signature=tf.float32)
     return draws if base is distribution else distribution.bijector.forward(draws)  # the flow sees all rows at once
 
@@ -125,21 +139,22 @@ class BernoulliDecoder(tf_keras.Model):
         self.pixels = int(np.prod(image_shape))
         self.distribution = tfpl.IndependentBernoulli(image_shape, convert_to_tensor_fn=tfd.Distribution.mean)
 
-    def call(self, z, training=False):
+    def call(self, z, training=False, context=None):
         # Draws and images folded into one axis for the network, and back.
-        logits = self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
+        logits = self.network(*folded(z, context), training=training)
         return self.distribution(tf.reshape(logits, tf.concat([tf.shape(z)[:-1], [self.pixels]], axis=0)))
 
-    def draw(self, z: tf.Tensor, uniform: tf.Tensor | float) -> dict[str, tf.Tensor]:
+    def draw(self, z: tf.Tensor, uniform: tf.Tensor | float, context: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Draws images: a pixel is 1 where its uniform number is below its probability.
 
         Args:
           z: [..., D].
           uniform: [..., H, W, C] in [0, 1), or a number for all pixels.
+          context: broadcasts to [..., F], or None.
         Returns:
           images, and the probabilities that their pixels were drawn with, [..., H, W, C].
         """
-        probabilities = self(z).mean()
+        probabilities = self(z, context=context).mean()
         return {"images": tf.cast(uniform < probabilities, tf.float32), "probabilities": probabilities}
 
 
@@ -162,19 +177,20 @@ class PixelCNNDecoder(tf_keras.Model):
         super().__init__()
         self.network, self.pixelcnn, self.image_shape = network, pixelcnn, image_shape
 
-    def call(self, z, training=False):
-        return AutoregressiveBernoulli(self.pixelcnn, self._context(z, training), tf.shape(z)[:-1], self.image_shape)
+    def call(self, z, training=False, context=None):
+        features = self._features(z, context, training)
+        return AutoregressiveBernoulli(self.pixelcnn, features, tf.shape(z)[:-1], self.image_shape)
 
-    def _context(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
+    def _features(self, z: tf.Tensor, context: tf.Tensor | None, training: bool = False) -> tf.Tensor:
+        return self.network(*folded(z, context), training=training)
 
-    def draw(self, z, uniform):
+    def draw(self, z, uniform, context=None):
         """As BernoulliDecoder.draw."""
-        context = self._context(z)
+        features = self._features(z, context)
         shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
         uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape])
-        images = self.pixelcnn.sample(uniform, context)
-        drawn = {"images": images, "probabilities": tf.sigmoid(self.pixelcnn(images, context))}
+        images = self.pixelcnn.sample(uniform, features)
+        drawn = {"images": images, "probabilities": tf.sigmoid(self.pixelcnn(images, features))}
         return {name: tf.reshape(values, shape) for name, values in drawn.items()}
 
 
@@ -219,15 +235,15 @@ class LogisticDecoder(tf_keras.Model):
         self.network, self.image_shape = network, image_shape
         self.log_scale = _variable(lambda shape: tf.fill(shape, START_LOG_SCALE), [image_shape[-1]], "log_scale")
 
-    def call(self, z, training=False):
+    def call(self, z, training=False, context=None):
         # Draws and images folded into one axis for the network, and back.
-        location = self.network(tf.reshape(z, [-1, z.shape[-1]]), training=training)
+        location = self.network(*folded(z, context), training=training)
         shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
         return DiscretizedLogistic(tf.reshape(location, shape), self.log_scale)
 
-    def draw(self, z, uniform):
+    def draw(self, z, uniform, context=None):
         """As BernoulliDecoder.draw; the images are of grey levels, and the probabilities their mean image."""
-        distribution = self(z)
+        distribution = self(z, context=context)
         return {"images": distribution.quantile(uniform), "probabilities": distribution.mean()}
 
 
@@ -282,13 +298,34 @@ class StandardNormal(tf.Module):
         super().__init__()
         self.latent_size = latent_size
 
-    def __call__(self):
+    def __call__(self, context=None):
+        batch = [] if context is None else [tf.shape(context)[0]]
         # Of the family whose KL with the Gaussian posterior is registered.
-        return tfd.Independent(tfd.Normal(tf.zeros([self.latent_size]), 1.0), reinterpreted_batch_ndims=1)
+        return tfd.Independent(tfd.Normal(tf.zeros([*batch, self.latent_size]), 1.0), reinterpreted_batch_ndims=1)
+
+
+class ConditionalNormal(tf.Module):
+    """A learned diagonal Gaussian for each class: one-hot classes [B, C] -> distribution p(z | y), batch [B], event [D].
+
+    Source: Sohn et al. (2015), "Learning Structured Output Representation using Deep Conditional Generative Models",
+    section 4.1, papers.nips.cc/paper/5775
+    """
+
+    def __init__(self, num_classes: int, latent_size: int):
+        super().__init__()
+        self.latent_size = latent_size
+        self.means = _variable(tf.zeros, [num_classes, latent_size], "class_means")
+        self.log_scales = _variable(tf.zeros, [num_classes, latent_size], "class_log_scales")
+
+    def __call__(self, context):
+        normal = tfd.Normal(context @ self.means, tf.exp(context @ self.log_scales))
+        return tfd.Independent(normal, reinterpreted_batch_ndims=1)
 
 
 class DiagonalMixture(tfd.MixtureSameFamily):
     """A mixture of diagonal Gaussians, event [D], whose density is a matrix product.
+
+    With batch [B], the components are the same K for all, and each has weights of its own for them.
 
     (z - m)^2 / s^2 = z^2 / s^2 - 2 z m / s^2 + m^2 / s^2, summed over D: no [..., K, D] is made, and XLA multiplies
     matrices faster than it sums axes.  In float64, as these terms cancel where s is small: with s = 0.01 float32 is
@@ -305,6 +342,31 @@ class DiagonalMixture(tfd.MixtureSameFamily):
         exponent = tf.tensordot(powers, factors, [[-1], [-1]]) - tf.reduce_sum(mean**2 * precision, axis=-1) / 2
         return tf.reduce_logsumexp(log_weights - log_norms + tf.cast(exponent, z.dtype), axis=-1)
 
+    def _sample_n(self, n, seed=None):
+        if not self.batch_shape.rank:
+            return super()._sample_n(n, seed)
+        chosen, noise = tfp.random.split_seed(seed)  # TFP's own would need [B, K, D] of the components
+        return self._at(
+            self.mixture_distribution.sample(n, seed=chosen),
+            lambda shape: tf.random.stateless_normal(shape, noise),
+        )
+
+    def sample_each(self, seeds: tf.Tensor) -> tf.Tensor:
+        """Draws a value for each of the batch [N], from its own seed alone: int32 [N, 2] -> [N, D]."""
+        chosen, noise = tf.unstack(tf.map_fn(lambda seed: tf.random.split(seed, 2), seeds), axis=1)
+        index = tf.map_fn(
+            lambda row: tf.random.stateless_categorical(row[0][None], 1, row[1], tf.int32)[0, 0],
+            (self.mixture_distribution.logits_parameter(), chosen),
+            fn_output_signature=tf.int32,
+        )
+        return self._at(index, lambda shape: draw_noise(noise, 1, (shape[0], self.event_shape[0]))[0])
+
+    def _at(self, index: tf.Tensor, noise: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Draws from the components of these numbers, [...] -> [..., D]; noise: shape -> standard normal numbers."""
+        normal = self.components_distribution.distribution
+        mean, scale = (tf.gather(part, index) for part in (normal.loc, normal.scale))
+        return mean + scale * noise(tf.shape(mean))
+
 
 def _variable(start: Callable[[list[int]], tf.Tensor], shape: list[int], name: str) -> tf.Variable:
     """A variable whose start is not made before it is known to fit in memory."""
@@ -312,49 +374,65 @@ def _variable(start: Callable[[list[int]], tf.Tensor], shape: list[int], name: s
 
 
 class MixturePrior(tf.Module):
-    """A learned mixture of K diagonal Gaussians: () -> distribution, event [D]."""
+    """A learned mixture of K diagonal Gaussians: () -> distribution, event [D].
 
-    def __init__(self, components: int, latent_size: int):
+    Of C classes, one-hot [B, C], the Gaussians are the same, and each class has weights of its own: batch [B].
+    """
+
+    def __init__(self, components: int, latent_size: int, num_classes: int = 0):
         super().__init__()
         self.latent_size = latent_size
-        self.logits = _variable(tf.zeros, [components], "mixture_logits")
+        self.logits = _variable(tf.zeros, [*([num_classes] if num_classes else []), components], "mixture_logits")
         self.means = _variable(tf.random.normal, [components, latent_size], "mixture_means")
         self.log_scales = _variable(tf.zeros, [components, latent_size], "mixture_log_scales")
 
-    def __call__(self):
+    def __call__(self, context=None):
         normal = tfd.Independent(tfd.Normal(self.means, tf.exp(self.log_scales)), reinterpreted_batch_ndims=1)
-        return DiagonalMixture(tfd.Categorical(self.logits), normal)
+        logits = self.logits if context is None else context @ self.logits
+        return DiagonalMixture(tfd.Categorical(logits), normal)
 
 
 class VampPrior(tf.Module):
     """The mixture of the posteriors of K learned pseudo-images: () -> distribution, event [D].
 
-    (1/K) sum{ q(z | u[k]) : k = 1..K }; of a posterior with a flow, the Gaussian that the flow starts from.
+    (1/K) sum{ q(z | u[k]) : k = 1..K }; of a posterior with a flow, the Gaussian that the flow starts from.  Of C
+    classes, one-hot [B, C], every C-th pseudo-image is of a class, and the mixture is of those of the class: batch [B].
 
     Source: Tomczak & Welling (2018), equation 9, arxiv.org/abs/1705.07120
     """
 
-    def __init__(self, encoder: Posterior, components: int, latent_size: int, image_shape: tuple[int, int, int]):
+    def __init__(
+        self,
+        encoder: Posterior,
+        components: int,
+        latent_size: int,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+    ):
         super().__init__()
-        self.encoder, self.latent_size = encoder, latent_size
+        self.encoder, self.latent_size, self.num_classes = encoder, latent_size, num_classes
         self.pseudo_images = _variable(tf.random.uniform, [components, *image_shape], "pseudo_images")
 
-    def __call__(self):
+    def __call__(self, context=None):
         # Clipped, with the gradient of the identity: a pixel that left [0, 1] would otherwise stay outside.
         clipped = self.pseudo_images + tf.stop_gradient(tf.clip_by_value(self.pseudo_images, 0, 1) - self.pseudo_images)
-        components = base_of(self.encoder(clipped))
-        return DiagonalMixture(tfd.Categorical(tf.zeros(clipped.shape[:1])), components)
+        if context is None:
+            return DiagonalMixture(tfd.Categorical(tf.zeros(clipped.shape[:1])), base_of(self.encoder(clipped)))
+        classes = tf.one_hot(tf.range(clipped.shape[0]) % self.num_classes, self.num_classes)
+        weights = tf.matmul(context, classes, transpose_b=True)  # [B, K], of which those of other classes are 0
+        components = base_of(self.encoder(clipped, context=classes))
+        return DiagonalMixture(tfd.Categorical(tf.math.log(tf.maximum(weights, NO_WEIGHT))), components)
 
 
 class FlowPrior(tf.Module):
-    """A standard normal's image under a learned flow: () -> distribution, event [D].
+    """A standard normal's image under a learned flow: () -> distribution, event [D]; of a context [B, F], batch [B].
 
     Source: Chen et al. (2017), section 3.2, arxiv.org/abs/1611.02731
     """
 
-    def __init__(self, flow: Callable[[], tfp.bijectors.Bijector], latent_size: int):
+    def __init__(self, flow: Callable[..., tfp.bijectors.Bijector], latent_size: int):
         super().__init__()
         self.flow, self.base, self.latent_size = flow, StandardNormal(latent_size), latent_size
 
-    def __call__(self):
-        return tfd.TransformedDistribution(self.base(), self.flow())
+    def __call__(self, context=None):
+        return tfd.TransformedDistribution(self.base(context), self.flow() if context is None else self.flow(context))

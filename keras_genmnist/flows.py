@@ -1,7 +1,8 @@
 """Normalizing flows: invertible maps of the latent space with a cheap log-determinant.
 
 A posterior's flow is a callable from the encoder's features [B, H] to a bijector of its own for each image: cheap
-forwards, which is the direction of `sample`.  A prior's flow is one bijector: cheap backwards, that of `log_prob`.
+forwards, which is the direction of `sample`.  A prior's flow is one bijector, or with a context [B, F] one for each
+row: cheap backwards, that of `log_prob`.
 """
 
 import math
@@ -254,19 +255,25 @@ class InverseAutoregressiveFlow(tf.Module):
 
 
 class MaskedAutoregressiveFlow(tf.Module):
-    """K autoregressive steps, each in the reverse order of the one before: () -> bijector.  Cheap backwards.
+    """K autoregressive steps, each in the reverse order of the one before: context or None -> bijector.
+
+    Cheap backwards.
 
     Source: Papamakarios et al. (2017), section 3.1, arxiv.org/abs/1705.07057
     """
 
-    def __init__(self, steps: int, latent_size: int, hidden_size: int):
+    def __init__(self, steps: int, latent_size: int, hidden_size: int, context_size: int = 0):
         super().__init__()
-        self.mades = [_made(latent_size, hidden_size, reverse=k % 2 == 1) for k in range(steps)]
+        self.mades = [
+            _made(latent_size, hidden_size, reverse=k % 2 == 1, context_size=context_size) for k in range(steps)
+        ]
 
-    def __call__(self):
+    def __call__(self, context=None):
+        told = {} if context is None else {"conditional_input": context}
+
         def step(made):
             def affine(z):
-                shift, log_scale = tf.unstack(made(z), axis=-1)
+                shift, log_scale = tf.unstack(made(z, **told), axis=-1)
                 return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=_soft_clip(log_scale))])
 
             return tfb.MaskedAutoregressiveFlow(bijector_fn=_remember(affine))
@@ -275,28 +282,34 @@ class MaskedAutoregressiveFlow(tf.Module):
 
 
 class RealNVP(tf.Module):
-    """K affine coupling layers, which move the two halves of the latents in turn: () -> bijector.  Cheap both ways.
+    """K affine coupling layers, which move the two halves of the latents in turn: context or None -> bijector.
+
+    Cheap both ways.
 
     Source: Dinh et al. (2017), section 3, arxiv.org/abs/1605.08803
     """
 
-    def __init__(self, steps: int, latent_size: int, hidden_size: int):
+    def __init__(self, steps: int, latent_size: int, hidden_size: int, context_size: int = 0):
         super().__init__()
         self.latent_size, self.networks = latent_size, []
         for k in range(steps):
             network = networks.mlp(2, hidden_size)
             moved = latent_size - self._masked(k)
             network.add(layers.Dense(2 * moved, kernel_initializer="zeros"))  # shift = log scale = 0: the identity
-            network.build([None, latent_size - moved])
+            if context_size:
+                network = networks.Conditional(network)
+                network(tf.zeros([1, latent_size - moved]), tf.zeros([1, context_size]))
+            else:
+                network.build([None, latent_size - moved])
             self.networks.append(network)
 
     def _masked(self, k: int) -> int:  # how many latents step k leaves as they are
         return (self.latent_size + k % 2) // 2
 
-    def __call__(self):
+    def __call__(self, context=None):
         def step(k, network):
             def affine(z, moved):
-                parameters = network(tf.reshape(z, [-1, z.shape[-1]]))
+                parameters = network(*networks.folded(z, context))
                 parameters = tf.reshape(parameters, tf.concat([tf.shape(z)[:-1], [2 * moved]], axis=0))
                 shift, log_scale = tf.split(parameters, 2, axis=-1)
                 return tfb.Chain([tfb.Shift(shift), tfb.Scale(log_scale=_soft_clip(log_scale))])

@@ -2,6 +2,7 @@
 
 import math
 
+import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
@@ -34,6 +35,45 @@ def _dense(units: int, norm: str) -> list[layers.Layer]:
     else:
         by = layers.LayerNormalization(scale=False)
     return [layers.Dense(units, use_bias=False), by]
+
+
+class Conditional(tf_keras.Model):
+    """A network told a context, beside what its first fully connected layer sees: values [N, ...], context [N, F]."""
+
+    def __init__(self, network: tf_keras.Sequential):
+        """
+        Args:
+          network: not built yet.
+        """
+        super().__init__()
+        dense = [isinstance(layer, layers.Dense) for layer in network.layers]
+        first = dense.index(True) if any(dense) else len(dense)
+        self.before, self.after = (
+            tf_keras.Sequential(part) for part in (network.layers[:first], network.layers[first:])
+        )
+
+    def call(self, values, context, training=False):
+        return self.after(tf.concat([self.before(values, training=training), context], axis=-1), training=training)
+
+
+def inputs(values: tf.Tensor, context: tf.Tensor | None) -> list[tf.Tensor]:
+    """What a network takes: the values alone, or of a `Conditional` one the context too."""
+    return [values] if context is None else [values, context]
+
+
+def folded(values: tf.Tensor, context: tf.Tensor | None = None) -> list[tf.Tensor]:
+    """The `inputs` with all leading axes, as draws and images, folded into one.
+
+    Args:
+      values: [..., D].
+      context: broadcasts to [..., F], or None.
+    Returns:
+      [N, D] and, with a context, [N, F].
+    """
+    if context is not None:
+        context = tf.broadcast_to(context, tf.concat([tf.shape(values)[:-1], [context.shape[-1]]], axis=0))
+        context = tf.reshape(context, [-1, context.shape[-1]])
+    return inputs(tf.reshape(values, [-1, values.shape[-1]]), context)
 
 
 class ResidualBlock(layers.Layer):
@@ -183,6 +223,32 @@ def dcgan_discriminator(
     _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
     network.add(_spectral(layers.Dense(1), norm))
     return network
+
+
+class Projection(tf_keras.Model):
+    """A discriminator told the class: images [N, H, W, C], one-hot classes [N, K] -> logits [N, 1].
+
+    D(x, y) = psi(phi(x)) + <V y, phi(x)>, with phi all layers but the last, psi the last, and V a matrix.
+
+    Source: Miyato & Koyama (2018), "cGANs with Projection Discriminator", section 3, arxiv.org/abs/1802.05637
+    """
+
+    def __init__(self, discriminator: tf_keras.Sequential, hidden_size: int, norm: str):
+        """
+        Args:
+          discriminator: images -> logits, not built yet.
+          hidden_size: of the features phi(x).
+          norm: of V: where it is spectral; else none.
+        """
+        super().__init__()
+        self.phi = tf_keras.Sequential(discriminator.layers[:-1])
+        self.psi = tf_keras.Sequential(discriminator.layers[-1:])
+        self.classes = tf_keras.Sequential([_spectral(layers.Dense(hidden_size, use_bias=False), norm)])
+
+    def call(self, x, context, training=False):
+        features = self.phi(x, training=training)
+        projected = tf.reduce_sum(self.classes(context, training=training) * features, axis=-1, keepdims=True)
+        return self.psi(features, training=training) + projected
 
 
 def _add(network: tf_keras.Sequential, layer: layers.Layer, norm: str) -> None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
+from keras_genmnist import distributions, flows, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.distributions import (
     BernoulliDecoder,
@@ -309,3 +310,55 @@ def test_logistic_decoder_draws_levels_and_their_mean_image(logistic_decoder, z)
     images = logistic_decoder.draw(tf.tile(z[:1, :1], [4000, 1, 1]), many)["images"].numpy()
     error = images.std(axis=0) / np.sqrt(4000)
     assert (np.abs(images.mean(axis=0) - drawn["probabilities"][0, :1]) < 5 * error + 1e-3).all()
+
+
+def priors_of_classes():
+    """Priors of 2 latents given one of 3 classes, by name; their variables are drawn at random."""
+    shape, network = (3, 3, 1), networks.Conditional(networks.mlp(1, 4))
+    posterior = distributions.Posterior(network, 2)
+    found = {
+        "normal": distributions.ConditionalNormal(3, 2),
+        "mixture": distributions.MixturePrior(4, 2, num_classes=3),
+        "vamp": distributions.VampPrior(posterior, 7, 2, shape, num_classes=3),
+        "maf": distributions.FlowPrior(flows.MaskedAutoregressiveFlow(2, 2, 8, context_size=3), 2),
+        "realnvp": distributions.FlowPrior(flows.RealNVP(3, 2, 8, context_size=3), 2),
+    }
+    posterior(tf.zeros([1, *shape]), context=tf.zeros([1, 3]))
+    generator = np.random.default_rng(0)
+    for prior in found.values():
+        for variable in prior.trainable_variables:
+            variable.assign(generator.normal(0, 1.0, variable.shape))
+    return found
+
+
+@pytest.mark.parametrize("name", ["normal", "mixture", "vamp", "maf", "realnvp"])
+def test_prior_of_classes_draws_as_its_densities_say(name):
+    prior = priors_of_classes()[name]
+    own, other = (prior(tf.one_hot(labels, 3)) for labels in ([0, 1, 2], [1, 2, 0]))
+    rows = tf.one_hot(tf.repeat([0, 1, 2], 1000), 3)
+    seeds = tf.stack([tf.fill([3000], 7), tf.range(3000)], axis=1)
+    sample = tf.function(lambda rows, seeds: distributions.sample_each(prior(rows), seeds), reduce_retracing=True)
+    each = sample(rows, seeds)
+    for z in (own.sample(1000, seed=tf.constant([1, 2])), tf.transpose(tf.reshape(each, [3, 1000, 2]), [1, 0, 2])):
+        assert z.shape == (1000, 3, 2)
+        # With r = q / (p + q), draws from p have the mean of r that draws from q have of 1 - r, whatever p and q are.
+        shares = []
+        for points, sign in ((z, 1), (tf.roll(z, -1, axis=1), -1)):
+            log_ratio = other.log_prob(points) - own.log_prob(points)
+            assert log_ratio.shape == (1000, 3)
+            shares.append(tf.sigmoid(sign * log_ratio).numpy().astype(np.float64))
+        assert (shares[0].mean(axis=0) < 0.497).all()  # the class matters
+        difference = shares[0].mean(axis=0) - shares[1].mean(axis=0)
+        error = np.sqrt((shares[0].var(axis=0) + shares[1].var(axis=0)) / 1000)
+        np.testing.assert_array_less(np.abs(difference), 4 * error)
+    some = [5, 2345]
+    alone = sample(tf.gather(rows, some), tf.gather(seeds, some))
+    np.testing.assert_allclose(alone, tf.gather(each, some), rtol=1e-5)
+
+
+def test_prior_of_classes_is_of_the_pseudo_images_of_the_class():
+    prior = priors_of_classes()["vamp"]
+    z = tf.constant([[0.3, -0.2]])
+    posterior = prior.encoder(tf.clip_by_value(prior.pseudo_images[1::3], 0, 1), context=tf.one_hot([1, 1], 3))
+    expected = tf.reduce_logsumexp(posterior.log_prob(z)) - np.log(2)  # of 7 the second and the fifth
+    np.testing.assert_allclose(prior(tf.one_hot([1], 3)).log_prob(z)[0], expected, rtol=1e-5)

@@ -133,3 +133,24 @@ def test_conv_networks_treat_images_separately(digits_like):
     network = networks.conv_encoder(digits_like.shape[1:], channels=2, hidden_size=5)
     # One row or three: a matrix product may round differently.
     np.testing.assert_allclose(network(digits_like)[:1], network(digits_like[:1]), rtol=1e-4, atol=1e-6)
+
+
+def test_conditional_network_sees_the_context_beside_its_first_dense_layer():
+    plain = networks.conv_encoder((8, 8, 1), 2, 5)
+    network = networks.Conditional(networks.conv_encoder((8, 8, 1), 2, 5))
+    x, context = tf.random.stateless_uniform([3, 8, 8, 1], seed=[1, 2]), tf.one_hot([0, 1, 1], 2)
+    plain(x), network(x, context)
+    kernel, features = network.after.layers[0].kernel, network.before(x)
+    assert kernel.shape[0] == features.shape[1] + 2  # the context is told once, not at every pixel
+    assert network.count_params() == plain.count_params() + 2 * 5
+    hidden = features @ kernel[:-2] + tf.gather(kernel[-2:], [0, 1, 1])
+    np.testing.assert_allclose(network(x, context), tf.nn.elu(hidden), atol=1e-5)
+
+
+def test_context_is_folded_with_the_values_it_belongs_to():
+    z = tf.reshape(tf.range(24.0), [2, 3, 4])
+    values, context = networks.folded(z, tf.one_hot([0, 1, 1], 2))
+    assert values.shape == (6, 4)
+    np.testing.assert_array_equal(context, tf.one_hot([0, 1, 1, 0, 1, 1], 2))
+    (alone,) = networks.folded(z)
+    np.testing.assert_array_equal(alone, values)
