@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
             "discriminator_norm": "none",
             # Loss: minimax, non_saturating, least_squares, hinge, wasserstein_gp
             "loss": "non_saturating",
+            "class_conditional": False,  # told the digit; needs a dataset with labels
             "critic_steps": 1,
             "label_smoothing": 0.0,
             "gradient_penalty": 0.0,

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
             "norm": "batch",
             # Decoder: bernoulli, logistic (of grey levels)
             "decoder": "bernoulli",
+            "class_conditional": False,  # told the digit; needs a dataset with labels
             # Against learning training images by heart.  Dropout between the networks on the way up: NLL 82.91, without
             # 83.00.  Noise in the bottom-up Gaussians above the lowest layer, in scales of the prior, with this
             # warm-up: 82.72.

@@ -221,6 +221,25 @@ def require_fit(config: ConfigDict, other: str, **choices) -> None:
             )
 
 
+def require_labels(config: ConfigDict, dataset: str, num_classes: int | None) -> int:
+    """The number of classes that the model is told, 0 for none.
+
+    Args:
+      config: the config.
+      dataset: the name of the data set.
+      num_classes: of its labels; None where there are none.
+    Raises:
+      UsageError: if `config.class_conditional` wants labels and there are none.
+    """
+    if not config.class_conditional:
+        return 0
+    if not num_classes:
+        raise UsageError(
+            f"config.class_conditional=True learns from labels, {dataset} has none: give another config.dataset"
+        )
+    return num_classes
+
+
 def require_likelihood(config: ConfigDict, values: str) -> None:
     """Checks that `config.decoder` has a likelihood of the pixels that `config.binarization` makes.
 

@@ -87,7 +87,7 @@ def warmup_request(model: str, signature: str, function: tf.types.experimental.P
     request = log.predict_log.request
     request.model_spec.name, request.model_spec.signature_name = model, signature
     names = inspect.signature(function.python_function).parameters
-    for name, spec in zip(names, function.input_signature, strict=True):
+    for name, spec in zip(names, function.input_signature, strict=False):  # a label comes last, where it is taken
         ones = np.ones([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
         request.inputs[name].CopyFrom(tf.make_tensor_proto(ones))
     return log

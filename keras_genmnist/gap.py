@@ -210,6 +210,8 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
     model, dataset = runs.load_model(run), runs.load_data(run)
     if not isinstance(model, VAE):
         raise UsageError(f"{run.name} has no such gap: give a run of a VAE with one layer of latents")
+    if model.takes_labels:
+        raise UsageError(f"{run.name} is class-conditional, and the gap is measured of p(x) alone: give another run")
     splits = {name: getattr(dataset, name).scored(run.config.binarization) for name in ("train", "test")}
     fewest = min(len(images) for images in splits.values())
     if num_images > fewest:

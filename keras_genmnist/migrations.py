@@ -61,7 +61,11 @@ def _from_2(config: dict) -> dict:
     return {"image_size": 0, "invert": False} | decoder | renamed
 
 
-MIGRATIONS = [_from_1, _from_2]  # the first makes a config of schema 1 one of schema 2, and so on
+def _from_3(config: dict) -> dict:
+    return ({"class_conditional": False} if config["model"] in ("vae", "ladder", "gan") else {}) | config
+
+
+MIGRATIONS = [_from_1, _from_2, _from_3]  # the first makes a config of schema 1 one of schema 2, and so on
 SCHEMA = 1 + len(MIGRATIONS)
 
 

@@ -1,7 +1,8 @@
 """Where the draws of the importance-weighted likelihood come from: a proposal is a name in PROPOSALS.
 
-(model, images [B, H, W, C], number of draws S, seed int32 [2]) -> LogTerms of draws from the posterior, for the bounds
-of it alone, and the log weights of all draws, [S, B], nats: log p(x, z) - log (density that z is drawn from).
+(model, images [B, H, W, C], number of draws S, seed int32 [2], labels [B] of a model that takes them) -> LogTerms of
+draws from the posterior, for the bounds of it alone, and the log weights of all draws, [S, B], nats:
+log p(x, z) - log (density that z is drawn from).
 """
 
 import math
@@ -10,20 +11,24 @@ import tensorflow as tf
 
 from keras_genmnist import bounds
 from keras_genmnist.bounds import LogTerms
-from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.models.base import LatentVariableModel, told
 
 # Factor on the posterior's scales -> of so many draws one is from there.
 STRETCHES = {1.5: 4, 2.0: 8}
 PRIOR = 8  # of so many draws one is from the prior
 
 
-def posterior(model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf.Tensor) -> tuple[LogTerms, tf.Tensor]:
+def posterior(
+    model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf.Tensor, y: tf.Tensor | None = None
+) -> tuple[LogTerms, tf.Tensor]:
     """Draws from q(z | x)."""
-    terms = model.log_terms(x, num_draws, seed)
+    terms = model.log_terms(x, num_draws, seed, **told(y))
     return terms, bounds.log_weights(terms)
 
 
-def defensive(model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf.Tensor) -> tuple[LogTerms, tf.Tensor]:
+def defensive(
+    model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf.Tensor, y: tf.Tensor | None = None
+) -> tuple[LogTerms, tf.Tensor]:
     """Draws from a mixture with wider tails: q(z | x), the same with scales 1.5 and 2 times as large, and the prior.
 
     Each component gives a fixed number S[j] of the draws, and every draw is weighted by the density of the whole
@@ -40,7 +45,9 @@ def defensive(model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf
     noise_seed, prior_seed = tf.unstack(tf.random.split(seed, 2))
     batch, from_prior, others = tf.shape(x)[0], num_draws // PRIOR, []
     if from_prior:
-        prior_noise = model.noise_of(x, model.prior().sample([from_prior, batch], seed=prior_seed))
+        _, _, prior = model.pieces(y)
+        shape = [from_prior, batch] if y is None else from_prior  # given labels, there is a prior for each image
+        prior_noise = model.noise_of(x, prior().sample(shape, seed=prior_seed), **told(y))
         if prior_noise is None:
             from_prior = 0
         else:
@@ -51,11 +58,11 @@ def defensive(model: LatentVariableModel, x: tf.Tensor, num_draws: int, seed: tf
     own, *wider = tf.split(noise, list(counts.values()))
     others += [stretch * noise for stretch, noise in zip(list(counts)[1:], wider, strict=True)]
     # The bounds of the posterior are those of its own draws, some of which (the KL of a ladder) are already averaged.
-    terms = model.log_terms_at(x, own)
+    terms = model.log_terms_at(x, own, **told(y))
     densities, noise = terms[:3], own
     if others:
         others = tf.concat(others, axis=0)
-        further = model.log_terms_at(x, others)
+        further = model.log_terms_at(x, others, **told(y))
         densities = [tf.concat(pair, axis=0) for pair in zip(densities, further[:3], strict=True)]
         noise = tf.concat([own, others], axis=0)
     log_likelihood, log_prior, log_posterior = densities

@@ -53,8 +53,8 @@ class Integral(NamedTuple):
 
 
 def applies(model: LatentVariableModel) -> bool:
-    """Whether the model has few enough latents."""
-    return model.latent_size <= MAX_LATENTS
+    """Whether the model has few enough latents, and one p(x) for all classes."""
+    return model.latent_size <= MAX_LATENTS and not model.takes_labels
 
 
 def log_prob(model: LatentVariableModel, images: np.ndarray, label: str) -> Integral:

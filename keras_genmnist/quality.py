@@ -112,6 +112,11 @@ def class_shares(probabilities: np.ndarray) -> np.ndarray:
     return np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1]) / len(probabilities)
 
 
+def share_as_asked(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The share of samples whose most probable class is the one asked for: [N, C], [N]."""
+    return float((probabilities.argmax(axis=1) == labels).mean())
+
+
 def class_kl(shares: np.ndarray) -> float:
     """KL(shares || uniform), nats: 0 where all C classes are as frequent, log C where one is all.  sum{ s log(s C) }
 

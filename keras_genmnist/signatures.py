@@ -1,6 +1,7 @@
 """What an exported model offers and what it refuses: tf.functions with input signatures, by name.
 
 A signature does not enforce its own shapes, and a server cannot be asked to be careful: every check is in the graph.
+Of a model that takes labels, what is given latents or images is given the label of each too.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import tensorflow as tf
 from keras_genmnist import bounds
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.images import png
-from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.models.base import GenerativeModel, told
 
 Signature = tf.types.experimental.PolymorphicFunction
 
@@ -55,58 +56,72 @@ def _draws(model: GenerativeModel) -> list[Signature]:
 
 
 def _latents(model: GenerativeModel) -> list[Signature]:
-    latents = tf.TensorSpec([None, model.latent_size], tf.float32)
+    latents, labels = tf.TensorSpec([None, model.latent_size], tf.float32), _labels(model)
 
-    @tf.function(input_signature=[latents], autograph=model.autograph)
-    def decode_probabilities(z):
+    @tf.function(input_signature=[latents, *labels], autograph=model.autograph)
+    def decode_probabilities(z, label=None):
         z = _finite(tf.ensure_shape(z, latents.shape), "z")
-        return {"probabilities": model.decode(capped(tf.shape(z)[0], z, "the number of rows of z"))}
+        y = _of_each(model, label, z)
+        return {"probabilities": model.decode(capped(tf.shape(z)[0], z, "the number of rows of z"), **told(*y))}
 
-    @tf.function(input_signature=[latents], autograph=model.autograph)
-    def decode(z):
-        return with_png(decode_probabilities(z))
+    @tf.function(input_signature=[latents, *labels], autograph=model.autograph)
+    def decode(z, label=None):
+        return with_png(decode_probabilities(z) if label is None else decode_probabilities(z, label))
 
-    @tf.function(input_signature=[latents, latents, tf.TensorSpec([None], tf.float32)], autograph=model.autograph)
-    def interpolate(z1, z2, alphas):
+    numbers = tf.TensorSpec([None], tf.float32)
+
+    @tf.function(input_signature=[latents, latents, numbers, *labels], autograph=model.autograph)
+    def interpolate(z1, z2, alphas, label=None):
         z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
         rows = tf.maximum(*(tf.shape(z, tf.int64)[0] for z in (z1, z2)))  # one row serves all of the other
         number, name = rows * tf.size(alphas, tf.int64), "the number of rows of z1 and z2 times that of alphas"
         z1, z2 = (capped(number, z, name) for z in (z1, z2))
-        return with_png({"probabilities": model.interpolate(z1, z2, alphas)})
+        y = [] if label is None else [_known(model, label)]
+        return with_png({"probabilities": model.interpolate(z1, z2, alphas, *y)})
 
     return [decode, decode_probabilities, interpolate]
 
 
 def _posterior(model: GenerativeModel) -> list[Signature]:
-    batch = _batch(model)
+    batch, labels = _batch(model), _labels(model)
 
-    @tf.function(input_signature=[batch], autograph=model.autograph)
-    def encode(images):
-        return in_chunks(model.encode, checked(model, images), autograph=model.autograph)
+    @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
+    def encode(images, label=None):
+        def encoded(x, *y):
+            return model.encode(x, **told(*y))
 
-    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32)], autograph=model.autograph)
-    def encode_draw(images, seed):
+        y = _of_each(model, label, images)
+        return in_chunks(encoded, checked(model, images), *y, autograph=model.autograph)
+
+    @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32), *labels], autograph=model.autograph)
+    def encode_draw(images, seed, label=None):
         tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
         seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
         noise = sample_each(StandardNormal(model.latent_size)(), seeds)
-        return in_chunks(model.encode, checked(model, images), noise, autograph=model.autograph)
 
-    @tf.function(input_signature=[batch], autograph=model.autograph)
-    def reconstruct(images):
+        def encoded(x, noise, *y):
+            return model.encode(x, noise, **told(*y))
+
+        y = _of_each(model, label, images)
+        return in_chunks(encoded, checked(model, images), noise, *y, autograph=model.autograph)
+
+    @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
+    def reconstruct(images, label=None):
         images = capped(tf.shape(images)[0], checked(model, images), "the number of images")
-        return with_png({"probabilities": model.reconstruct(images)})
+        y = _of_each(model, label, images)
+        return with_png({"probabilities": model.reconstruct(images, **told(*y))})
 
-    @tf.function(input_signature=[batch, INTEGER], autograph=model.autograph)
-    def elbo(images, seed):
-        def measured(x, seeds):
-            terms = model.log_terms(x, 1, seeds)
+    @tf.function(input_signature=[batch, INTEGER, *labels], autograph=model.autograph)
+    def elbo(images, seed, label=None):
+        def measured(x, seeds, *y):
+            terms = model.log_terms(x, 1, seeds, **told(*y))
             values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
             return {name: value(terms) for name, value in values.items()}
 
         numbers = tf.range(tf.shape(images)[0])
         seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
         x = checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
-        return in_chunks(measured, x, seeds, autograph=model.autograph)
+        return in_chunks(measured, x, seeds, *_of_each(model, label, images), autograph=model.autograph)
 
     return [encode, encode_draw, reconstruct, elbo]
 
@@ -136,22 +151,20 @@ def _complete(model: GenerativeModel) -> Signature:
 def _sample_class(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[INTEGER, INTEGER, INTEGER], autograph=model.autograph)
     def sample_class(label, num_samples, seed):
-        message = f"label is out of range: give 0 to {model.num_classes - 1}"
-        tf.debugging.assert_non_negative(label, message)
-        tf.debugging.assert_less(label, model.num_classes, message)
         count = capped(num_samples, num_samples)
-        return with_png(model.draw_given(_seeds(count, seed), tf.fill([count], label)))
+        return with_png(model.draw_given(_seeds(count, seed), tf.fill([count], _known(model, label))))
 
     return sample_class
 
 
 def _discriminate(model: GenerativeModel) -> Signature:
-    @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
-    def discriminate(images):
-        def judged(x):
-            return {"logits": model.discriminate(x)}
+    @tf.function(input_signature=[_batch(model), *_labels(model)], autograph=model.autograph)
+    def discriminate(images, label=None):
+        def judged(x, *y):
+            return {"logits": model.discriminate(x, **told(*y))}
 
-        return in_chunks(judged, checked(model, images), autograph=model.autograph)
+        y = _of_each(model, label, images)
+        return in_chunks(judged, checked(model, images), *y, autograph=model.autograph)
 
     return discriminate
 
@@ -161,6 +174,30 @@ INTEGER = tf.TensorSpec([], tf.int32)
 
 def _batch(model: GenerativeModel) -> tf.TensorSpec:
     return tf.TensorSpec([None, *model.image_shape], tf.float32)
+
+
+def _labels(model: GenerativeModel) -> list[tf.TensorSpec]:
+    """What a signature takes beside latents or images: the label of each, of a model that takes labels."""
+    return [tf.TensorSpec([None], tf.int32)] if model.takes_labels else []
+
+
+def _of_each(model: GenerativeModel, label: tf.Tensor | None, rows: tf.Tensor) -> list[tf.Tensor]:
+    """The labels given to a signature, one for each row; none where it takes none."""
+    if label is None:
+        return []
+    tf.debugging.assert_equal(tf.size(label), tf.shape(rows)[0], "give a label for each row")
+    return [_known(model, label)]
+
+
+def _known(model: GenerativeModel, label: tf.Tensor) -> tf.Tensor:
+    """The labels given to a signature, refused unless there are such classes."""
+    message = f"label is out of range: give 0 to {model.num_classes - 1}"
+    checks = (
+        tf.debugging.assert_non_negative(label, message),
+        tf.debugging.assert_less(label, model.num_classes, message),
+    )
+    with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
+        return tf.identity(label)
 
 
 def _seeds(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -62,6 +62,12 @@ def digits(mnist_5k) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def labels(mnist_5k) -> np.ndarray:
+    """Of `digits`, int64 [8]."""
+    return mnist_5k.test.labels[:8]
+
+
+@pytest.fixture(scope="session")
 def grey_digits(mnist_5k) -> np.ndarray:
     """The same in grey levels k / 255."""
     return mnist_5k.test.images[:8].astype(np.float32) / 255

@@ -1,5 +1,6 @@
 """What every model is, and what it states of itself: training, evaluation, figures and export see only this."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,8 @@ class GenerativeModel(tf_keras.Model):
       below log p(x) in expectation, None if there is none.
     has_latents: whether it has a `prior`, a `latent_size` and `decode`.
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
-    takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B].
+    takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B]; it then has
+      `num_classes`, and p(x) is the mean of p(x | y) over the classes.
     autograph: whether TensorFlow rewrites its Python, so that `if` and `while` may ask tensors; it takes as long as all
       else of a first call, and the models of this package do without, by tf.cond and tf.while_loop.
     """
@@ -98,8 +100,25 @@ class GenerativeModel(tf_keras.Model):
         x, y, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
         return x, y if self.takes_labels else None
 
+    def context(self, y: tf.Tensor | None) -> tf.Tensor | None:
+        """What the networks of a model that takes labels are told of them, one-hot classes [..., C]; of others None.
+
+        Args:
+          y: labels, whole numbers [...]; or weights of the classes [..., C], between which an image may lie.
+        Raises:
+          ValueError: if there are none and the model takes labels.
+        """
+        if not self.takes_labels:
+            return None
+        if y is None:
+            raise ValueError("this model is told the class of an image: give labels, y")
+        y = tf.convert_to_tensor(y)
+        return y if y.dtype.is_floating else tf.one_hot(y, self.num_classes)
+
     def draw(self, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws one image from each seed; a row depends on its own seed alone.
+
+        A model that takes labels draws a class first, each as often as the others.
 
         Args:
           seeds: int32 [N, 2].
@@ -108,18 +127,35 @@ class GenerativeModel(tf_keras.Model):
           probabilities: [N, H, W, C] in [0, 1], the mean image given the same latent variables; of a model that draws
             pixel by pixel, the probability that each pixel was drawn with.
         """
+        return self.draw_given(seeds, self.random_labels(seeds))
+
+    def draw_given(self, seeds: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Draws one image of each label, whole numbers [N], or None of a model that takes none; otherwise as `draw`.
+
+        The same seed gives the same latent variables, whatever the label.
+        """
         raise NotImplementedError
 
-    def sample(self, num_samples: tf.Tensor | int, seed: tf.Tensor | int) -> dict[str, tf.Tensor]:
+    def random_labels(self, seeds: tf.Tensor) -> tf.Tensor | None:
+        """The classes that `draw` draws from seeds, int32 [N, 2] -> int32 [N]; None of a model that takes no labels."""
+        if not self.takes_labels:
+            return None
+        return tf.map_fn(lambda seed: tf.random.stateless_uniform([], seed, 0, self.num_classes, tf.int32), seeds)
+
+    def sample(
+        self, num_samples: tf.Tensor | int, seed: tf.Tensor | int, y: tf.Tensor | int | None = None
+    ) -> dict[str, tf.Tensor]:
         """Draws images: the first n of N are the n drawn from the same seed.
 
         Args:
           num_samples: N.
           seed: int32.
+          y: the label of all, or of each [N], of a model that takes labels; None for classes at random.
         Returns:
           As `draw`.
         """
-        return self.draw(tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1))
+        seeds = tf.stack([tf.fill([num_samples], seed), tf.range(num_samples)], axis=1)
+        return self.draw(seeds) if y is None else self.draw_given(seeds, tf.broadcast_to(y, [num_samples]))
 
 
 class DecoderModel(GenerativeModel):
@@ -136,14 +172,33 @@ class DecoderModel(GenerativeModel):
         super().__init__(image_shape)
         self.prior, self.latent_size = prior, prior.latent_size
 
-    def decode(self, z: tf.Tensor) -> tf.Tensor:
-        """The mean image given z [..., D] -> [..., H, W, C] in [0, 1]."""
+    def decode(self, z: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+        """The mean image given z [..., D] -> [..., H, W, C] in [0, 1], and what `context` takes, which broadcasts."""
         raise NotImplementedError
 
-    def interpolate(self, z1: tf.Tensor, z2: tf.Tensor, alphas: tf.Tensor) -> tf.Tensor:
-        """Decodes alpha z1 + (1 - alpha) z2.  z1, z2 [B, D], alphas [A] -> [B, A, H, W, C] in [0, 1]."""
+    def interpolate(
+        self,
+        z1: tf.Tensor,
+        z2: tf.Tensor,
+        alphas: tf.Tensor,
+        y1: tf.Tensor | None = None,
+        y2: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Decodes alpha z1 + (1 - alpha) z2, and goes from class to class likewise.
+
+        Args:
+          z1, z2: [B, D].
+          alphas: [A].
+          y1, y2: labels [B], of a model that takes them; y2 is y1 where it is not given.
+        Returns:
+          [B, A, H, W, C] in [0, 1].
+        """
         weights = alphas[:, None]
-        return self.decode(weights * z1[:, None] + (1 - weights) * z2[:, None])
+        z = weights * z1[:, None] + (1 - weights) * z2[:, None]
+        if not self.takes_labels:
+            return self.decode(z)
+        first, second = (self.context(y)[:, None] for y in (y1, y1 if y2 is None else y2))
+        return self.decode(z, weights * first + (1 - weights) * second)
 
 
 class TractableModel(GenerativeModel):
@@ -221,7 +276,7 @@ class LatentVariableModel(DecoderModel):
     likelihood = "importance"
     has_encoder = True
 
-    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO, layer_sizes=None):
+    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO, layer_sizes=None, num_classes=0):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
@@ -231,8 +286,10 @@ class LatentVariableModel(DecoderModel):
           image_shape: (H, W, C).
           objective: what training maximises.
           layer_sizes: the number of latents of each layer, the lowest first, with sum D; one layer by default.
+          num_classes: of the labels that the model takes, as `context` of each of the three; 0 for none.
         """
         super().__init__(prior, image_shape)
+        self.num_classes, self.takes_labels = num_classes, num_classes > 0
         self.encoder, self.decoder, self.objective = encoder, decoder, objective
         self.layer_sizes = layer_sizes or [self.latent_size]
         names = dict.fromkeys(("elbo", "kl", "reconstruction", objective.bound, *self.layer_names))
@@ -257,6 +314,11 @@ class LatentVariableModel(DecoderModel):
         """The metrics that are the KL of each layer; none where there is one layer, whose KL is `kl`."""
         return [f"kl_{number + 1}" for number in range(len(self.layer_sizes))] if len(self.layer_sizes) > 1 else []
 
+    def pieces(self, y: tf.Tensor | None = None) -> list[Callable]:
+        """Encoder, decoder and prior, which know the labels [B] of a model that takes them."""
+        pieces, context = [self.encoder, self.decoder, self.prior], self.context(y)
+        return pieces if context is None else [functools.partial(piece, context=context) for piece in pieces]
+
     def log_terms(
         self,
         x: tf.Tensor,
@@ -264,6 +326,7 @@ class LatentVariableModel(DecoderModel):
         seed: tf.Tensor,
         training: bool = False,
         hold: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        y: tf.Tensor | None = None,
     ) -> LogTerms:
         """Log densities of S draws from the posterior.
 
@@ -273,49 +336,68 @@ class LatentVariableModel(DecoderModel):
           seed: int32 [2]; or, but not in training, [B, 2], of each image's own draws.
           training: whether batch norm uses the batch's statistics.
           hold: of a PathGradient: the densities are those at hold(z), the posterior's with its parameters held fixed.
+          y: labels [B], of a model that takes them; then the densities are p(x | z, y), p(z | y) and q(z | x, y).
         Returns:
           LogTerms of [S, B], nats.
         """
         raise NotImplementedError
 
-    def log_terms_at(self, x: tf.Tensor, noise: tf.Tensor) -> LogTerms:
+    def log_terms_at(self, x: tf.Tensor, noise: tf.Tensor, y: tf.Tensor | None = None) -> LogTerms:
         """Log densities of the draws that `noise` leads to.
 
         Args:
           x: images [B, H, W, C], binary or, of a model of grey levels, of levels k / 255.
           noise: [S, B, D]; standard normal for draws from the posterior, and c times as much for draws from one whose
             scales are c times as large, each given what is drawn before it.
+          y: as of `log_terms`.
         Returns:
           LogTerms of [S, B], nats; log_posterior is that of the posterior itself.
         """
         raise NotImplementedError
 
-    def noise_of(self, x: tf.Tensor, z: tf.Tensor) -> tf.Tensor | None:
+    def noise_of(self, x: tf.Tensor, z: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor | None:
         """The noise that leads to z, both [S, B, D], for images [B, H, W, C]; None where it takes a search."""
         return None
 
-    def log_likelihood(self, x: tf.Tensor, *, num_draws: int = 100, seed: int = 0) -> tf.Tensor:
-        """An importance-weighted estimate of log p(x), below it in expectation.
+    def log_likelihood(
+        self, x: tf.Tensor, y: tf.Tensor | None = None, *, num_draws: int = 100, seed: int = 0
+    ) -> tf.Tensor:
+        """An importance-weighted estimate of log p(x), or log p(x | y) of images and labels, below it in expectation.
 
         log (1/S) sum{ p(x, z[s]) / q(z[s] | x) : s = 1..S },  z[s] from q(z | x)
 
         Args:
           x: images [B, H, W, C], binary.
-          num_draws: S.
+          y: labels [B], of a model that takes them; without, log p(x) is the log mean of p(x | y) over the classes.
+          num_draws: S, of each class.
           seed: of the draws.
         Returns:
           [B], nats.
         Source: Burda et al. (2016), equation 8, arxiv.org/abs/1509.00519
         """
         x = tf.cast(x, tf.float32)
-        return bounds.iwae_bound(self.log_terms(x, num_draws, tf.constant([seed, 0])))
 
-    def call(self, x, training=False):
+        def given(y):
+            return bounds.iwae_bound(self.log_terms(x, num_draws, tf.constant([seed, 0]), **told(y)))
+
+        if y is not None or not self.takes_labels:
+            return given(y)
+        # One class after the other: all at once would take as many times the memory.
+        by_class = tf.map_fn(
+            lambda label: given(tf.fill(tf.shape(x)[:1], label)),
+            tf.range(self.num_classes),
+            fn_output_signature=tf.float32,
+            parallel_iterations=1,
+        )
+        return tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))
+
+    def call(self, x, training=False, y=None):
         """Reconstructions: see `reconstruct`."""
-        return self.reconstruct(x)
+        return self.reconstruct(x, **told(y))
 
     def build_variables(self):
-        self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]))
+        labels = told(tf.zeros([1], tf.int32) if self.takes_labels else None)
+        self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]), **labels)
 
     def compile(self, optimizer, *, seed: int = 0, warmup_steps: int = 0, jit_compile: bool = False):
         """Readies the model for training.
@@ -355,7 +437,8 @@ class LatentVariableModel(DecoderModel):
         if isinstance(self.encoder, RefinedPosterior):
             found["improved"] = float(np.mean(self.compiled_improves(batches[0])))
         if self.layer_names:
-            means = np.concatenate([self.compiled_encode(batch)["z"] for batch in batches])
+            pairs = map(self.images_and_labels, batches)
+            means = np.concatenate([self.compiled_encode(x, **told(y))["z"] for x, y in pairs])
             for number, units in enumerate(active_units(means, self.layer_sizes)):
                 found[f"active_units_{number + 1}"] = float(units)
         return found
@@ -370,20 +453,20 @@ class LatentVariableModel(DecoderModel):
         ]
 
     def train_step(self, batch):
-        x, _ = self.images_and_labels(batch)
+        x, y = self.images_and_labels(batch)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         kl_weight = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
         objective, variables = self.objective, self.trainable_variables
         seed = tf.stack([self.seed, step])
         if objective.gradient == "standard":
             with tf.GradientTape() as tape:
-                terms = self.log_terms(x, objective.num_draws, seed, training=True)
+                terms = self.log_terms(x, objective.num_draws, seed, training=True, **told(y))
                 loss = -tf.reduce_mean(objective(terms, kl_weight))
             gradients = tape.gradient(loss, variables)
         else:
             with tf.GradientTape(persistent=True) as tape:
                 path = bounds.PathGradient(tape)
-                terms = self.log_terms(x, objective.num_draws, seed, training=True, hold=path.hold)
+                terms = self.log_terms(x, objective.num_draws, seed, training=True, hold=path.hold, **told(y))
                 loss = -tf.reduce_mean(objective(terms, kl_weight))
             scale = bounds.dreg_scale(terms, kl_weight) if objective.gradient == "dreg" else 1.0
             gradients = path.gradients(loss, scale, variables)
@@ -391,9 +474,9 @@ class LatentVariableModel(DecoderModel):
         return self._record(terms)
 
     def test_step(self, batch):
-        x, _ = self.images_and_labels(batch)
+        x, y = self.images_and_labels(batch)
         # The same draw every epoch: epochs compare, and a resumed run sees what an uninterrupted one does.
-        return self._record(self.log_terms(x, self.objective.num_draws, seed=tf.constant([0, 0])))
+        return self._record(self.log_terms(x, self.objective.num_draws, seed=tf.constant([0, 0]), **told(y)))
 
     def _record(self, terms: LogTerms) -> dict[str, tf.Tensor]:
         self.averages["elbo"].update_state(bounds.elbo(terms))
@@ -407,34 +490,49 @@ class LatentVariableModel(DecoderModel):
                 self.averages[name].update_state(layer_kl)
         return {name: average.result() for name, average in self.averages.items()}
 
-    def draw(self, seeds):
+    def draw_given(self, seeds, labels):
         z_seeds, x_seeds = tf.unstack(tf.map_fn(lambda seed: tf.random.split(seed, 2), seeds), axis=1)
         uniform = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(self.image_shape, seed), x_seeds, fn_output_signature=tf.float32
         )
-        return self.decoder.draw(sample_each(self.prior(), z_seeds), uniform)
+        _, _, prior = self.pieces(labels)
+        return self._draw_from(sample_each(prior(), z_seeds), uniform, labels)
 
-    def decode(self, z):
+    def decode(self, z, y=None):
         # Of a decoder that draws pixel by pixel, the image whose pixels are the likelier of the two values, in turn.
-        return self.decoder.draw(z, 0.5)["probabilities"]
+        return self._draw_from(z, 0.5, y)["probabilities"]
 
-    def encode(self, x: tf.Tensor, noise: tf.Tensor | float = 0.0) -> dict[str, tf.Tensor]:
+    def _draw_from(self, z: tf.Tensor, uniform: tf.Tensor | float, y: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        context = self.context(y)
+        return self.decoder.draw(z, uniform) if context is None else self.decoder.draw(z, uniform, context)
+
+    def encode(self, x: tf.Tensor, noise: tf.Tensor | float = 0.0, y: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """The posterior of images [B, H, W, C].
 
         Args:
           x: the images.
           noise: [B, D], standard normal for a draw.
+          y: labels [B], of a model that takes them.
         Returns:
           mean, log_variance: of the Gaussian q(z | x), or of the one that its flow starts from, [B, D].
           z: mean + scale noise, or what the flow makes of it, [B, D].
         """
-        posterior = self.encoder(x)
+        encoder, _, _ = self.pieces(y)
+        posterior = encoder(x)
         base = base_of(posterior)
         return {"mean": base.mean(), "log_variance": 2 * tf.math.log(base.stddev()), "z": point_of(posterior, noise)}
 
-    def reconstruct(self, x: tf.Tensor) -> tf.Tensor:
-        """The image decoded from the posterior's centre.  [B, H, W, C] -> [B, H, W, C] in [0, 1]."""
-        return self.decode(self.encode(x)["z"])
+    def reconstruct(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+        """The image decoded from the posterior's centre, given labels [B] of a model that takes them.
+
+        [B, H, W, C] -> [B, H, W, C] in [0, 1]
+        """
+        return self.decode(self.encode(x, **told(y))["z"], **told(y))
+
+
+def told(y=None) -> dict:
+    """The argument y, where there is one: models that take no labels need not know of it."""
+    return {} if y is None else {"y": y}
 
 
 def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndarray]) -> dict[str, float]:

@@ -12,12 +12,20 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import judges, losses, networks, quality
-from keras_genmnist.config import require, require_choice, require_finite, require_fit, require_positive
+from keras_genmnist.config import (
+    require,
+    require_choice,
+    require_finite,
+    require_fit,
+    require_labels,
+    require_positive,
+)
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.losses import LOSSES
-from keras_genmnist.models.base import DecoderModel
+from keras_genmnist.models.base import DecoderModel, told
+from keras_genmnist.networks import folded, inputs
 
 # What `warnings` calls a discriminator that has won and a class that is lost, as a share of what each of equally
 # frequent classes has, if so for PERSISTENT epochs.
@@ -25,7 +33,10 @@ WON, LOST, PERSISTENT = 0.999, 0.05, 5
 
 
 class GAN(DecoderModel):
-    """A generator of images from latent vectors, trained against a discriminator of real images and samples."""
+    """A generator of images from latent vectors, trained against a discriminator of real images and samples.
+
+    Of a class-conditional one both networks are told the class, of a sample that of the real image beside it.
+    """
 
     draws_bits = False
 
@@ -43,6 +54,7 @@ class GAN(DecoderModel):
         r1_penalty: float = 0.0,
         num_classes: int | None = None,
         judge: str | None = None,
+        takes_labels: bool = False,
     ):
         """
         Args:
@@ -56,19 +68,21 @@ class GAN(DecoderModel):
           gradient_penalty, r1_penalty: weights of the two in the discriminator's loss; 0 for none.
           num_classes: of the images, where they are labelled.
           judge: the name of the classifiers, the first of which judges samples in validation; None for their pixels.
+          takes_labels: whether the two networks take one-hot classes [B, K] as their second argument.
         """
         super().__init__(prior, image_shape)
         self.generator, self.discriminator, self.loss_pair = generator, discriminator, LOSSES[loss]
         self.critic_steps, self.target = critic_steps, 1 - label_smoothing
         self.gradient_penalty, self.r1_penalty = gradient_penalty, r1_penalty
-        self.num_classes, self.judge = num_classes, judge
+        self.num_classes, self.judge, self.takes_labels = num_classes, judge, takes_labels
         # A critic's loss has no 0 to be below: only where there is a verdict can it be too good.
         self.has_verdict = loss != "wasserstein_gp"
         names = ("generator_loss", "discriminator_loss", "accuracy")
         self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
 
     def build_variables(self):
-        self.discriminate(self.decode(tf.zeros([1, self.latent_size])))
+        y = told(tf.zeros([1], tf.int32) if self.takes_labels else None)
+        self.discriminate(self.decode(tf.zeros([1, self.latent_size]), **y), **y)
 
     def compile(self, generator_optimizer, discriminator_optimizer, *, seed: int = 0, jit_compile: bool = False):
         """Readies the model for training.
@@ -102,20 +116,20 @@ class GAN(DecoderModel):
         return list(self.averages.values())
 
     def train_step(self, batch):
-        x, _ = self.images_and_labels(batch)
+        x, y = self.images_and_labels(batch)
         step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
         z_seed, mix_seed = tf.unstack(tf.random.split(tf.stack([self.seed, step]), 2))
         z = self.prior().sample(tf.shape(x)[0], seed=z_seed)
-        self._train_discriminator(x, self.generate(z, training=True), mix_seed)
+        self._train_discriminator(x, self.generate(z, training=True, y=y), mix_seed, y)
         if self.critic_steps == 1:
-            self._train_generator(z)
+            self._train_generator(z, y)
         else:
-            tf.cond((step + 1) % self.critic_steps == 0, lambda: self._train_generator(z), lambda: None)
+            tf.cond((step + 1) % self.critic_steps == 0, lambda: self._train_generator(z, y), lambda: None)
         return {name: average.result() for name, average in self.averages.items()}
 
-    def _train_discriminator(self, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor) -> None:
+    def _train_discriminator(self, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor, y: tf.Tensor | None) -> None:
         def discriminate(images):
-            return self.discriminate(images, training=True)
+            return self.discriminate(images, training=True, y=y)
 
         with tf.GradientTape() as tape:
             real_logits, fake_logits = discriminate(real), discriminate(fake)
@@ -130,9 +144,10 @@ class GAN(DecoderModel):
         self.averages["discriminator_loss"].update_state(loss)
         self.averages["accuracy"].update_state(tf.cast(real_logits > fake_logits, tf.float32))
 
-    def _train_generator(self, z: tf.Tensor) -> None:
+    def _train_generator(self, z: tf.Tensor, y: tf.Tensor | None) -> None:
         with tf.GradientTape() as tape:
-            loss = self.loss_pair.generator(self.discriminate(self.generate(z, training=True), training=True))
+            fake = self.generate(z, training=True, y=y)
+            loss = self.loss_pair.generator(self.discriminate(fake, training=True, y=y))
         variables = self.generator.trainable_variables
         self.generator_optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         self.averages["generator_loss"].update_state(loss)
@@ -148,26 +163,32 @@ class GAN(DecoderModel):
     def validate(self, batches):
         """Of as many samples, from the same latents every time: Frechet distance, and the share of the rarest class.
 
+        Given labels, the samples are of the images' own, and the share of those that the judge puts there is told too.
         Without a judge the distance is one of pixels, and there are no classes.  The features of the images are
         computed at the first call: a training validates on one split.
 
         Raises:
           UsageError: if there is a single image, which has no spread to compare.
         """
+        pairs = [self.images_and_labels(batch) for batch in batches]
         if self.real_features is None:
-            images = np.concatenate(batches)
+            images = np.concatenate([x for x, _ in pairs])
             if len(images) < 2:
                 raise UsageError("a GAN is validated by how its samples spread: give at least 2 validation images")
             self.real_features = self.classifier.features(images) if self.classifier else quality.pixels(images)
-        latents = [self.prior().sample(len(x), seed=tf.constant([0, i])) for i, x in enumerate(batches)]
-        drawn = np.concatenate([self.compiled_decode(z) for z in latents])
+        latents = [self.prior().sample(len(x), seed=tf.constant([0, i])) for i, (x, _) in enumerate(pairs)]
+        drawn = np.concatenate([self.compiled_decode(z, **told(y)) for z, (_, y) in zip(latents, pairs, strict=True)])
         if not self.classifier:
             return {"frechet": quality.frechet_distance(quality.pixels(drawn), self.real_features)}
         reading = self.classifier.read(drawn)
-        return {
+        found = {
             "frechet": quality.frechet_distance(reading.features, self.real_features),
             "rarest_class": float(quality.class_shares(reading.probabilities).min()),
         }
+        if self.takes_labels:
+            labels = np.concatenate([y for _, y in pairs])
+            found["class_asked_for"] = quality.share_as_asked(reading.probabilities, labels)
+        return found
 
     def score(self, row):
         return -row["val_frechet"]
@@ -192,26 +213,24 @@ class GAN(DecoderModel):
             )
         return found
 
-    def call(self, z, training=False):
+    def call(self, z, training=False, y=None):
         """The images of latents: see `decode`."""
-        return self.decode(z)
+        return self.decode(z, y)
 
-    def generate(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The image of latents [B, D] -> [B, H, W, C] in [0, 1]."""
-        logits = self.generator(z, training=training)
+    def generate(self, z: tf.Tensor, training: bool = False, y: tf.Tensor | None = None) -> tf.Tensor:
+        """The image of latents [..., D], and labels that broadcast -> [N, H, W, C] in [0, 1], leading axes folded."""
+        logits = self.generator(*folded(z, self.context(y)), training=training)
         return tf.sigmoid(tf.reshape(logits, [-1, *self.image_shape]))
 
-    def discriminate(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The discriminator's logits of images [B, H, W, C] -> [B]; the higher, the more real."""
-        return tf.squeeze(self.discriminator(x, training=training), axis=-1)
+    def discriminate(self, x: tf.Tensor, training: bool = False, y: tf.Tensor | None = None) -> tf.Tensor:
+        """The discriminator's logits of images [B, H, W, C], and labels [B] -> [B]; the higher, the more real."""
+        return tf.squeeze(self.discriminator(*inputs(x, self.context(y)), training=training), axis=-1)
 
-    def decode(self, z):
-        # Leading axes folded into one for the network, and back.
-        images = self.generate(tf.reshape(z, [-1, self.latent_size]))
-        return tf.reshape(images, tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0))
+    def decode(self, z, y=None):
+        return tf.reshape(self.generate(z, y=y), tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0))
 
-    def draw(self, seeds):
-        images = self.decode(sample_each(self.prior(), seeds))
+    def draw_given(self, seeds, labels):
+        images = self.decode(sample_each(self.prior(), seeds), labels)
         return {"images": images, "probabilities": images}
 
 
@@ -224,6 +243,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
             f"config.dataset={config.dataset} has pixels of 0 and 1 alone, which a generator of grey levels does not "
             "draw: give images of grey levels"
         )
+    takes_labels = require_labels(config, spec.name, spec.num_classes) > 0
     require_choice(config, network=["mlp", "conv"], loss=LOSSES, discriminator_norm=["none", "batch", "spectral"])
     require_positive(config, "latent_size", "hidden_layers", "hidden_size", "channels", "critic_steps")
     require(config, "label_smoothing", 0 <= config.label_smoothing < 1, "0 (none) or a value below 1")
@@ -243,6 +263,9 @@ def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
         sizes = spec.image_shape, config.channels, config.hidden_size
         generator = networks.dcgan_generator(*sizes)
         discriminator = networks.dcgan_discriminator(*sizes, config.discriminator_norm)
+    if takes_labels:
+        generator = networks.Conditional(generator)
+        discriminator = networks.Projection(discriminator, config.hidden_size, config.discriminator_norm)
     return GAN(
         generator,
         discriminator,
@@ -255,4 +278,5 @@ def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
         r1_penalty=config.r1_penalty,
         num_classes=spec.num_classes,
         judge=spec.judge,
+        takes_labels=takes_labels,
     )

@@ -23,12 +23,14 @@ from keras_genmnist.config import (
     require_choice,
     require_finite,
     require_fit,
+    require_labels,
     require_likelihood,
     require_positive,
 )
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import BernoulliDecoder, LogisticDecoder, StandardNormal, draw_noise
 from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.networks import folded, inputs
 
 tfd = tfp.distributions
 STANDARD = tfd.Normal(0.0, 1.0)
@@ -57,9 +59,9 @@ class Gaussian(tf_keras.Model):
         start = tf_keras.initializers.Constant(latent_size * [0.0] + latent_size * [scale_bias])
         self.parameters = tf_keras.layers.Dense(2 * latent_size, bias_initializer=start)
 
-    def call(self, values, training=False):
+    def call(self, values, training=False, context=None):
         # Draws and images folded into one axis for the network, and back.
-        parameters = self.parameters(self.network(tf.reshape(values, [-1, values.shape[-1]]), training=training))
+        parameters = self.parameters(self.network(*folded(values, context), training=training))
         parameters = tf.reshape(parameters, tf.concat([tf.shape(values)[:-1], [self.parameters.units]], axis=0))
         mean, scale = tf.split(parameters, 2, axis=-1)
         return tfd.MultivariateNormalDiag(mean, MIN_SCALE + tf.nn.softplus(scale))
@@ -81,18 +83,18 @@ class TopDown(tf_keras.Model):
         self.conditionals, self.decoder, self.layer_sizes = conditionals, decoder, layer_sizes
         self.draws_bits, self.pixel_by_pixel = decoder.draws_bits, decoder.pixel_by_pixel
 
-    def call(self, e, training=False):
-        return self.decoder(self._lowest(e, training), training=training)
+    def call(self, e, training=False, context=None):
+        return self.decoder(self._lowest(e, training, context), training=training, context=context)
 
-    def draw(self, e, uniform):
+    def draw(self, e, uniform, context=None):
         """As BernoulliDecoder.draw."""
-        return self.decoder.draw(self._lowest(e), uniform)
+        return self.decoder.draw(self._lowest(e, context=context), uniform, context)
 
-    def _lowest(self, e: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _lowest(self, e: tf.Tensor, training: bool = False, context: tf.Tensor | None = None) -> tf.Tensor:
         """z[1]"""
         *below, z = tf.split(e, self.layer_sizes, axis=-1)
         for conditional, noise in zip(reversed(self.conditionals), reversed(below), strict=True):
-            prior = conditional(z, training=training)
+            prior = conditional(z, training=training, context=context)
             z = prior.mean() + prior.stddev() * noise
         return z
 
@@ -133,6 +135,7 @@ class BottomUp(tf_keras.Model):
         noise: list[tf.Tensor],
         training: bool,
         seed: tf.Tensor | None = None,
+        context: tf.Tensor | None = None,
     ) -> list[Layer]:
         """
         Args:
@@ -141,16 +144,18 @@ class BottomUp(tf_keras.Model):
           noise: of each layer, [S, B, D], standard normal to draw and zero for the means.
           training: whether batch norm uses the batch's statistics, and features are dropped.
           seed: int32 [2], of the dropout.
+          context: [B, F], or None.
         Returns:
           The layers, the lowest first.
         """
-        below, inferred = self.network(x, training=training), []
+        below, inferred = self.network(*inputs(x, context), training=training), []
         for posterior, own in zip(self.posteriors, noise, strict=True):
-            q = posterior(below, training=training)
+            q = posterior(below, training=training, context=context)
             below = q.mean() + q.stddev() * own
             inferred.append((q, below))
         priors = [
-            conditional(z, training=training) for conditional, (_, z) in zip(conditionals, inferred[1:], strict=True)
+            conditional(z, training=training, context=context)
+            for conditional, (_, z) in zip(conditionals, inferred[1:], strict=True)
         ]
         layers = []
         for (q, z), prior in zip(inferred, [*priors, STANDARD], strict=True):
@@ -200,6 +205,7 @@ class Ladder(tf_keras.Model):
         noise: list[tf.Tensor],
         training: bool,
         seed: tf.Tensor | None = None,
+        context: tf.Tensor | None = None,
     ) -> list[Layer]:
         """As BottomUp.infer."""
         features, gaussians = x, []
@@ -208,7 +214,7 @@ class Ladder(tf_keras.Model):
             if training and self.dropout and number:
                 own_seed = tf.random.experimental.stateless_fold_in(seed, number)
                 features = tf.nn.experimental.stateless_dropout(features, self.dropout, own_seed)
-            features = network(features, training=training)
+            features = network(*inputs(features, context), training=training)
             gaussians.append(gaussian(features))
         shape = tf.shape(noise[-1])
         noise_scales = [0.0, *(len(gaussians) - 1) * [self.bottom_up_noise]]
@@ -218,7 +224,7 @@ class Ladder(tf_keras.Model):
         layers = [Layer(top, z, z)]
         lower = (parts[-2::-1] for parts in (gaussians, noise_scales, noise))
         for conditional, gaussian, noise_scale, own in zip(conditionals[::-1], *lower, strict=True):
-            prior = conditional(z, training=training)
+            prior = conditional(z, training=training, context=context)
             mean, scale = prior.mean(), prior.stddev()
             # The product of N(0, 1), the prior's, and the bottom-up Gaussian, whose scale is r: without
             # 1 - 1 / (1 + r^2), which rounds to 0 where that Gaussian is sure.
@@ -231,7 +237,10 @@ class Ladder(tf_keras.Model):
 
 
 class HierarchicalVAE(LatentVariableModel):
-    """Several layers of latents, inferred as the encoder does."""
+    """Several layers of latents, inferred as the encoder does.
+
+    Labels, where it takes them, are told to every network; the topmost layer stays a standard normal.
+    """
 
     def __init__(
         self,
@@ -239,22 +248,28 @@ class HierarchicalVAE(LatentVariableModel):
         decoder: TopDown,
         image_shape: tuple[int, int, int],
         objective: Objective,
+        num_classes: int = 0,
     ):
         sizes = decoder.layer_sizes
-        super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, layer_sizes=sizes)
+        super().__init__(encoder, decoder, StandardNormal(sum(sizes)), image_shape, objective, sizes, num_classes)
 
     def _infer(
-        self, x: tf.Tensor, noise: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        noise: tf.Tensor,
+        training: bool = False,
+        seed: tf.Tensor | None = None,
+        y: tf.Tensor | None = None,
     ) -> list[Layer]:
         split = tf.split(noise, self.layer_sizes, axis=-1)
-        return self.encoder.infer(x, self.decoder.conditionals, split, training, seed)
+        return self.encoder.infer(x, self.decoder.conditionals, split, training, seed, self.context(y))
 
-    def log_terms(self, x, num_samples, seed, training=False, hold=None):
+    def log_terms(self, x, num_samples, seed, training=False, hold=None, y=None):
         noise = draw_noise(seed, num_samples, (tf.shape(x)[0], self.latent_size))
-        return self.log_terms_at(x, noise, training, seed)
+        return self.log_terms_at(x, noise, y, training, seed)
 
-    def log_terms_at(self, x, noise, training=False, seed=None):
-        layers = self._infer(x, noise, training, seed)
+    def log_terms_at(self, x, noise, y=None, training=False, seed=None):
+        layers = self._infer(x, noise, training, seed, y)
         log_priors = tf.stack([tf.reduce_sum(STANDARD.log_prob(layer.e), axis=-1) for layer in layers])
         log_posteriors = tf.stack([tf.reduce_sum(layer.posterior.log_prob(layer.e), axis=-1) for layer in layers])
         if self.encoder.kl_is_exact:
@@ -262,15 +277,15 @@ class HierarchicalVAE(LatentVariableModel):
         else:
             kls = log_posteriors - log_priors
         return LogTerms(
-            self.decoder.decoder(layers[0].z, training=training).log_prob(x),
+            self.decoder.decoder(layers[0].z, training=training, context=self.context(y)).log_prob(x),
             tf.reduce_sum(log_priors, axis=0),
             tf.reduce_sum(log_posteriors, axis=0),
             tf.reduce_mean(kls, axis=1),
         )
 
-    def encode(self, x, noise=0.0):
+    def encode(self, x, noise=0.0, y=None):
         # With noise, the mean and variance of a layer given the draws of those it was inferred from.
-        layers = self._infer(x, noise + tf.zeros([1, tf.shape(x)[0], self.latent_size]))
+        layers = self._infer(x, noise + tf.zeros([1, tf.shape(x)[0], self.latent_size]), y=y)
         found = [(layer.posterior.mean(), 2 * tf.math.log(layer.posterior.stddev()), layer.e) for layer in layers]
         values = [tf.concat(parts, axis=-1)[0] for parts in zip(*found, strict=True)]
         return dict(zip(("mean", "log_variance", "z"), values, strict=True))
@@ -281,6 +296,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     require_choice(config, network=["mlp", "conv"], inference=["ladder", "bottom_up"], bound=["elbo", "iwae"])
     require_choice(config, norm=networks.NORMS, decoder=DECODERS)
     require_likelihood(config, spec.values)
+    num_classes = require_labels(config, spec.name, spec.num_classes)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
     require_finite(config, "free_bits", "bottom_up_noise")
@@ -298,6 +314,9 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     # The image holds the lowest layer open; those above collapse more easily.
     free_bits = (0.0, *(config.free_bits * size for size in latent_sizes[1:]))
 
+    def told(network):
+        return networks.Conditional(network) if num_classes else network
+
     def mlp(layer):
         return networks.mlp(config.hidden_layers, hidden_sizes[layer], config.norm)
 
@@ -307,16 +326,18 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     else:
         bottom = networks.conv_encoder(spec.image_shape, config.encoder_channels, config.hidden_size, config.norm)
         image = networks.conv_decoder(spec.image_shape, config.decoder_channels, config.hidden_size, config.norm)
-    up = [mlp(layer) for layer in range(1, config.num_layers)]
+    bottom, image = told(bottom), told(image)
+    up = [told(mlp(layer)) for layer in range(1, config.num_layers)]
     if config.inference == "ladder":
         encoder = Ladder([bottom, *up], latent_sizes, config.dropout, config.bottom_up_noise)
     else:
-        below = [tf_keras.Sequential(), *up]  # the features of the image, then the layer below
+        below = [told(tf_keras.Sequential()), *up]  # the features of the image, then the layer below
         encoder = BottomUp(bottom, [Gaussian(*pair) for pair in zip(below, latent_sizes, strict=True)])
-    conditionals = [Gaussian(mlp(layer + 1), latent_sizes[layer]) for layer in range(config.num_layers - 1)]
+    conditionals = [Gaussian(told(mlp(layer + 1)), latent_sizes[layer]) for layer in range(config.num_layers - 1)]
     return HierarchicalVAE(
         encoder,
         TopDown(conditionals, DECODERS[config.decoder](image, spec.image_shape), latent_sizes),
         spec.image_shape,
         Objective(config.bound, config.train_draws, free_bits=free_bits),
+        num_classes,
     )

@@ -9,9 +9,8 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.config import require, require_fit, require_kernel, require_positive
+from keras_genmnist.config import require, require_fit, require_kernel, require_labels, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import TractableModel
 
 
@@ -82,14 +81,7 @@ class PixelCNN(TractableModel):
         """The probability that each pixel is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
         return tf.exp(self._log_probs(tf.ones_like(x)))
 
-    def draw(self, seeds):
-        labels = None
-        if self.takes_labels:
-            labels = tf.map_fn(lambda seed: tf.random.stateless_uniform([], seed, 0, self.num_classes, tf.int32), seeds)
-        return self.draw_given(seeds, labels)
-
-    def draw_given(self, seeds: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """Draws one image of each label, int32 [N]; otherwise as `draw`."""
+    def draw_given(self, seeds, labels):
         return self._drawn(self._uniform(seeds), labels)
 
     def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -136,11 +128,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require_positive(config, "num_layers", "features")
     require_kernel(config, "kernel_size", "first_kernel_size")
     require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
-    if config.class_conditional and not spec.num_classes:
-        raise UsageError(
-            f"config.class_conditional=True learns from labels, {spec.name} has none: give another config.dataset"
-        )
+    num_classes = require_labels(config, spec.name, spec.num_classes)
     sizes = config.kernel_size, config.first_kernel_size
     network = GatedPixelCNN(config.num_layers, config.features, *sizes, spec.image_shape[-1])
-    num_classes = spec.num_classes if config.class_conditional else 0
     return PixelCNN(network, spec.image_shape, num_classes, config.position_features)

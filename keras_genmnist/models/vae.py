@@ -18,6 +18,7 @@ from keras_genmnist.config import (
     require_finite,
     require_fit,
     require_kernel,
+    require_labels,
     require_likelihood,
     require_positive,
 )
@@ -34,15 +35,17 @@ POSTERIOR_FLOWS = {
     "sylvester": lambda c: flows.SylvesterFlow(c.flow_steps, c.latent_size, c.flow_columns, c.flow_reflections),
     "iaf": lambda c: flows.InverseAutoregressiveFlow(c.flow_steps, c.latent_size, c.flow_size),
 }
-PRIORS = {
-    "normal": lambda c, encoder, shape: distributions.StandardNormal(c.latent_size),
-    "mixture": lambda c, encoder, shape: distributions.MixturePrior(c.prior_components, c.latent_size),
-    "vamp": lambda c, encoder, shape: distributions.VampPrior(encoder, c.prior_components, c.latent_size, shape),
-    "maf": lambda c, encoder, shape: distributions.FlowPrior(
-        flows.MaskedAutoregressiveFlow(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
+PRIORS = {  # n: the number of classes, 0 for none
+    "normal": lambda c, encoder, shape, n: (
+        distributions.ConditionalNormal(n, c.latent_size) if n else distributions.StandardNormal(c.latent_size)
     ),
-    "realnvp": lambda c, encoder, shape: distributions.FlowPrior(
-        flows.RealNVP(c.prior_steps, c.latent_size, c.prior_size), c.latent_size
+    "mixture": lambda c, encoder, shape, n: distributions.MixturePrior(c.prior_components, c.latent_size, n),
+    "vamp": lambda c, encoder, shape, n: distributions.VampPrior(encoder, c.prior_components, c.latent_size, shape, n),
+    "maf": lambda c, encoder, shape, n: distributions.FlowPrior(
+        flows.MaskedAutoregressiveFlow(c.prior_steps, c.latent_size, c.prior_size, n), c.latent_size
+    ),
+    "realnvp": lambda c, encoder, shape, n: distributions.FlowPrior(
+        flows.RealNVP(c.prior_steps, c.latent_size, c.prior_size, n), c.latent_size
     ),
 }
 DECODERS = {
@@ -59,8 +62,9 @@ DECODERS = {
 class VAE(LatentVariableModel):
     """One layer of latents: any posterior, prior and decoder; the KL in closed form where TFP knows it."""
 
-    def log_terms(self, x, num_samples, seed, training=False, hold=None):
-        posterior, prior = self.encoder(x, training=training), self.prior()
+    def log_terms(self, x, num_samples, seed, training=False, hold=None, y=None):
+        encoder, decoder, prior = self.pieces(y)
+        posterior, prior = encoder(x, training=training), prior()
         if hold:
             z = hold(posterior.sample(num_samples, seed=seed))
             mean, scale = tf.stop_gradient(posterior.mean()), tf.stop_gradient(posterior.stddev())
@@ -69,17 +73,19 @@ class VAE(LatentVariableModel):
         else:
             z, log_posterior = distributions.sample_and_log_prob(posterior, num_samples, seed)
             kl = distributions.exact_kl(posterior, prior)
-        log_likelihood = self.decoder(z, training=training).log_prob(x)
+        log_likelihood = decoder(z, training=training).log_prob(x)
         return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, None if kl is None else kl[None])
 
-    def log_terms_at(self, x, noise):
-        posterior, prior = self.encoder(x), self.prior()
+    def log_terms_at(self, x, noise, y=None):
+        encoder, decoder, prior = self.pieces(y)
+        posterior, prior = encoder(x), prior()
         z, kl = distributions.point_of(posterior, noise), distributions.exact_kl(posterior, prior)
-        densities = self.decoder(z).log_prob(x), prior.log_prob(z), posterior.log_prob(z)
+        densities = decoder(z).log_prob(x), prior.log_prob(z), posterior.log_prob(z)
         return LogTerms(*densities, None if kl is None else kl[None])
 
-    def noise_of(self, x, z):
-        posterior = self.encoder(x)
+    def noise_of(self, x, z, y=None):
+        encoder, _, _ = self.pieces(y)
+        posterior = encoder(x)
         if distributions.base_of(posterior) is not posterior:
             return None
         return (z - posterior.mean()) / posterior.stddev()
@@ -90,6 +96,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require_choice(config, network=["mlp", "conv"], posterior=POSTERIOR_FLOWS, prior=PRIORS)
     require_choice(config, norm=networks.NORMS, decoder=DECODERS)
     require_likelihood(config, spec.values)
+    num_classes = require_labels(config, spec.name, spec.num_classes)
     require_choice(config, bound=["elbo", "iwae"], gradient=["standard", "stl", "dreg"])
     require_positive(config, "latent_size", "hidden_size", "hidden_layers", "encoder_channels", "decoder_channels")
     require_positive(config, "flow_steps", "flow_size", "flow_columns", "flow_reflections")
@@ -99,7 +106,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require(config, "refine_steps", 0 <= config.refine_steps <= 1000, "0 to 1000")
     require(config, "refine_learning_rate", 0 < config.refine_learning_rate <= LARGEST, "a value above 0, finite")
     if config.inference != "amortized":
-        require_fit(config, "inference", posterior=["gaussian"])
+        require_fit(config, "inference", posterior=["gaussian"], class_conditional=[False])
     if config.inference == "svi":
         require_positive(config, "refine_steps")  # its start knows nothing of the image
         require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
@@ -118,6 +125,9 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
         require_fit(config, "gradient", bound=["elbo"], free_bits=[0.0])
     if config.posterior == "sylvester":
         require(config, "flow_columns", config.flow_columns <= config.latent_size, "at most latent_size")
+    if config.prior == "vamp":
+        accepted = f"{num_classes} or more, one for each class"
+        require(config, "prior_components", config.prior_components >= num_classes, accepted)
     if config.prior == "realnvp":
         require(config, "latent_size", config.latent_size >= 2, "2 or more, which prior=realnvp needs")
     shape = spec.image_shape
@@ -129,8 +139,11 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     else:
         encoder = networks.conv_encoder(shape, config.encoder_channels, config.hidden_size, config.norm)
         decoder = networks.conv_decoder(shape, config.decoder_channels, config.hidden_size, config.norm, outputs)
+    if num_classes:
+        encoder, decoder = networks.Conditional(encoder), networks.Conditional(decoder)
     posterior = distributions.Posterior(encoder, config.latent_size, POSTERIOR_FLOWS[config.posterior](config))
-    piece, prior = DECODERS[config.decoder](config, decoder, shape), PRIORS[config.prior](config, posterior, shape)
+    piece = DECODERS[config.decoder](config, decoder, shape)
+    prior = PRIORS[config.prior](config, posterior, shape, num_classes)
     if config.inference != "amortized":
         ascent = GradientAscent(config.refine_steps, config.refine_optimizer, config.refine_learning_rate)
         start = posterior if config.inference == "semi_amortized" else None
@@ -141,4 +154,5 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
         prior,
         shape,
         Objective(config.bound, config.train_draws, config.gradient, config.free_bits),
+        num_classes=num_classes,
     )

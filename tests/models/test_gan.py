@@ -36,7 +36,7 @@ def changed(network, before) -> list[bool]:
 
 
 def test_gan_configs_are_those_of_the_literature():
-    assert NAMES == ["dcgan", "gan", "wgan_gp"]
+    assert NAMES == ["cgan", "dcgan", "gan", "wgan_gp"]
     assert configs.load("gan").loss == configs.load("dcgan").loss == "non_saturating"
     assert configs.load("wgan_gp").critic_steps > 1
 
@@ -45,15 +45,51 @@ def test_gan_configs_are_those_of_the_literature():
 def test_gan_conforms(name):
     model = models.build(tiny.config(name))
     signatures = conformance.check_generative(model, tiny.config(name))
-    conformance.check_decoder(model, signatures, tf.random.stateless_normal([3, 2], seed=[1, 2]))
-    assert signatures.keys() == {
-        "sample_rows",
-        "sample",
-        "decode",
-        "decode_probabilities",
-        "interpolate",
-        "discriminate",
-    }
+    labels = np.array([3, 1, 4]) if model.takes_labels else None
+    conformance.check_decoder(model, signatures, tf.random.stateless_normal([3, 2], seed=[1, 2]), labels)
+    expected = {"sample_rows", "sample", "decode", "decode_probabilities", "interpolate", "discriminate"}
+    assert signatures.keys() == expected | ({"sample_class"} if model.takes_labels else set())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"network": "mlp", "loss": "hinge", "discriminator_norm": "spectral"},
+        {"network": "conv", "loss": "wasserstein_gp", "discriminator_norm": "none", "gradient_penalty": 10.0},
+        {"network": "conv", "loss": "non_saturating", "discriminator_norm": "batch", "r1_penalty": 0.1},
+    ],
+)
+def test_gan_of_classes_step_trains_every_variable_of_both_networks(options, images):
+    labels = np.arange(32) % 10
+    model = compiled(tiny.config("cgan", **options))
+    networks_before = values(model.generator), values(model.discriminator)
+    logs = model.train_step((images, labels))
+    assert all(map(np.isfinite, logs.values()))
+    for part, before in zip((model.generator, model.discriminator), networks_before, strict=True):
+        assert all(np.isfinite(weight).all() for weight in part.weights)
+        still = [w.name for w, moved in zip(part.trainable_weights, changed(part, before), strict=True) if not moved]
+        assert len(still) <= (1 if options["loss"] in ("hinge", "wasserstein_gp") else 0), still  # see above
+
+
+def test_gan_of_classes_has_a_projection_discriminator(images):
+    model = compiled(tiny.config("cgan", network="mlp", discriminator_norm="none"))
+    labels, discriminator = np.arange(32) % 10, model.discriminator
+    features = discriminator.phi(images).numpy()
+    kernel, bias = discriminator.psi.get_weights()
+    (classes,) = discriminator.classes.get_weights()
+    assert classes.shape == (10, features.shape[1])
+    expected = features @ kernel[:, 0] + bias + (features * classes[labels]).sum(axis=1)
+    np.testing.assert_allclose(model.discriminate(images, y=labels), expected, atol=1e-5)
+
+
+def test_gan_of_classes_is_validated_by_the_class_asked_for(mnist_5k):
+    model = compiled(tiny.config("cgan"))
+    real, labels = mnist_5k.validation.scored("none"), mnist_5k.validation.labels
+    batches = [(real[:300], labels[:300]), (real[300:], labels[300:])]
+    assert 0 <= model.validate(batches)["class_asked_for"] < 0.3  # grey noise
+    parts = iter([real[:300], real[300:]])
+    model.compiled_decode = lambda z, y: next(parts)
+    assert model.validate(batches)["class_asked_for"] > 0.98
 
 
 @pytest.mark.parametrize(

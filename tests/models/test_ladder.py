@@ -6,6 +6,7 @@ import tf_keras
 
 from keras_genmnist import bounds, models
 from keras_genmnist import config as configs
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models import ladder
 from keras_genmnist.models.ladder import MIN_SCALE, Gaussian, Ladder
@@ -37,6 +38,33 @@ def test_ladder_configs_are_those_of_the_literature():
 def test_ladder_conforms(name, digits, monkeypatch):
     monkeypatch.setattr(ladder, "BOTTOM_UP_BIAS", 0.0)  # draws of Gaussians so sure differ by less than float32 tells
     conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)
+
+
+@pytest.mark.parametrize("name", ["ladder", "hvae"])
+def test_ladder_of_classes_tells_every_network(name, monkeypatch):
+    monkeypatch.setattr(ladder, "BOTTOM_UP_BIAS", 0.0)
+    spec = DatasetSpec("small", (4, 4, 1), num_classes=3)
+    model = models.build(tiny.config(name, class_conditional=True, latent_size=4, norm="none"), spec)
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 2, [6, 4, 4, 1]).astype(np.float32), np.arange(6) % 3
+    model.compile(tf_keras.optimizers.Adam(1e-2))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    for _ in range(3):
+        model.train_step((x, y))
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        assert (variable.numpy() != old).any(), f"{variable.name} has no gradient"
+    # Each network by itself: the features, each Gaussian of the way down, and the image.
+    given, other = (model._infer(x, tf.ones([1, 6, 6]), y=labels) for labels in (y, [1, *y[1:]]))
+    for own, changed in zip(given, other, strict=True):
+        moved = (own.posterior.mean() != changed.posterior.mean()).numpy().any(axis=(0, 2))
+        assert moved[0] and not moved[1:].any()
+    z, first, second = tf.ones([1, 4]), *tf.one_hot([0, 1], 3)
+    for part in (*model.decoder.conditionals[:1], model.decoder.decoder):
+        size = 2 if part in model.decoder.conditionals else 4
+        told = [part(z[:, :size], context=context[None]).mean() for context in (first, second)]
+        assert (told[0] != told[1]).numpy().any()
+    found = model.validate([(x, y)])
+    assert found.keys() >= {"elbo", "kl_1", "active_units_2"}
 
 
 @pytest.mark.parametrize(

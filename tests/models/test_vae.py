@@ -8,6 +8,7 @@ import tf_keras
 
 from keras_genmnist import bounds, models, signatures
 from keras_genmnist import config as configs
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.vae import VAE
@@ -25,9 +26,56 @@ def test_vae_configs_are_those_of_the_literature():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "vae_2d"])  # at tiny sizes it is vae
-def test_vae_conforms(name, digits):
+def test_vae_conforms(name, digits, labels):
     # No free bits: while the KL is below them, what reaches the encoder of a tiny model is next to nothing.
-    conformance.check(tiny.config(name, free_bits=0.0), digits)
+    config = tiny.config(name, free_bits=0.0)
+    conformance.check(config, digits, labels if config.class_conditional else None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prior": "mixture", "network": "mlp"},
+        {"prior": "vamp", "prior_components": 12, "network": "mlp"},
+        {"prior": "maf", "posterior": "planar"},
+        {"prior": "realnvp", "posterior": "iaf"},
+        {"decoder": "pixelcnn", "posterior": "sylvester"},
+        {"decoder": "logistic", "binarization": "none", "posterior": "radial"},
+    ],
+)
+def test_vae_of_classes_tells_every_piece(changes):
+    spec = DatasetSpec("small", (4, 4, 1), num_classes=3)
+    model = models.build(tiny.config("cvae", **changes), spec)
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 2, [6, 4, 4, 1]).astype(np.float32), np.arange(6) % 3
+    model.compile(tf_keras.optimizers.Adam(1e-2))
+    before = [variable.numpy() for variable in model.trainable_variables]
+    for _ in range(3):
+        logs = model.train_step((x, y))
+    assert all(map(np.isfinite, logs.values()))
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        assert (variable.numpy() != old).any(), f"{variable.name} has no gradient"
+    told = [model.log_terms(x, 3, tf.constant([1, 2]), y=labels)[:3] for labels in (y, [1, *y[1:]])]
+    for own, other in zip(*told, strict=True):
+        moved = (own != other).numpy()
+        assert own.shape == (3, 6) and moved[:, 0].all() and not moved[:, 1:].any()
+    seeds = tf.constant([[7, 0], [7, 1], [7, 2]])
+    drawn, alone = model.draw_given(seeds, [0, 1, 2])["probabilities"], model.draw_given(seeds[1:2], [1])
+    np.testing.assert_allclose(alone["probabilities"][0], drawn[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, refused",
+    [
+        ({"dataset": "binarized_mnist"}, "config.class_conditional=True learns from labels, binarized_mnist has none"),
+        ({"inference": "svi"}, "config.class_conditional=True does not go with config.inference='svi': give False"),
+        ({"inference": "semi_amortized"}, "config.class_conditional=True does not go with .*: give False"),
+        ({"prior": "vamp", "prior_components": 9}, "config.prior_components=9 is out of range: give 10 or more"),
+    ],
+)
+def test_vae_of_classes_refuses_what_cannot_be_told(changes, refused):
+    with pytest.raises(UsageError, match=f"^{refused}"):
+        models.build(tiny.config("vae", class_conditional=True, **changes))
 
 
 def test_pixelvae_decodes_pixel_by_pixel(digits):

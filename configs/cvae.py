@@ -1,0 +1,9 @@
+"""Class-conditional VAE: encoder, decoder and prior are told the digit (Kingma et al. 2014, arxiv.org/abs/1406.5298)"""
+
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import based_on
+
+
+def get_config() -> ConfigDict:
+    return based_on("vae_conv", class_conditional=True, latent_size=16, ema_decay=0.999, epochs=20)
