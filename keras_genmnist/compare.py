@@ -16,7 +16,7 @@ from keras_genmnist import config as configs
 from keras_genmnist.datasets import DatasetSpec, eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.figures import save
-from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
 
 BATCH, TIMED_BATCHES = 100, 10
@@ -150,7 +150,8 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
     def score(x):
         if model.likelihood == "exact":
             return model.log_likelihood(x)
-        return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0])))
+        y = tf.zeros(tf.shape(x)[:1], tf.int32) if model.takes_labels else None  # of one class, whichever it is
+        return bounds.elbo(model.log_terms(x, 1, tf.constant([0, 0]), **told(y)))
 
     compiled = tf.function(score, autograph=model.autograph, jit_compile=jit_compile)
     batches = eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)

@@ -305,7 +305,7 @@ class StandardNormal(tf.Module):
 
 
 class ConditionalNormal(tf.Module):
-    """A learned diagonal Gaussian for each class: one-hot classes [B, C] -> distribution p(z | y), batch [B], event [D].
+    """A learned Gaussian for each class, p(z | y): one-hot classes [B, C] -> distribution, batch [B], event [D].
 
     Source: Sohn et al. (2015), "Learning Structured Output Representation using Deep Conditional Generative Models",
     section 4.1, papers.nips.cc/paper/5775

@@ -12,13 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_genmnist import files, judges, likelihood, migrations, progress, quadrature, quality, runs
-from keras_genmnist.datasets import Dataset
+from keras_genmnist.datasets import Dataset, spec_in
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel
 from keras_genmnist.runs import Run
 
 NUM_DRAWS = 1000
 SAMPLES_PER_CALL = 500
+LISTED = 20  # classes in the table; of more, it has the mean alone
 VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_draws would double the time
 
 
@@ -69,11 +70,11 @@ def evaluate(
     if model.likelihood == "importance":
         draws = num_draws or NUM_DRAWS
         for name, number in (("validation", min(draws, VALIDATION_DRAWS)), ("test", draws)):
-            images = getattr(dataset, name).scored(run.config.binarization)
-            measured[name] = likelihood.weighted(model, images, number, name, proposal, integrate)
+            images, labels = _scored(model, dataset, name, run)
+            measured[name] = likelihood.weighted(model, images, number, name, proposal, integrate, labels)
     elif model.likelihood == "exact":
         for name in ("validation", "test"):
-            measured[name] = likelihood.exact(model, getattr(dataset, name).scored(run.config.binarization))
+            measured[name] = likelihood.exact(model, *_scored(model, dataset, name, run))
     record |= {name: own.scores for name, own in measured.items()}
     files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
     if per_image:
@@ -93,6 +94,12 @@ def evaluate(
     if results:
         write_result(run, record)
     return record
+
+
+def _scored(model: GenerativeModel, dataset: Dataset, name: str, run: Run) -> tuple[np.ndarray, np.ndarray | None]:
+    """The images of a split that the model is scored on, and their labels where it takes them."""
+    split = getattr(dataset, name)
+    return split.scored(run.config.binarization), split.labels if model.takes_labels else None
 
 
 def _check_flags(
@@ -171,27 +178,34 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
         that has a likelihood of them, against grey levels.  `pixels` of each says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
+    asked = {"labels": drawn["labels"]} if model.takes_labels else {}
     means = model.likelihood is not None  # a GAN's images are drawn without further noise
     if dataset.spec.values == "grey" and not model.pixel_by_pixel:
         pixels = {"pixels": "mean images" if means else "grey levels"}
-        found["samples"] = pixels | quality.score(drawn["probabilities"], dataset)
+        found["samples"] = pixels | quality.score(drawn["probabilities"], dataset, **asked)
         if not means and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
             raw = draw(runs.load_model(run, raw=True), len(dataset.test.images))
-            found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset)
+            found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset, **asked)
     if model.draws_bits:
-        found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(drawn["images"], dataset, binary=True)
+        found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(
+            drawn["images"], dataset, binary=True, **asked
+        )
     elif means:
-        found["samples_grey"] = {"pixels": "drawn grey levels"} | quality.score(drawn["images"], dataset)
+        found["samples_grey"] = {"pixels": "drawn grey levels"} | quality.score(drawn["images"], dataset, **asked)
     return found
 
 
 def draw(model: GenerativeModel, count: int) -> dict[str, np.ndarray]:
-    """`count` draws, always of the same seeds: float32 [count, H, W, C] each, as GenerativeModel.draw."""
+    """`count` draws, always of the same seeds: float32 [count, H, W, C] each, as GenerativeModel.draw.
+
+    Of a model that takes labels also `labels`, [count], the classes that they were drawn of.
+    """
     seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
     compiled = tf.function(model.draw, autograph=model.autograph, reduce_retracing=True)
     starts = progress.batches(range(0, count, SAMPLES_PER_CALL), "samples")
     parts = [compiled(seeds[i : i + SAMPLES_PER_CALL]) for i in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
+    return drawn | ({"labels": model.random_labels(seeds).numpy()} if model.takes_labels else {})
 
 
 def table(record: dict) -> str:
@@ -222,6 +236,9 @@ def _samples_table(record: dict) -> str:
 
         return cell
 
+    def by_class(number):
+        return lambda score: f"{score['frechet_by_class']['mean'][number]:.2f}"
+
     def parzen(score):
         return f"{score['parzen']['mean']:.1f} +- {score['parzen']['se']:.1f} nats" if "parzen" in score else ""
 
@@ -250,6 +267,13 @@ def _samples_table(record: dict) -> str:
     else:
         head = f"samples against test images: mean +- spread over {count} judges; what differs by less is equal"
         rows |= by_judges
+    if "class_asked_for" in first:
+        rows |= {"class asked for": seen("class_asked_for", ".1%")}
+    if "frechet_by_class" in first:
+        names = spec_in(record).classes
+        of_class = {f"  {name}": number for number, name in enumerate(names)} if len(names) <= LISTED else {}
+        rows |= {"Frechet, mean of classes": lambda score: f"{np.mean(score['frechet_by_class']['mean']):.2f}"}
+        rows |= {f"{label:.23}": by_class(number) for label, number in of_class.items()}
     if any("parzen" in score for score in scores.values()) or "judges" in first:
         rows["Parzen windows"] = parzen
     corner = f"{first['num_samples']:,} samples"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_genmnist import bounds, files, importance, memory, progress, quadrature
 from keras_genmnist.datasets import eval_batches
-from keras_genmnist.models.base import LatentVariableModel, TractableModel, active_units
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units, told
 from keras_genmnist.proposals import PROPOSALS
 
 BATCH = 100
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
     scores: means and standard errors over the images, nats.
     per_image: the same image by image, by the name of the column, [N] each: log_px and, of latent variables, elbo, kl,
-      ess and pareto_k.
+      ess and pareto_k; of a model that takes labels as `_over_classes` says.
     """
 
     scores: dict
@@ -48,6 +48,7 @@ def weighted(
     label: str,
     proposal: str = "posterior",
     integrate: bool = False,
+    labels: np.ndarray | None = None,
 ) -> Measured:
     """ELBO and its terms, importance-weighted NLL, and how much of the latent space is used.
 
@@ -60,6 +61,8 @@ def weighted(
       label: of the progress bar.
       proposal: of PROPOSALS, what q is here; the ELBO is that of the draws from the posterior among these.
       integrate: whether log p(x) is found by quadrature; then the importance-weighted NLL stands beside it.
+      labels: [N], of a model that takes them: all this is given the image's own, and S / C draws given each of the C
+        classes make p(x) of it, see `_over_classes`.
     Returns:
       `layers` among the scores, where there are several, from the lowest up; of a model of grey levels also
       `bits_per_dimension` of the ELBO, negated, and of the NLL: nats / (H W C log 2).
@@ -68,23 +71,31 @@ def weighted(
 
     # Not by XLA: of a core, a draw of vae, iaf and ladder takes 2.0, 1.5 and 3.1 times as long.
     @tf.function(autograph=model.autograph)
-    def score(x, num_samples, seed):
-        terms, log_w = PROPOSALS[proposal](model, x, num_samples, seed)
+    def score(x, num_samples, seed, *y):
+        terms, log_w = PROPOSALS[proposal](model, x, num_samples, seed, *y)
         bound = tf.concat([bounds.reconstruction(terms)[None], bounds.layer_kl(terms)], axis=0)
         return bound, tf.shape(terms.log_likelihood)[0], log_w
 
-    encode = tf.function(model.encode, autograph=model.autograph)
-    columns, weights, means = [], [], []
-    batches = eval_batches(images, BATCH)
-    for b, x in enumerate(progress.batches(batches, label)):
+    def drawn(b, x, num_draws, *y):
         calls = [
-            [part.numpy() for part in score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]))]
+            [part.numpy() for part in score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]), *y)]
             for start in range(0, num_draws, DRAWS_PER_CALL)
         ]
         parts, counts, log_w = zip(*calls, strict=True)
-        columns.append(np.average(np.array(parts, np.float64), axis=0, weights=counts))
-        weights.append(_weighed(np.concatenate(log_w).astype(np.float64)))
-        means.append(encode(x)["z"].numpy())
+        return np.average(np.array(parts, np.float64), axis=0, weights=counts), np.concatenate(log_w).astype(np.float64)
+
+    encode = tf.function(model.encode, autograph=model.autograph)
+    columns, weights, means, by_class = [], [], [], []
+    for b, batch in enumerate(progress.batches(eval_batches(images, BATCH, labels), label)):
+        x, *y = [batch] if labels is None else batch
+        column, log_w = drawn(b, x, num_draws, *y)
+        columns.append(column)
+        weights.append(_weighed(log_w))
+        means.append(encode(x, **told(*y))["z"].numpy())
+        if y:
+            draws = max(1, num_draws // model.num_classes)
+            found = [drawn(b, x, draws, np.full_like(y[0], number)) for number in range(model.num_classes)]
+            by_class.append([[importance.log_mean(w), terms[0] - terms[1:].sum(axis=0)] for terms, w in found])
     reconstruction, *layer_kl = np.concatenate(columns, axis=1)
     log_px, ess, pareto_k = np.concatenate(weights, axis=1)
     kl = np.sum(layer_kl, axis=0)
@@ -112,10 +123,61 @@ def weighted(
         ]
     elbo = reconstruction - kl
     if not model.draws_bits:
-        nats = math.prod(model.image_shape) * math.log(2)
-        bits = {"negative_elbo": -elbo / nats, "nll": -log_px / nats}
-        scores["bits_per_dimension"] = {name: mean_and_error(values) for name, values in bits.items()}
-    return Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
+        scores["bits_per_dimension"] = _bits(model, elbo, log_px)
+    found = Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
+    return (
+        found
+        if labels is None
+        else _over_classes(model, found, labels, *np.concatenate(by_class, axis=2).swapaxes(0, 1))
+    )
+
+
+def _bits(model: LatentVariableModel, elbo: np.ndarray, log_px: np.ndarray) -> dict[str, dict]:
+    """Bits per dimension of what is given in nats, [N] each."""
+    nats = math.prod(model.image_shape) * math.log(2)
+    return {name: mean_and_error(-values / nats) for name, values in (("negative_elbo", elbo), ("nll", log_px))}
+
+
+def _over_classes(
+    model: GenerativeModel,
+    given: Measured,
+    labels: np.ndarray,
+    log_px: np.ndarray,
+    elbo: np.ndarray | None = None,
+) -> Measured:
+    """What is known of images whose labels are hidden, beside what is known given the labels.
+
+    p(x) = (1/C) sum{ p(x | y) : classes y }, as each is as likely before the image is seen.  Lower bounds of the
+    log p(x | y) give one of log p(x); that of the image's own class is the one by more draws.
+
+    Args:
+      model: that takes labels.
+      given: of log p(x | y), of the images' own labels.
+      labels: [N].
+      log_px, elbo: of log p(x | y), of every class, all by as many draws: [C, N].
+    Returns:
+      `elbo` and `nll` of log p(x); `label_accuracy`, the share of images whose label is the class of the highest
+      log p(x | y); and as `given_label` all scores of log p(x | y).
+    """
+    rows = np.arange(len(labels))
+    columns = {f"{name}_given_label": given.per_image[name] for name in ("log_px", "elbo") if name in given.per_image}
+    columns |= {name: values for name, values in given.per_image.items() if name not in ("log_px", "elbo")}
+    likeliest, means = log_px.argmax(axis=0), {}
+    for name, by_class in (("log_px", log_px), ("elbo", elbo)):
+        if by_class is not None:
+            by_class[labels, rows] = given.per_image[name]
+            means[name] = np.logaddexp.reduce(by_class, axis=0) - np.log(len(by_class))
+    own = {name: value for name, value in given.scores.items() if name != "num_images"}
+    drawn = {name: own["nll"][name] for name in ("num_draws", "proposal") if name in own["nll"]}
+    scores = {"num_images": len(labels)} | ({"elbo": mean_and_error(means["elbo"])} if elbo is not None else {})
+    scores |= {
+        "nll": mean_and_error(-means["log_px"]) | drawn,
+        "label_accuracy": mean_and_error((likeliest == labels).astype(np.float64)),
+        "given_label": own,
+    }
+    if "bits_per_dimension" in own:
+        scores["bits_per_dimension"] = _bits(model, means["elbo"], means["log_px"])
+    return Measured(scores, means | columns | {"likeliest_class": likeliest})
 
 
 def _weighed(log_w: np.ndarray) -> np.ndarray:
@@ -138,7 +200,7 @@ def _tail(ess: np.ndarray, pareto_k: np.ndarray) -> dict:
 
 def doubt(scores: dict) -> str | None:
     """Why the NLL among the scores is not to be trusted, in a line, if it is not."""
-    nll = scores["nll"]
+    nll = scores.get("given_label", scores)["nll"]
     if nll.get("num_draws") == "quadrature":
         if _error(nll) > quadrature.TOLERANCE:
             return f"the quadrature of log p(x) is off by up to {_error(nll):.2g} nats for an image"
@@ -155,17 +217,26 @@ def doubt(scores: dict) -> str | None:
     return None
 
 
-def exact(model: TractableModel, images: np.ndarray) -> Measured:
+def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None = None) -> Measured:
     """The NLL of a model that knows it.
 
     Args:
       model: the model.
       images: uint8 [N, H, W, C], binary.
+      labels: [N], of a model that takes them; see `_over_classes`.
     """
     log_prob = tf.function(model.log_likelihood, autograph=model.autograph, reduce_retracing=True)
     batches = progress.batches(eval_batches(images, BATCH), "likelihood")
-    log_px = np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
-    return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})
+
+    def measured(log_px):
+        return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})
+
+    if labels is None:
+        return measured(np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches]))
+    classes = range(model.num_classes)
+    found = [[log_prob(x, np.full(len(x), number)).numpy().astype(np.float64) for number in classes] for x in batches]
+    log_px = np.concatenate(found, axis=1)
+    return _over_classes(model, measured(log_px[labels, np.arange(len(labels))]), labels, log_px)
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
@@ -174,6 +245,17 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
     def nats(key):
         return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
 
+    if "given_label" in scores:
+
+        def of_given(cell):
+            return lambda score: cell(score["given_label"])
+
+        def share(score):
+            return f"{score['label_accuracy']['mean']:.2%} +- {score['label_accuracy']['se']:.2%}"
+
+        found = {"ELBO, of p(x)": nats("elbo")} if "elbo" in scores else {}
+        found |= {"NLL, of p(x)": nats("nll"), "likeliest class right": share, "given the label:": lambda score: ""}
+        return found | {label: of_given(cell) for label, cell in rows(scores["given_label"]).items()}
     if "elbo" not in scores:
         return {"exact NLL": nats("nll")}
     by_draws = "weighted_nll" if "weighted_nll" in scores else "nll"

@@ -45,9 +45,8 @@ def defensive(
     noise_seed, prior_seed = tf.unstack(tf.random.split(seed, 2))
     batch, from_prior, others = tf.shape(x)[0], num_draws // PRIOR, []
     if from_prior:
-        _, _, prior = model.pieces(y)
         shape = [from_prior, batch] if y is None else from_prior  # given labels, there is a prior for each image
-        prior_noise = model.noise_of(x, prior().sample(shape, seed=prior_seed), **told(y))
+        prior_noise = model.noise_of(x, model.prior_of(y).sample(shape, seed=prior_seed), **told(y))
         if prior_noise is None:
             from_prior = 0
         else:

@@ -199,19 +199,22 @@ def over_judges(values: list) -> dict:
     return {"mean": each.mean(axis=0).tolist(), "spread": spread, "each": each.tolist()}
 
 
-def score(samples: np.ndarray, dataset: Dataset, binary: bool = False) -> dict:
+def score(samples: np.ndarray, dataset: Dataset, binary: bool = False, labels: np.ndarray | None = None) -> dict:
     """All metrics of a model's samples against a dataset's test images, by its judges or, without any, by pixels.
 
     Args:
       samples: float32 [N, H, W, C] in [0, 1].
       dataset: its training images give the floor, its validation images choose Parzen's sigma.
       binary: whether the samples are bits and are compared with the reference binarization, else with grey levels.
+      labels: [N], of the classes that the samples were asked to be of, if so.
     Returns:
       For JSON, each quantity that a judge sees as in `over_judges`.  `judges` are the SHA-256 of their weights; without
       any, `space` is "pixels", nothing is said of classes, and there is one number of each kind.  `frechet` is the
       distance of the samples from the test images, `frechet_floor` that of as many random training images,
       `frechet_ratio` one by the other: 1 is what real images reach.  `parzen` is of grey levels alone: it is a density
-      over them.
+      over them.  Given labels, `class_asked_for` is the share of samples that a judge puts in their class, and
+      `frechet_by_class` and `frechet_floor_by_class` have the distances of each class's own images, unless one of the
+      sets has fewer than two.
     Raises:
       UsageError: if there are too few images for NEIGHBOURS.
       Fault: if a judge is missing or altered.
@@ -222,21 +225,27 @@ def score(samples: np.ndarray, dataset: Dataset, binary: bool = False) -> dict:
             f"at least {NEIGHBOURS + 1}"
         )
     test, training = (split.binary if binary else split.images for split in (dataset.test, dataset.train))
-    chosen = np.random.default_rng(SEED).choice(training, min(len(samples), len(training)), replace=False)
+    size = min(len(samples), len(training))
+    index = np.random.default_rng(SEED).choice(len(training), size, replace=False)
+    chosen = training[index]
+    classes = None if labels is None else (labels, dataset.test.labels, dataset.train.labels[index])
     test, chosen = (images.astype(np.float32) / (1 if binary else 255) for images in (test, chosen))
     found = {"num_samples": len(samples)}
     if panel := judges.find(judges.name(dataset)):
         found["judges"] = [judge.sha256 for judge in panel]
-        seen = [_judged(judge.load(), samples, test, chosen) for judge in panel]
+        seen = [_judged(judge.load(), samples, test, chosen, classes) for judge in panel]
     else:
         found["space"] = "pixels"
-        seen = [_compared(pixels(samples), pixels(test), pixels(chosen))]
+        seen = [_compared(pixels(samples), pixels(test), pixels(chosen), classes)]
     found |= {name: over_judges([own[name] for own in seen]) for name in seen[0]}
     return found if binary else found | {"parzen": _parzen(samples, dataset)}
 
 
-def _compared(samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> dict[str, float]:
-    """How features of samples and of training images compare with those of test images; [N, F] each."""
+def _compared(samples: np.ndarray, test: np.ndarray, training: np.ndarray, classes: tuple | None = None) -> dict:
+    """How features of samples and of training images compare with those of test images; [N, F] each.
+
+    classes: of the three, [N] each.
+    """
     distance, floor = frechet_distance(samples, test), frechet_distance(training, test)
     precision, recall = precision_recall(test, samples)
     return {
@@ -245,20 +254,40 @@ def _compared(samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> di
         "frechet_ratio": distance / floor,
         "precision": precision,
         "recall": recall,
+        **(_compared_by_class((samples, test, training), classes) if classes else {}),
     }
 
 
-def _judged(judge: Classifier, samples: np.ndarray, test: np.ndarray, training: np.ndarray) -> dict:
+def _compared_by_class(features: tuple, classes: tuple) -> dict[str, list[float]]:
+    """Frechet distances class by class, where each has the two images of either kind that they take."""
+    numbers = range(1 + max(int(own.max()) for own in classes))
+    parts = [[f[own == number] for f, own in zip(features, classes, strict=True)] for number in numbers]
+    if any(len(part) < 2 for own in parts for part in own):
+        return {}
+    return {
+        "frechet_by_class": [frechet_distance(samples, test) for samples, test, _ in parts],
+        "frechet_floor_by_class": [frechet_distance(training, test) for _, test, training in parts],
+    }
+
+
+def _judged(
+    judge: Classifier, samples: np.ndarray, test: np.ndarray, training: np.ndarray, classes: tuple | None
+) -> dict:
     """What one judge says; images [N, H, W, C] in [0, 1]."""
     reading = judge.read(samples)
     shares = class_shares(reading.probabilities)
-    return _compared(reading.features, judge.features(test), judge.features(training)) | {
-        "class_shares": shares,
-        "rarest_class": shares.min(),
-        "commonest_class": shares.max(),
-        "class_kl": class_kl(shares),
-        "confident_share": confident_share(reading.probabilities),
-    }
+    asked = {"class_asked_for": share_as_asked(reading.probabilities, classes[0])} if classes else {}
+    return (
+        _compared(reading.features, judge.features(test), judge.features(training), classes)
+        | asked
+        | {
+            "class_shares": shares,
+            "rarest_class": shares.min(),
+            "commonest_class": shares.max(),
+            "class_kl": class_kl(shares),
+            "confident_share": confident_share(reading.probabilities),
+        }
+    )
 
 
 def _parzen(samples: np.ndarray, dataset: Dataset) -> dict[str, float]:

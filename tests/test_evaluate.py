@@ -299,3 +299,56 @@ def test_draw_is_of_the_model_whatever_the_calls(gan, monkeypatch):
     monkeypatch.setattr(evaluate, "SAMPLES_PER_CALL", 3)
     np.testing.assert_allclose(evaluate.draw(model, 7)["images"], drawn, atol=1e-6)  # other numbers of rows
     assert len(np.unique(drawn.reshape(7, -1), axis=0)) == 7
+
+
+def test_evaluate_of_a_class_conditional_vae_tells_of_both_likelihoods(few, tmp_path):
+    run = tiny.train(tiny.begin(tmp_path / "cvae", "cvae", epochs=1, network="mlp"))
+    record = evaluate.evaluate(run, num_draws=20, per_image=tmp_path / "images.npz")
+    test, given = record["test"], record["test"]["given_label"]
+    assert given["nll"]["mean"] < test["nll"]["mean"] < given["nll"]["mean"] + np.log(10) + 0.5
+    assert given["elbo"]["mean"] < -given["nll"]["mean"] and test["elbo"]["mean"] < -test["nll"]["mean"]
+    with np.load(tmp_path / "images.npz") as images:
+        assert test["nll"]["mean"] == pytest.approx(-images["log_px"].mean())
+        assert given["nll"]["mean"] == pytest.approx(-images["log_px_given_label"].mean())
+        assert test["label_accuracy"]["mean"] == (images["likeliest_class"] == images["label"]).mean()
+    table = evaluate.table(record)
+    for label in (
+        "ELBO, of p(x)",
+        "NLL, of p(x)",
+        "likeliest class right",
+        "given the label:",
+        "effective sample size",
+    ):
+        assert f"\n{label}" in table
+
+
+@pytest.mark.parametrize("name", ["cvae", "cgan"])
+def test_samples_of_classes_are_scored_by_the_class_asked_for(name, mnist_5k, monkeypatch, tmp_path):
+    model = models.build(tiny.config(name))
+    seen = []
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False, labels=None: seen.append(labels) or {})
+    few = mnist_5k._replace(test=mnist_5k.test._replace(images=mnist_5k.test.images[:20]))
+    run = runs.Run(tmp_path / "run", name, tiny.config(name, ema_decay=0.0), "", "")
+    evaluate.quality_of_samples(run, model, few)
+    drawn = evaluate.draw(model, 20)
+    assert len(seen) == {"cvae": 2, "cgan": 1}[name]
+    for labels in seen:
+        np.testing.assert_array_equal(labels, drawn["labels"])
+    seeds = tf.stack([tf.zeros(20, tf.int32), tf.range(20)], axis=1)
+    expected = model.draw_given(seeds, drawn["labels"])["probabilities"]
+    np.testing.assert_allclose(drawn["probabilities"], expected, atol=1e-6)
+
+
+def test_table_tells_how_far_samples_are_of_their_class(evaluated):
+    record, _ = evaluated
+    table = evaluate.table(record)
+    assert "class asked for" not in table
+    asked = {
+        "class_asked_for": {"mean": 0.975, "spread": 0.002},
+        "frechet_by_class": {"mean": [float(number) for number in range(10)], "spread": None},
+    }
+    of_classes = record | {name: record[name] | asked for name in ("samples", "samples_binary")}
+    lines = {line[:24].rstrip(): line[24:].split() for line in evaluate.table(of_classes).splitlines()}
+    assert lines["class asked for"][:3] == ["97.5%", "+-", "0.2%"]
+    assert lines["Frechet, mean of classes"] == ["4.50", "4.50"]
+    assert lines["  7"] == ["7.00", "7.00"]

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from keras_genmnist import likelihood, quadrature
 from keras_genmnist.bounds import LogTerms
+from keras_genmnist.distributions import StandardNormal
+from keras_genmnist.models.vae import VAE
 from keras_genmnist.proposals import PROPOSALS
 from tests.oracles import ORACLE, LinearGaussian
 
@@ -193,6 +196,81 @@ def test_likelihood_by_another_proposal_names_it():
     assert plain["nll"]["mean"] > nll + 0.2
     np.testing.assert_allclose(defensive["nll"]["mean"], nll, atol=0.1)
     np.testing.assert_allclose(defensive["elbo"]["mean"], ORACLE.elbo(x, 0.3, 0.3).mean(), atol=0.1)
+
+
+OF_CLASSES = [ORACLE._replace(bias=ORACLE.bias + shift) for shift in (0.0, 0.8, -0.5)]
+
+
+def oracle_of_classes(stretch: float) -> VAE:
+    """p(x | y) is OF_CLASSES[y], and the posterior given y the true one, its scales multiplied."""
+    weights, variance = (tf.constant(a, tf.float32) for a in (ORACLE.weights, ORACLE.posterior_variance))
+    biases = tf.constant([own.bias for own in OF_CLASSES], tf.float32)
+
+    def encoder(x, training=False, context=None):
+        mean = (tf.reshape(x, [-1, 4]) - context @ biases) @ weights * variance / ORACLE.scale**2
+        return tfp.distributions.Independent(
+            tfp.distributions.Normal(mean, stretch * tf.sqrt(variance) * tf.ones_like(mean)), 1
+        )
+
+    def decoder(z, training=False, context=None):
+        mean = tf.linalg.matvec(weights, z) + context @ biases
+        return tfp.distributions.Independent(tfp.distributions.Normal(mean[..., None, None], ORACLE.scale), 3)
+
+    return VAE(encoder, decoder, StandardNormal(2), (4, 1, 1), num_classes=3)
+
+
+@pytest.mark.parametrize("proposal", PROPOSALS)
+def test_likelihood_of_classes_is_given_the_label_and_without_it(proposal):
+    x, labels = np.concatenate([own.sample(30) for own in OF_CLASSES]), np.repeat([0, 1, 2], 30)
+    scores, per_image = likelihood.weighted(oracle_of_classes(1.2), x, 600, "test", proposal, labels=labels)
+    by_class = np.array([own.log_prob(x) for own in OF_CLASSES])
+    expected = {
+        "log_px": np.logaddexp.reduce(by_class, axis=0) - np.log(3),
+        "log_px_given_label": by_class[labels, np.arange(90)],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(per_image[name].mean(), values.mean(), atol=0.02)
+        np.testing.assert_allclose(per_image[name], values, atol=0.3)
+    # The same for all images: the gap of a stretched posterior is that of its KL, of every class.
+    gap = ORACLE.log_prob(x[:1]) - ORACLE.elbo(x[:1], 0.0, 1.2)
+    for name, bound in (("log_px", "elbo"), ("log_px_given_label", "elbo_given_label")):
+        np.testing.assert_allclose((expected[name] - per_image[bound]).mean(), gap, atol=0.03)
+    accuracy = (by_class.argmax(axis=0) == labels).mean()
+    assert 0.6 < accuracy < 0.95
+    assert scores["label_accuracy"]["mean"] == (per_image["likeliest_class"] == labels).mean()
+    assert abs(scores["label_accuracy"]["mean"] - accuracy) < 0.06
+    for own, suffix in ((scores, ""), (scores["given_label"], "_given_label")):
+        assert own["nll"]["mean"] == pytest.approx(-per_image[f"log_px{suffix}"].mean())
+        assert own["elbo"]["mean"] == pytest.approx(per_image[f"elbo{suffix}"].mean())
+        assert (own["nll"]["num_draws"], own["nll"]["proposal"]) == (600, proposal)
+    assert scores["nll"]["mean"] > scores["given_label"]["nll"]["mean"] + 0.2
+    assert likelihood.doubt(scores) is None
+    cells = {label: cell(scores) for label, cell in likelihood.rows(scores).items()}
+    assert cells["NLL, of p(x)"].startswith(f"{scores['nll']['mean']:.2f}")
+    assert cells["NLL"].startswith(f"{scores['given_label']['nll']['mean']:.2f}")
+    assert cells["likeliest class right"].startswith(f"{scores['label_accuracy']['mean']:.2%}")
+
+
+def test_likelihood_of_classes_where_it_is_exact():
+    table = np.log(np.random.default_rng(0).random([3, 40]))
+
+    class Exact:
+        """Image n, of value n, has log p(x | y) of table[y, n]."""
+
+        autograph, num_classes = False, 3
+
+        def log_likelihood(self, x, y):
+            return tf.gather(tf.gather(table, y[0]), tf.cast(x[:, 0, 0, 0], tf.int32))
+
+    labels = np.arange(40) % 3
+    scores, per_image = likelihood.exact(Exact(), np.arange(40).reshape(-1, 1, 1, 1), labels)
+    given = table[labels, np.arange(40)]
+    np.testing.assert_allclose(per_image["log_px_given_label"], given, rtol=1e-6)
+    np.testing.assert_allclose(per_image["log_px"], np.log(np.exp(table).mean(axis=0)), rtol=1e-6)
+    assert scores["given_label"] == {"nll": likelihood.mean_and_error(-given)}
+    assert scores["label_accuracy"]["mean"] == (table.argmax(axis=0) == labels).mean()
+    cells = {label: cell(scores) for label, cell in likelihood.rows(scores).items()}
+    assert cells["exact NLL"].startswith(f"{-given.mean():.2f}")
 
 
 @pytest.mark.parametrize("labels", [None, np.array([7, 2, 1])])

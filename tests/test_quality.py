@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg, stats
 
-from keras_genmnist import classifier, datasets, quality
+from keras_genmnist import classifier, datasets, judges, quality
 from keras_genmnist.errors import UsageError
 
 
@@ -324,3 +324,24 @@ def test_score_refuses_test_images_too_few_for_neighbours(unlabelled):
     few = unlabelled._replace(test=unlabelled.validation._replace(images=unlabelled.validation.images[:3]))
     with pytest.raises(UsageError, match=r"own has 3 test images.* at least 4"):
         quality.score(np.zeros([3, 9, 13, 3], np.float32), few)
+
+
+def test_score_of_classes_tells_whether_they_are_those_asked_for(mnist_5k):
+    images, labels = grey(mnist_5k.train.images[:500]), mnist_5k.train.labels[:500]
+    found = quality.score(images, mnist_5k, labels=labels)
+    assert found["class_asked_for"]["mean"] > 0.99
+    by_class, floor = (np.array(found[name]["mean"]) for name in ("frechet_by_class", "frechet_floor_by_class"))
+    assert by_class.shape == floor.shape == (10,)
+    judge = judges.find("mnist")[0].load()
+    threes = [
+        judge.features(part) for part in (images[labels == 3], grey(mnist_5k.test.images[mnist_5k.test.labels == 3]))
+    ]
+    assert found["frechet_by_class"]["each"][0][3] == pytest.approx(quality.frechet_distance(*threes), rel=1e-4)
+    # Training images asked for as what they are come as near as others; asked for as their neighbour they do not.
+    assert (by_class / floor).mean() < 1.3
+    wrong = quality.score(images, mnist_5k, labels=(labels + 1) % 10)
+    assert wrong["class_asked_for"]["mean"] < 0.01
+    assert np.mean(wrong["frechet_by_class"]["mean"]) > 3 * by_class.mean()
+    assert wrong["frechet"] == found["frechet"] == quality.score(images, mnist_5k)["frechet"]
+    few = quality.score(images[:60], mnist_5k, labels=np.full(60, 3))
+    assert "class_asked_for" in few and "frechet_by_class" not in few

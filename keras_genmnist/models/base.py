@@ -172,6 +172,10 @@ class DecoderModel(GenerativeModel):
         super().__init__(image_shape)
         self.prior, self.latent_size = prior, prior.latent_size
 
+    def prior_of(self, y: tf.Tensor | None = None):
+        """p(z); where the latents depend on the class, p(z | y) of labels [B], with batch [B]."""
+        return self.prior()
+
     def decode(self, z: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
         """The mean image given z [..., D] -> [..., H, W, C] in [0, 1], and what `context` takes, which broadcasts."""
         raise NotImplementedError
@@ -318,6 +322,10 @@ class LatentVariableModel(DecoderModel):
         """Encoder, decoder and prior, which know the labels [B] of a model that takes them."""
         pieces, context = [self.encoder, self.decoder, self.prior], self.context(y)
         return pieces if context is None else [functools.partial(piece, context=context) for piece in pieces]
+
+    def prior_of(self, y=None):
+        _, _, prior = self.pieces(y)
+        return prior()
 
     def log_terms(
         self,
@@ -495,8 +503,7 @@ class LatentVariableModel(DecoderModel):
         uniform = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(self.image_shape, seed), x_seeds, fn_output_signature=tf.float32
         )
-        _, _, prior = self.pieces(labels)
-        return self._draw_from(sample_each(prior(), z_seeds), uniform, labels)
+        return self._draw_from(sample_each(self.prior_of(labels), z_seeds), uniform, labels)
 
     def decode(self, z, y=None):
         # Of a decoder that draws pixel by pixel, the image whose pixels are the likelier of the two values, in turn.
