@@ -6,4 +6,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("vae_conv", class_conditional=True, latent_size=16, ema_decay=0.999, epochs=20)
+    return based_on("vae_conv", class_conditional=True, latent_size=16, ema_decay=0.999, epochs=40)

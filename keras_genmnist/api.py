@@ -77,19 +77,22 @@ class Trained:
 
         return evaluate.evaluate(self._run, num_draws, **given)
 
-    def figure(self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = ()) -> "Figure":
+    def figure(
+        self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = (), label: str | None = None
+    ) -> "Figure":
         """One of the run's figures: `samples`, `interpolation`, `reconstructions`, `latent_grid` and others.
 
         Args:
           name: of the figure; a wrong one is told with those that the model has.
           seed: of the samples and the interpolation.
           pairs: of test images, by their places in the split, that the interpolation is between.
+          label: the class, by name or number, that a model which takes labels decodes latents in.
         Raises:
           UsageError: if there is no such figure of this model.
         """
         from keras_genmnist import figures
 
-        ((_, figure),) = figures.draw(self._run, [name], seed, pairs)
+        ((_, figure),) = figures.draw(self._run, [name], seed, pairs, label)
         return figure
 
     def export(self, out: str | Path = "exports") -> Path:

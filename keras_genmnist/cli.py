@@ -118,6 +118,7 @@ def figures(argv: list[str]) -> None:
     """Draw what a run has learned.
 
     genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--format=png|pdf|svg] [--out=DIR]
+    [--label=NAME_OR_NUMBER, of a class-conditional model]
     genmnist figures --model=NAME | --workdir=DIR --which=interpolation --pairs=3,5
     genmnist figures --which=flow_densities [--format=png|pdf|svg] [--out=DIR]
     """
@@ -130,6 +131,9 @@ def figures(argv: list[str]) -> None:
         "pairs", [], "Test images, from 0, to interpolate between: 3,5 or 3,5,12,8 or given again.", flag_values=values
     )
     flags.DEFINE_enum("format", "png", ["png", "pdf", "svg"], "Of the pictures.", flag_values=values)
+    flags.DEFINE_string(
+        "label", None, "The class that latents are decoded in; the first by default.", flag_values=values
+    )
     flags.DEFINE_string("out", "figures", "Folder of the pictures.", flag_values=values)
     _parse(values, argv)
     out, pairs = _folder_of_pictures(values, "--format"), _pairs(values)
@@ -138,7 +142,7 @@ def figures(argv: list[str]) -> None:
     if values.which == [figures.NO_RUN] and not (values.model or values.workdir):
         figures.save(densities.figure(values.seed), out / f"{figures.NO_RUN}.{values.format}")
         return
-    figures.figures(_trained(values), values.which, values.seed, out, values.format, pairs)
+    figures.figures(_trained(values), values.which, values.seed, out, values.format, pairs, values.label)
 
 
 def export(argv: list[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from keras_genmnist import datasets, files, progress, runs
 from keras_genmnist.datasets import Split, arrays, binarization, eval_batches
 from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import told
 from keras_genmnist.runs import Run
 
 BATCH = 500
@@ -45,8 +46,20 @@ def images_of(run: Run, source: str) -> tuple[np.ndarray, np.ndarray | None]:
     return split.scored(config.binarization), labels
 
 
+def _numbers(run: Run, source: str, labels: np.ndarray | None) -> np.ndarray:
+    """The labels as numbers of the run's classes."""
+    if labels is None:
+        raise UsageError(f"{run.name} encodes an image given its class, and {source} has no labels: give others")
+    try:
+        return np.array([run.spec.label_of(str(label)) for label in labels])
+    except ValueError as error:
+        raise UsageError(f"{source} has a label that {run.workdir} does not know: {error}") from None
+
+
 def encode(run: Run, source: str, out: Path) -> None:
-    """Writes `mean` and `log_variance` [N, D] of q(z | x) and, where there are labels, `label` [N], for each image.
+    """Writes `mean` and `log_variance` [N, D] of each image's posterior and, where there are labels, `label` [N].
+
+    The posterior is q(z | x), or of a class-conditional model q(z | x, y) of the image's own label.
 
     Args:
       run: a trained run of a model with an encoder.
@@ -60,7 +73,10 @@ def encode(run: Run, source: str, out: Path) -> None:
     if not model.has_encoder:
         raise UsageError(f"{run.name} has no encoder: give a run of a model with a posterior, as vae")
     images, labels = images_of(run, source)
-    parts = [model.encode(batch) for batch in progress.batches(eval_batches(images, BATCH), "encoding")]
+    told_of = _numbers(run, source, labels) if model.takes_labels else None
+    batches = progress.batches(eval_batches(images, BATCH, told_of), "encoding")
+    pairs = map(model.images_and_labels, batches)
+    parts = [model.encode(x, **told(y)) for x, y in pairs]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in ("mean", "log_variance")}
     if labels is not None:
         columns["label"] = labels

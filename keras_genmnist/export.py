@@ -18,7 +18,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist import files, migrations, runs, signatures, versions
 from keras_genmnist.datasets import Split, eval_batches
-from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.models.base import LatentVariableModel, told
 from keras_genmnist.runs import Run
 
 NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
@@ -119,7 +119,8 @@ def _tell_of_another_run(version: Path, run: Run) -> None:
 
 def _latent_means(model: LatentVariableModel, split: Split, binarization: str) -> dict:
     """Where the posteriors of a split's first images lie in the plane, and their digits."""
-    batches = eval_batches(split.scored(binarization)[:NUM_MEANS], 500)
-    means = np.concatenate([model.encode(batch)["z"] for batch in batches]).astype(np.float64)
+    told_of = split.labels[:NUM_MEANS] if model.takes_labels else None
+    pairs = map(model.images_and_labels, eval_batches(split.scored(binarization)[:NUM_MEANS], 500, told_of))
+    means = np.concatenate([model.encode(x, **told(y))["z"] for x, y in pairs]).astype(np.float64)
     labels = None if split.labels is None else split.labels[:NUM_MEANS].tolist()
     return {"means": means.round(3).tolist(), "labels": labels}

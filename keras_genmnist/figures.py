@@ -14,7 +14,7 @@ from keras_genmnist import files, images, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.datasets import Dataset, eval_batches
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -45,6 +45,7 @@ class Subject(NamedTuple):
     rows: list[dict]
     seed: int
     pairs: Sequence[tuple[int, int]] = ()  # of test images, to interpolate between
+    label: int = 0  # of what is decoded, by a model that takes labels
 
 
 def samples(subject: Subject) -> Figure:
@@ -56,15 +57,20 @@ def interpolation(subject: Subject) -> Figure:
     """The decodings of alpha z1 + (1 - alpha) z2, of two random latent vectors.
 
     With pairs of test images, those between their posterior means instead, a row a pair: from the first, whose mean is
-    z2, to the second, each image at its end of the row.
+    z2, to the second, each image at its end of the row; a model that takes labels goes from one's to the other's.
     """
+    y1 = y2 = None
     titles = [{0.0: "$z_2$\n", 1.0: "$z_1$\n"}.get(alpha, "\n") + rf"$\alpha = {alpha:.1f}$" for alpha in ALPHAS]
     if subject.pairs:
         ends = _scored(subject)[np.array(subject.pairs)].astype(np.float32)  # [P, 2, H, W, C]
-        z2, z1 = (subject.model.encode(ends[:, end])["z"] for end in (0, 1))
+        if subject.model.takes_labels:
+            y2, y1 = subject.dataset.test.labels[np.array(subject.pairs)].T
+        z2, z1 = (subject.model.encode(ends[:, end], **told(y))["z"] for end, y in ((0, y2), (1, y1)))
     else:
-        z1, z2 = subject.model.prior().sample([2, 1], seed=tf.constant([subject.seed, 0]))
-    rows = subject.model.interpolate(z1, z2, tf.constant(ALPHAS)).numpy()
+        z1, z2 = _latents(subject, 2, 0)[:, None]
+        y1 = y2 = _label(subject, 1)
+    ends_of_classes = [y1, y2] if subject.model.takes_labels else []
+    rows = subject.model.interpolate(z1, z2, tf.constant(ALPHAS), *ends_of_classes).numpy()
     if subject.pairs:
         rows, titles = np.concatenate([ends[:, :1], rows, ends[:, 1:]], axis=1), ["", *titles, ""]
     size = (1.5 * len(titles), 0.8 + 1.5 * len(rows) * _height_of(subject))
@@ -83,11 +89,13 @@ def interpolation(subject: Subject) -> Figure:
 
 def layers(subject: Subject) -> Figure:
     """Of a model with several layers of latents: samples between which one layer alone varies, a row each."""
-    sizes, seed = subject.model.layer_sizes, subject.seed
-    varied = tf.split(subject.model.prior().sample([10], seed=tf.constant([seed, 0])), sizes, axis=-1)
-    kept = tf.split(tf.tile(subject.model.prior().sample([1], seed=tf.constant([seed, 1])), [10, 1]), sizes, axis=-1)
+    sizes = subject.model.layer_sizes
+    varied = tf.split(_latents(subject, 10, 0), sizes, axis=-1)
+    kept = tf.split(tf.tile(_latents(subject, 1, 1), [10, 1]), sizes, axis=-1)
     rows = [
-        subject.model.decode(tf.concat([*kept[:number], varied[number], *kept[number + 1 :]], axis=-1))
+        subject.model.decode(
+            tf.concat([*kept[:number], varied[number], *kept[number + 1 :]], axis=-1), **told(_label(subject, 10))
+        )
         for number in range(len(sizes))
     ]
     figure = Drawing(figsize=(8, 0.8 * len(rows) * _height_of(subject) + 1), layout="constrained")
@@ -105,7 +113,7 @@ def reconstructions(subject: Subject) -> Figure:
     originals = _scored(subject)[:40].astype(np.float32)
     columns = min(10, len(originals))
     originals = originals[: len(originals) // columns * columns]  # whole rows
-    decoded = subject.model.reconstruct(originals).numpy()
+    decoded = subject.model.reconstruct(originals, **told(_labels(subject, len(originals)))).numpy()
     rows = [part[i : i + columns] for i in range(0, len(originals), columns) for part in (originals, decoded)]
     sheet = images.tile(np.concatenate(rows), columns)
     return _sheet(sheet, f"Test images (odd rows) and reconstructions (even rows)\n{_caption(subject)}")
@@ -209,10 +217,30 @@ def completion(subject: Subject) -> Figure:
     return _sheet(sheet, f"Test images, what is shown of them, five completions\n{_caption(subject)}")
 
 
+def classes(subject: Subject) -> Figure:
+    """Of a model that takes labels: a row a class, the same latent variables across the rows."""
+    names, columns = subject.dataset.spec.classes, 10
+    seeds = tf.constant([[subject.seed, number] for number in range(columns)])
+    draw = tf.function(subject.model.draw_given, autograph=subject.model.autograph)
+    rows = [draw(seeds, tf.fill([columns], label))["probabilities"] for label in range(len(names))]
+    height = 0.8 * len(rows) * _height_of(subject)
+    figure = Drawing(figsize=(8, min(HIGHEST, height) + 0.6), layout="constrained")
+    axis = figure.subplots()
+    sheet = images.tile(np.concatenate(rows), columns)
+    axis.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    step = sheet.shape[0] / len(rows)
+    labels = [_short(name) for name in names]
+    axis.set_yticks([step * (row + 0.5) for row in range(len(rows))], labels, parse_math=False)
+    axis.tick_params(length=0)
+    axis.set(xticks=[], frame_on=False)
+    figure.suptitle(f"The same latents in each class, {_caption(subject)}", fontsize=11)
+    return figure
+
+
 def latent_means(subject: Subject) -> Figure:
     """For a 2-D latent: the variational means of the test set, coloured by class."""
-    batches = eval_batches(_scored(subject), 500)
-    means = np.concatenate([subject.model.encode(batch)["z"] for batch in batches])
+    pairs = map(subject.model.images_and_labels, eval_batches(_scored(subject), 500, _labels(subject)))
+    means = np.concatenate([subject.model.encode(x, **told(y))["z"] for x, y in pairs])
     spec, labels = subject.dataset.spec, subject.dataset.test.labels
     figure = Drawing(figsize=(8, 7), layout="constrained")
     axis = figure.subplots()
@@ -224,7 +252,7 @@ def latent_means(subject: Subject) -> Figure:
     if len(clouds) <= LEGEND_ENTRIES:
         legend = axis.legend(
             clouds,
-            [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in spec.classes],
+            [_short(name) for name in spec.classes],
             title=spec.noun if spec.noun == "digit" else "class",
             ncols=-(-len(clouds) // LEGEND_ROWS),
             markerscale=(80 / size) ** 0.5,
@@ -241,6 +269,11 @@ def latent_means(subject: Subject) -> Figure:
     return figure
 
 
+def _short(name: str) -> str:
+    """A class's name, cut where it is long."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+
+
 def palette(count: int) -> np.ndarray:
     """Colours to tell classes apart, [count, 4]: ten that are easy to tell, or else hues in three shades in turn."""
     if count <= 10:
@@ -254,7 +287,8 @@ def latent_grid(subject: Subject) -> Figure:
     """For a 2-D latent: the decodings of a regular grid over [-2, 2] squared."""
     edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # an image's centre is its z
     z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
-    decoded, height = images.tile(subject.model.decode(z), columns=len(GRID)), _height_of(subject)
+    means, height = subject.model.decode(z, **told(_label(subject, len(z)))), _height_of(subject)
+    decoded = images.tile(means, columns=len(GRID))
     figure = Drawing(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
     axis = figure.subplots()
     axis.imshow(decoded, cmap="gray", extent=(-edge, edge, -edge, edge), aspect=height)
@@ -269,6 +303,7 @@ FIGURES = {
     f.__name__: f
     for f in (
         samples,
+        classes,
         interpolation,
         layers,
         reconstructions,
@@ -288,6 +323,8 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
         return "it needs latents, the model has none"
     if name in ("reconstructions", "latent_means") and not model.has_encoder:
         return "it needs an encoder, the model has none"
+    if name == "classes" and not model.takes_labels:
+        return "it needs a model that was told the classes: train with config.class_conditional=true"
     if name == "layers" and len(getattr(model, "layer_sizes", [])) < 2:
         return "it needs several layers of latents"
     if name == "completion" and not hasattr(model, "complete"):
@@ -300,7 +337,13 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
 
 
 def figures(
-    run: Run, which: list[str], seed: int, out: Path, format: str = "png", pairs: Sequence[tuple[int, int]] = ()
+    run: Run,
+    which: list[str],
+    seed: int,
+    out: Path,
+    format: str = "png",
+    pairs: Sequence[tuple[int, int]] = (),
+    label: str | None = None,
 ) -> None:
     """Writes a run's figures as out/NAME_FIGURE.FORMAT, with the name of the run's directory.
 
@@ -311,15 +354,20 @@ def figures(
       out: the folder.
       format: one of FORMATS.
       pairs: of test images, by their places in the split, that the interpolation is between.
+      label: as of `draw`.
     Raises:
       UsageError, Fault: as `draw`; a UsageError too if `out` cannot be written.
     """
-    for name, drawn in draw(run, which, seed, pairs):
+    for name, drawn in draw(run, which, seed, pairs, label):
         save(drawn, out / f"{run.title}_{name}.{format}")
 
 
 def draw(
-    run: Run, which: Sequence[str], seed: int = 1, pairs: Sequence[tuple[int, int]] = ()
+    run: Run,
+    which: Sequence[str],
+    seed: int = 1,
+    pairs: Sequence[tuple[int, int]] = (),
+    label: str | None = None,
 ) -> Iterator[tuple[str, Figure]]:
     """Draws a run's figures.
 
@@ -328,6 +376,8 @@ def draw(
       which: names of figures; none for all that the model has.
       seed: of the samples and the interpolation.
       pairs: of test images, by their places in the split, that the interpolation is between.
+      label: the name or the number of the class that latents are decoded in, by a model that takes labels; the first by
+        default.
     Yields:
       Each figure with its name.
     Raises:
@@ -353,7 +403,13 @@ def draw(
     for number in (number for pair in pairs for number in pair):
         if number >= len(dataset.test.images):
             raise UsageError(f"--pairs has {number}: the test images are 0 to {len(dataset.test.images) - 1}")
-    subject = Subject(run, model, dataset, runs.history(run, model), seed, pairs)
+    if label is not None and not model.takes_labels:
+        raise UsageError(f"--label={label} means nothing for {run.name}, which was not told the classes: leave it out")
+    try:
+        number = 0 if label is None else dataset.spec.label_of(label)
+    except ValueError as error:
+        raise UsageError(f"--label={error}") from None
+    subject = Subject(run, model, dataset, runs.history(run, model), seed, pairs, number)
     for name in which or [name for name in FIGURES if name not in lacking]:
         try:
             drawn = FIGURES[name](subject)
@@ -388,6 +444,22 @@ def _caption(subject: Subject) -> str:
 def _scored(subject: Subject) -> np.ndarray:
     """The test images that the model is scored on, [N, H, W, C]."""
     return subject.dataset.test.scored(subject.run.config.binarization)
+
+
+def _label(subject: Subject, count: int) -> np.ndarray | None:
+    """The label chosen, for each of so many; None of a model that takes none."""
+    return np.full(count, subject.label) if subject.model.takes_labels else None
+
+
+def _labels(subject: Subject, count: int | None = None) -> np.ndarray | None:
+    """Those of the first test images; None of a model that takes none."""
+    return subject.dataset.test.labels[:count] if subject.model.takes_labels else None
+
+
+def _latents(subject: Subject, count: int, stream: int) -> tf.Tensor:
+    """Draws from the prior, of the label chosen where there is one: [count, D]."""
+    z = subject.model.prior_of(_label(subject, 1)).sample(count, seed=tf.constant([subject.seed, stream]))
+    return tf.reshape(z, [count, subject.model.latent_size])
 
 
 def _sampled(subject: Subject, count: int) -> np.ndarray:

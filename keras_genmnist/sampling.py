@@ -102,7 +102,7 @@ def _number(source: Source, label: str, flag: str) -> tf.Tensor:
         every, dataset = ("digits", "mnist") if flag == "--digit" else ("classes", "WITH_LABELS")
         raise UsageError(
             f"{flag}={label} cannot be chosen, {source.label} draws all {every}: leave it out, or train with "
-            f"--model=pixelcnn --config.dataset={dataset} --config.class_conditional=true"
+            f"--model=cvae --config.dataset={dataset}"
         )
     try:
         return tf.constant(source.spec.label_of(label))

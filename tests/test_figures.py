@@ -13,7 +13,7 @@ from keras_genmnist.figures import Subject
 from tests import tiny
 
 eager = tiny.eager
-OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "layers")]
+OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "layers", "classes")]
 
 
 @pytest.fixture(scope="module")
@@ -408,3 +408,59 @@ def test_latent_means_of_many_classes_have_as_many_colours_and_fit(in_colour, co
     assert min(legend.x0, legend.y0) >= 0 and legend.x1 <= page.width and legend.y1 <= page.height
     assert page.width - legend.width > 6.5 * figure.dpi  # what is left for the means
     plt.close(figure)
+
+
+@pytest.fixture(scope="module")
+def of_classes(mnist_5k, tmp_path_factory):
+    """A class-conditional VAE of 2 latents that has learned nothing."""
+    run = tiny.begin(tmp_path_factory.mktemp("cvae") / "cvae", "cvae", latent_size=2, network="mlp")
+    model = models.build(run.config)
+    for weight in model.trainable_weights:  # else no class is told from another
+        weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.5))
+    few = mnist_5k.test._replace(**{name: getattr(mnist_5k.test, name)[:40] for name in ("images", "binary", "labels")})
+    return Subject(run, model, mnist_5k._replace(test=few), [], seed=5, label=3)
+
+
+def test_classes_are_rows_of_the_same_latents(of_classes):
+    (axis,) = figures.classes(of_classes).axes
+    sheet, model = picture(axis), of_classes.model
+    assert sheet.shape == (280, 280)
+    assert [label.get_text() for label in axis.get_yticklabels()] == [str(digit) for digit in range(10)]
+    for label in (0, 7):
+        drawn = model.draw_given(tf.constant([[5, 0], [5, 1]]), tf.constant([label, label]))["probabilities"].numpy()
+        for column in (0, 1):
+            np.testing.assert_allclose(cell(sheet, label, column), drawn[column, ..., 0], atol=1e-5)
+    assert (cell(sheet, 0, 0) != cell(sheet, 7, 0)).any()
+
+
+def test_figures_of_a_class_conditional_model_are_of_the_class_chosen(of_classes):
+    model, threes = of_classes.model, np.full(400, 3)
+    (axis,) = figures.latent_grid(of_classes).axes
+    z = np.stack(np.meshgrid(figures.GRID, figures.GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
+    first = model.decode(z[:1], threes[:1])[0, ..., 0]
+    np.testing.assert_allclose(cell(picture(axis), 0, 0), first, atol=1e-5)
+    drawn = figures.interpolation(of_classes)
+    z1, z2 = model.prior_of(threes[:1]).sample(2, seed=tf.constant([5, 0]))
+    np.testing.assert_allclose(picture(drawn.axes[0]), model.decode(z2, threes[:1])[0, ..., 0], atol=1e-5)
+    np.testing.assert_allclose(picture(drawn.axes[-1]), model.decode(z1, threes[:1])[0, ..., 0], atol=1e-5)
+
+
+def test_interpolation_between_images_goes_from_class_to_class(of_classes):
+    model, test = of_classes.model, of_classes.dataset.test
+    assert test.labels[0] != test.labels[1]
+    drawn = figures.interpolation(of_classes._replace(pairs=[(0, 1)]))
+    reconstructions = model.reconstruct(test.binary[:2].astype(np.float32), test.labels[:2])[..., 0]
+    for axis, expected in zip((drawn.axes[1], drawn.axes[-2]), reconstructions, strict=True):
+        np.testing.assert_allclose(picture(axis), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["reconstructions", "latent_means", "samples"])
+def test_figure_of_a_class_conditional_model_is_drawn(of_classes, name):
+    assert figures.FIGURES[name](of_classes).get_suptitle()
+
+
+def test_figures_refuse_a_label_that_means_nothing(run):
+    with pytest.raises(UsageError, match="--label=3 means nothing for vae, which was not told the classes"):
+        list(figures.draw(run, ["samples"], label="3"))
+    with pytest.raises(UsageError, match="vae has no figure classes: it needs a model that was told the classes"):
+        list(figures.draw(run, ["classes"]))
