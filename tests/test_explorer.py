@@ -32,7 +32,7 @@ EDGE = 3  # of the map
 ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
-MODELS = ["vae_2d", "vae", "gan", "pixelcnn"]
+MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "cvae"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -41,6 +41,7 @@ def server(tmp_path_factory):
     """The address of a server of tiny models of every kind."""
     folder = tmp_path_factory.mktemp("explorer")
     changes = {name: {"latent_size": SIZE} for name in ("vae", "gan")} | {"pixelcnn": {"class_conditional": True}}
+    changes["cvae"] = {"latent_size": SIZE, "network": "mlp", "prior": "normal"}
     for name in MODELS:
         run = tiny.train(tiny.begin(folder / "runs" / name, name, epochs=1, **changes.get(name, {})))
         version = export.export(run, folder / "exports")
@@ -659,3 +660,24 @@ def test_motion_is_reduced_on_request(page, server):
     assert page.evaluate(read) != "0s"
     page.emulate_media(reduced_motion="reduce")
     assert page.evaluate(read) == "0s"
+
+
+def test_class_is_chosen_for_all_panels(page, server):
+    visit(page, server, "cvae")
+    assert page.locator("#class").locator("option").all_inner_texts() == [str(digit) for digit in range(10)]
+    page.locator(".latents .zero").click()
+    settle(page)
+    digit = page.locator(".latents .digit")
+    for label in (0, 7):
+        page.locator("#class").select_option(str(label))
+        settle(page)
+        outputs = predict(server, "cvae", "decode", z=[SIZE * [0.0]], label=[label])
+        assert_shows(digit, levels(outputs["probabilities"])[0])
+    draw(page, [(0.3, 0.2), (0.6, 0.2), (0.4, 0.8)])
+    first = page.locator(".drawing").inner_text()
+    assert "nats" in first
+    page.locator("#class").select_option("1")
+    settle(page)
+    assert page.locator(".drawing").inner_text() != first  # another class, another ELBO
+    visit(page, server, "vae")
+    assert page.locator("#class").is_hidden()

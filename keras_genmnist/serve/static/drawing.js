@@ -17,7 +17,7 @@ export function open(model, signal) {
   const panel = openPanel("drawing", model, signal);
   const pad = panel.find(".pad");
   const shape = model.image_shape;
-  const call = (signature, inputs) => predict(model.name, signature, inputs, signal);
+  const call = (signature, inputs) => predict(model, signature, inputs, signal);
   const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape));
   const grey = (strokes) => (model.noun === "digit" ? asDigit : asDrawn)(strokes, shape);
   const seen = model.grey ? grey : (strokes) => binarize(grey(strokes));
@@ -61,6 +61,7 @@ export function open(model, signal) {
     refresh(true);
   });
   onResize(pad, drawInk, signal);
+  document.addEventListener("class", () => refresh(true), { signal });
   followPointer(pad, pen);
   followKeys(pad, panel.find(".pen"), pen, [1 / shape[1], 1 / shape[0]]); // a pixel a step
   return panel.element;

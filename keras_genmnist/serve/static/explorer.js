@@ -5,7 +5,7 @@ import * as interpolation from "./interpolation.js";
 import * as latents from "./latents.js";
 import * as plane from "./plane.js";
 import * as samples from "./samples.js";
-import { listModels } from "./server.js";
+import { listModels, takesLabels } from "./server.js";
 
 const PANELS = [plane, latents, interpolation, drawing, samples];
 const at = (id) => document.getElementById(id);
@@ -55,17 +55,34 @@ function turnTo(name) {
   leave = new AbortController();
   at("panels").replaceChildren();
   at("picker").value = name;
+  at("class").parentElement.hidden = true;
   const model = models.find((model) => model.name === name);
   at("title").textContent = model?.label ?? name;
   at("facts").textContent = model ? facts(model) : "";
   document.title = `${model?.label ?? name} · genmnist`;
   at("retry").hidden = true;
   if (!model) return give(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
+  offerClasses(model);
   const [height, width] = model.image_shape ?? [1, 1];
   at("panels").style.setProperty("--shape", width / height);
   const suited = PANELS.filter(({ suits }) => suits(model));
   at("panels").replaceChildren(...suited.map(({ open }) => open(model, leave.signal)));
   say(suited.length ? "" : `The explorer knows none of this model’s signatures: ${model.signatures.join(", ")}.`);
+}
+
+/** Lets one choose the class that latents are decoded in and drawn images are taken for. */
+function offerClasses(model) {
+  if (!takesLabels(model)) return;
+  const select = at("class");
+  model.chosenClass ??= 0;
+  select.previousElementSibling.textContent = model.noun === "digit" ? "Digit" : "Class";
+  select.replaceChildren(...model.classes.map((name, label) => new Option(name, label)));
+  select.value = model.chosenClass;
+  select.onchange = () => {
+    model.chosenClass = Number(select.value);
+    document.dispatchEvent(new CustomEvent("class"));
+  };
+  select.parentElement.hidden = false;
 }
 
 const names = () => models.map(({ name }) => name);

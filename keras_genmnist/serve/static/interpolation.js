@@ -22,7 +22,7 @@ export function open(model, signal) {
     const alpha = slider.valueAsNumber;
     panel.find(".coordinates").innerHTML = `<span><i>α</i> = ${figure(alpha)}</span>`;
     panel.ask("digit", async () => {
-      paint(panel.find(".reading .digit"), (await decode(model.name, [mix(alpha, z1, z2)], signal))[0]);
+      paint(panel.find(".reading .digit"), (await decode(model, [mix(alpha, z1, z2)], signal))[0]);
     });
   }
 
@@ -35,7 +35,7 @@ export function open(model, signal) {
     [z1, z2] = [first, second];
     refresh();
     panel.ask("strip", async () => {
-      const images = await decode(model.name, ALPHAS.map((alpha) => mix(alpha, z1, z2)), signal);
+      const images = await decode(model, ALPHAS.map((alpha) => mix(alpha, z1, z2)), signal);
       images.forEach((image, i) => paint(stops[i].querySelector(".digit"), image));
     });
   }
@@ -45,6 +45,7 @@ export function open(model, signal) {
   panel.find(".first").addEventListener("click", () => set(another(), z2));
   panel.find(".second").addEventListener("click", () => set(z1, another()));
   panel.find(".both").addEventListener("click", () => set(another(), another()));
+  document.addEventListener("class", () => set(z1, z2), { signal });
   set(z1, z2);
   return panel.element;
 }

@@ -16,7 +16,7 @@ export function open(model, signal) {
   let z = [];
 
   function refresh() {
-    panel.ask("digit", async () => paint(panel.find(".digit"), (await decode(model.name, [z], signal))[0]));
+    panel.ask("digit", async () => paint(panel.find(".digit"), (await decode(model, [z], signal))[0]));
   }
 
   function change(index, value) {
@@ -36,6 +36,7 @@ export function open(model, signal) {
   panel.find(".sliders").append(...sliders.map(({ element }) => element));
   panel.find(".random").addEventListener("click", () => set(randomVector(model.latent_size)));
   panel.find(".zero").addEventListener("click", () => set(new Array(model.latent_size).fill(0)));
+  document.addEventListener("class", refresh, { signal });
   set(randomVector(model.latent_size));
   return panel.element;
 }

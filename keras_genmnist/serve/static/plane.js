@@ -27,7 +27,7 @@ export function open(model, signal) {
     place(panel.find(".point"), point);
     panel.find(".coordinates").innerHTML = coordinates(point);
     showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point, classes);
-    panel.ask("digit", async () => paint(digit, (await decode(model.name, [point], signal))[0]));
+    panel.ask("digit", async () => paint(digit, (await decode(model, [point], signal))[0]));
   }
 
   const isShown = ({ label }) => shown === "all" || shown === String(label);
@@ -49,6 +49,14 @@ export function open(model, signal) {
   followPointer(map, moveTo);
   followKeys(map, (step) => moveTo(point.map((value, axis) => value + step[axis])));
   document.addEventListener("encoded", ({ detail }) => markDrawn(panel.find(".drawn"), detail), { signal });
+  document.addEventListener(
+    "class",
+    () => {
+      loadGrid(panel, model, signal);
+      moveTo(point);
+    },
+    { signal },
+  );
   loadGrid(panel, model, signal);
   moveTo(point);
   return panel.element;
@@ -78,7 +86,7 @@ function loadGrid(panel, model, signal) {
 
   async function next() {
     const cells = all.slice(start, start + step);
-    const images = await decode(model.name, cells.map(centre), signal);
+    const images = await decode(model, cells.map(centre), signal);
     images.forEach((image, i) => context.putImageData(imageData(image), width * cells[i][1], height * cells[i][0]));
     start += step;
     if (start < all.length) panel.ask("grid", next);

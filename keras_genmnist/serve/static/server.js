@@ -1,5 +1,10 @@
 // What the page asks of the server: TensorFlow Serving's predict, the list of models, the sheet of samples.
 
+const OF_A_CLASS = ["decode", "encode", "reconstruct", "elbo", "discriminate"];
+
+/** Whether a model takes a label with latents or images: a PixelCNN, which draws a chosen class, has neither. */
+export const takesLabels = ({ class_conditional, signatures }) => class_conditional && signatures.includes("decode");
+
 /**
  * The models served: name, version, label, signatures, latent_size, class_conditional, latent_means; image_shape,
  * [H, W, C] or null; noun, what an image is called; classes, their names.
@@ -9,9 +14,9 @@ export async function listModels() {
 }
 
 /**
- * Calls a signature in the columnar form.
+ * Calls a signature in the columnar form; of a model that takes labels, with `chosenClass` as the label of each.
  *
- * @param {string} model
+ * @param {object} model
  * @param {string} signature
  * @param {object} inputs arrays by the name of the argument
  * @param {AbortSignal} signal
@@ -19,7 +24,10 @@ export async function listModels() {
  * @throws {Error} with the server's own sentence
  */
 export async function predict(model, signature, inputs, signal) {
-  const answer = await answered(`v1/models/${encodeURIComponent(model)}:predict`, {
+  if (takesLabels(model) && OF_A_CLASS.includes(signature)) {
+    inputs = { ...inputs, label: new Array((inputs.z ?? inputs.images).length).fill(model.chosenClass) };
+  }
+  const answer = await answered(`v1/models/${encodeURIComponent(model.name)}:predict`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ signature_name: signature, inputs }),
