@@ -79,6 +79,7 @@ class LinearGaussian(NamedTuple):
             mean = tf.linalg.matvec(weights, z) + bias
             return tfd.Independent(tfd.Normal(mean[..., None, None], self.scale), 3)
 
+        decoder.draws_bits, decoder.pixel_by_pixel = True, False  # its nats are no bits per dimension
         return VAE(encoder, decoder, StandardNormal(self.weights.shape[1]), (len(self.bias), 1, 1), objective)
 
 

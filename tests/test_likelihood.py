@@ -216,6 +216,7 @@ def oracle_of_classes(stretch: float) -> VAE:
         mean = tf.linalg.matvec(weights, z) + context @ biases
         return tfp.distributions.Independent(tfp.distributions.Normal(mean[..., None, None], ORACLE.scale), 3)
 
+    decoder.draws_bits = True  # its nats are no bits per dimension
     return VAE(encoder, decoder, StandardNormal(2), (4, 1, 1), num_classes=3)
 
 
