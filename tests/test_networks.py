@@ -133,3 +133,29 @@ def test_conv_networks_treat_images_separately(digits_like):
     network = networks.conv_encoder(digits_like.shape[1:], channels=2, hidden_size=5)
     # One row or three: a matrix product may round differently.
     np.testing.assert_allclose(network(digits_like)[:1], network(digits_like[:1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 6, 3), (2, 3, 1)])
+def test_u_net_sees_the_whole_image_and_knows_where_it_is(shape):
+    network = networks.UNet(shape, features=4, num_blocks=1, hidden_size=8, outputs=2)
+    x = tf.zeros([1, *shape])
+    start = network(x)
+    assert start.shape == (1, *shape[:2], 2)
+    assert len(np.unique(start)) > shape[0] * shape[1]  # of an image that is the same everywhere
+    generator = np.random.default_rng(0)
+    for weight in network.trainable_weights:
+        weight.assign(generator.normal(0, 0.3, weight.shape))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        corner = network(x)[0, 0, 0, 0]
+    assert (tape.gradient(corner, x).numpy() != 0).all()
+
+
+def test_u_net_starts_without_its_branches(digits_like):
+    network = networks.UNet((28, 28, 1), features=4, num_blocks=2, hidden_size=8, outputs=1)
+    start = network(digits_like).numpy()
+    for branch in (*network.down, *network.up):
+        for block in branch.layers:
+            block.first.kernel.assign(100 * block.first.kernel)
+    network.whole.layers[2].kernel.assign(100 * network.whole.layers[2].kernel)
+    np.testing.assert_array_equal(network(digits_like), start)
