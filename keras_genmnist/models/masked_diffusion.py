@@ -91,7 +91,9 @@ class MaskedDiffusion(GenerativeModel):
         log_probs = tf.reduce_sum(hidden * _log_probs(x, self.logits(x, 1 - hidden)), axis=[1, 2, 3])
         return self.size * log_probs / tf.cast(self.size - t, tf.float32)
 
-    def log_likelihood(self, x: tf.Tensor, *, num_draws: int = 10, seed: tf.Tensor | int = 0) -> tf.Tensor:
+    def log_likelihood(
+        self, x: tf.Tensor, *, num_draws: int = 10, seed: tf.Tensor | int = 0, num_steps: int | None = None
+    ) -> tf.Tensor:
         """An estimate of the bound, and so below log p(x) in expectation.
 
         The draws of t for an image are D / num_draws apart, and shifted from image to image: what is left of their
@@ -101,13 +103,17 @@ class MaskedDiffusion(GenerativeModel):
           x: images [B, H, W, C], binary.
           num_draws: of t and the order, for each image.
           seed: int32 [] or [2].
+          num_steps: as of `schedule`, for the bound of images that are drawn in so many; by default one by one.
         Returns:
           [B], nats.
         """
+        starts = self.schedule(num_steps or self.size)
         x, seed = tf.cast(x, tf.float32), tf.broadcast_to(seed, [2])
 
         def term(number):
-            return self.bound(x, *self._orders_and_steps(tf.shape(x)[0], seed, number, num_draws))
+            ranks, t = self._orders_and_steps(tf.shape(x)[0], seed, number, num_draws)
+            # Of those drawn in the same step, a pixel sees none.
+            return self.bound(x, ranks, tf.gather(starts, tf.searchsorted(starts, t, side="right") - 1))
 
         terms = tf.map_fn(term, tf.range(num_draws), fn_output_signature=tf.float32, parallel_iterations=1)
         return tf.reduce_mean(terms, axis=0)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import models
+from keras_genmnist import likelihood, models
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.masked_diffusion import BINS, MaskedDiffusion
 from keras_genmnist.networks import UNet
@@ -121,6 +121,29 @@ def test_log_likelihood_sees_every_step_equally_often(model, monkeypatch, num_dr
         np.testing.assert_allclose(found.mean(), square.mean(), rtol=1e-6)
 
 
+def test_log_likelihood_in_few_steps_sees_the_pixels_of_those_before(model, monkeypatch):
+    monkeypatch.setattr(model, "bound", lambda x, ranks, t: tf.cast(t**2, tf.float32))
+    monkeypatch.setattr(model, "schedule", lambda num_steps: tf.constant([0, 1, 4, PIXELS]))
+    found = model.log_likelihood(np.zeros([4, *SHAPE]), num_draws=3, num_steps=3).numpy()
+    np.testing.assert_allclose(found.mean(), (1 * 0 + 3 * 1 + 2 * 16) / PIXELS, rtol=1e-6)
+
+
+def test_mixture_of_all_orders_is_what_the_bound_is_below(model, every, in_orders, monkeypatch):
+    monkeypatch.setattr(likelihood, "ORDERED_IMAGES", 64)
+    columns = iter(in_orders.T)  # of the next order, for all images
+    monkeypatch.setattr(model, "log_prob_in_order", lambda x, ranks: next(columns))
+    monkeypatch.setattr(model, "orders", lambda seeds: seeds)
+    monkeypatch.setattr(likelihood.tf, "function", lambda function, **options: function)
+    scores = likelihood.over_orders(model, every, 12, "test", num_orders=720).scores
+    mixture, log_px = scores["mixture"], np.log(np.exp(in_orders).mean(axis=1))
+    np.testing.assert_allclose(mixture["nll"]["mean"], -log_px.mean(), atol=1e-5)
+    np.testing.assert_allclose(mixture["elbo"]["mean"], in_orders.mean(), atol=1e-5)
+    np.testing.assert_allclose(mixture["gain"]["mean"], (log_px - in_orders.mean(axis=1)).mean(), atol=1e-5)
+    assert mixture["gain"]["mean"] > 0.05
+    assert (scores["num_images"], scores["elbo"]["num_draws"]) == (64, 12)
+    assert abs(scores["elbo"]["mean"] - in_orders.mean()) < 0.5
+
+
 def test_draws_are_those_of_the_mixture_over_all_orders(model, in_orders):
     drawn = tf.function(model.draw, autograph=False)(seeds(2000))
     expected = np.exp(in_orders).mean(axis=1)
@@ -133,6 +156,8 @@ def test_draws_are_those_of_the_mixture_over_all_orders(model, in_orders):
 def test_draws_in_few_steps_are_those_of_the_mixture_in_as_many(model, every, orders):
     tile = np.repeat(every, 720, axis=0), np.tile(orders, [64, 1, 1, 1])
     in_two = model.log_prob_in_order(*tile, num_steps=2).numpy().reshape(64, 720)
+    estimates = model.log_likelihood(np.repeat(every[40][None], 4000, axis=0), num_draws=1, num_steps=2).numpy()
+    assert abs(estimates.mean() - in_two[40].mean()) < 4 * estimates.std() / np.sqrt(4000)
     np.testing.assert_allclose(np.exp(in_two).sum(axis=0), 1, atol=1e-4)
     drawn = tf.function(model.draw, autograph=False)(seeds(2000), num_steps=2)
     assert_as_often(drawn["images"], np.exp(in_two).mean(axis=1))
