@@ -177,7 +177,7 @@ def sample(argv: list[str]) -> None:
     """Draw images from a run or an export.
 
     genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
-    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model]
+    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model] [--num_steps=98, of a masked_diffusion]
     """
     values = _run_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
@@ -185,16 +185,22 @@ def sample(argv: list[str]) -> None:
     flags.DEFINE_integer("seed", 1, "The same seed gives the same images.", *SEEDS, flag_values=values)
     flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, flag_values=values)
     flags.DEFINE_string("label", None, "The class to draw, by name or number, as --digit.", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, "To draw in; of a masked_diffusion's run.", flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
     if values.export and (values.model or values.workdir):
         raise UsageError("give either --export or a run by --model or --workdir, not both")
     if values.digit is not None and values.label is not None:
         raise UsageError("give either --digit or --label, not both")
+    if values.export and values.num_steps is not None:
+        raise UsageError("an export draws in the steps of its config: give --num_steps with --model or --workdir")
     flag, label = ("--label", values.label) if values.digit is None else ("--digit", str(values.digit))
     with _quiet():
         from keras_genmnist import sampling
-    source = sampling.of_export(Path(values.export)) if values.export else sampling.of_run(_trained(values))
+    if values.export:
+        source = sampling.of_export(Path(values.export))
+    else:
+        source = sampling.of_run(_trained(values), values.num_steps)
     sampling.sample(source, values.num_samples, values.seed, Path(values.out), label, flag)
 
 
