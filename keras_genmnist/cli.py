@@ -78,7 +78,11 @@ def evaluate(argv: list[str]) -> None:
     """
     values = _run_flags()
     flags.DEFINE_integer(
-        "num_draws", None, "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.", 1, flag_values=values
+        "num_draws",
+        None,
+        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of the ELBO of masked_diffusion; 10.",
+        1,
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "proposal", "posterior", ["posterior", "defensive"], "What the draws come from.", flag_values=values
