@@ -78,7 +78,11 @@ def evaluate(argv: list[str]) -> None:
     """
     values = _run_flags()
     flags.DEFINE_integer(
-        "num_draws", None, "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.", 1, flag_values=values
+        "num_draws",
+        None,
+        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of the ELBO of masked_diffusion; 10.",
+        1,
+        flag_values=values,
     )
     flags.DEFINE_enum(
         "proposal", "posterior", ["posterior", "defensive"], "What the draws come from.", flag_values=values
@@ -181,7 +185,7 @@ def sample(argv: list[str]) -> None:
     """Draw images from a run or an export.
 
     genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
-    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model]
+    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model] [--num_steps=98, of a masked_diffusion]
     """
     values = _run_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
@@ -189,16 +193,22 @@ def sample(argv: list[str]) -> None:
     flags.DEFINE_integer("seed", 1, "The same seed gives the same images.", *SEEDS, flag_values=values)
     flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, flag_values=values)
     flags.DEFINE_string("label", None, "The class to draw, by name or number, as --digit.", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, "To draw in; of a masked_diffusion's run.", flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
     if values.export and (values.model or values.workdir):
         raise UsageError("give either --export or a run by --model or --workdir, not both")
     if values.digit is not None and values.label is not None:
         raise UsageError("give either --digit or --label, not both")
+    if values.export and values.num_steps is not None:
+        raise UsageError("an export draws in the steps of its config: give --num_steps with --model or --workdir")
     flag, label = ("--label", values.label) if values.digit is None else ("--digit", str(values.digit))
     with _quiet():
         from keras_genmnist import sampling
-    source = sampling.of_export(Path(values.export)) if values.export else sampling.of_run(_trained(values))
+    if values.export:
+        source = sampling.of_export(Path(values.export))
+    else:
+        source = sampling.of_run(_trained(values), values.num_steps)
     sampling.sample(source, values.num_samples, values.seed, Path(values.out), label, flag)
 
 

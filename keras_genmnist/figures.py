@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_genmnist import files, images, quality, runs
+from keras_genmnist import evaluate, files, images, likelihood, quality, runs
 from keras_genmnist.config import suggest
 from keras_genmnist.datasets import Dataset, eval_batches
 from keras_genmnist.errors import Fault, UsageError
@@ -19,6 +19,7 @@ from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)
+STEP_SAMPLES, STEP_IMAGES = 1000, 2000  # for the figure of steps
 HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
 LONGEST = 24  # letters of a class's name in a legend
 LEGEND_ROWS, LEGEND_ENTRIES = 24, 96  # of more classes, no eye can tell the colours apart
@@ -237,6 +238,42 @@ def classes(subject: Subject) -> Figure:
     return figure
 
 
+def steps(subject: Subject) -> Figure:
+    """Of a model that draws some pixels at a time: samples, their Frechet distance and nats, by the number of steps."""
+    model, dataset, size = subject.model, subject.dataset, subject.model.size
+    numbers = sorted({max(1, round(size / 8 / 3.5**k)) for k in range(3)} | {size})
+    x = _scored(subject)[:STEP_IMAGES]
+    count = min(STEP_SAMPLES, len(dataset.test.images))
+    rows, scores, nats = [], [], []
+    for number in numbers:
+        drawn = evaluate.draw(model, count, num_steps=number)["images"]
+        rows.append(drawn[:20])
+        scores.append(quality.score(drawn, dataset, binary=True))
+        nats.append(-likelihood.over_orders(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"])
+    sheet = images.tile(np.concatenate(rows), columns=20)
+    inches = 10 * sheet.shape[0] / sheet.shape[1]
+    figure = Drawing(figsize=(10, 4 + inches), layout="constrained")
+    axes = figure.subplot_mosaic([["frechet", "nats"], ["samples", "samples"]], height_ratios=[3.4, inches])
+    distances, floor = [score["frechet"] for score in scores], scores[0]["frechet_floor"]["mean"]
+    spread = [distance["spread"] or 0 for distance in distances]
+    axes["frechet"].errorbar(numbers, [distance["mean"] for distance in distances], spread, marker="o", capsize=3)
+    axes["frechet"].axhline(floor, linestyle="--", color="gray", label="as many training images")
+    axes["frechet"].set(ylabel=f"Frechet distance of {count:,} samples", yscale="log")
+    axes["frechet"].legend()
+    axes["nats"].plot(numbers, nats, marker="o")
+    axes["nats"].set(ylabel=f"-ELBO of {len(x):,} test images (nats)")
+    for axis in (axes["frechet"], axes["nats"]):
+        axis.set(xlabel="steps", xscale="log")
+        axis.set_xticks(numbers, [str(number) for number in numbers])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes["samples"].imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    height = sheet.shape[0] / len(numbers)
+    axes["samples"].set(xticks=[], yticks=[height * (n + 0.5) for n in range(len(numbers))], yticklabels=numbers)
+    figure.suptitle(f"Drawn bits by the number of steps, {_caption(subject)}", fontsize=11)
+    return figure
+
+
 def latent_means(subject: Subject) -> Figure:
     """For a 2-D latent: the variational means of the test set, coloured by class."""
     pairs = map(subject.model.images_and_labels, eval_batches(_scored(subject), 500, _labels(subject)))
@@ -298,6 +335,7 @@ def latent_grid(subject: Subject) -> Figure:
 
 
 NO_RUN = "flow_densities"  # of densities.py
+SLOW = ("steps",)  # drawn only where they are asked for
 FORMATS = ("png", "pdf", "svg")
 FIGURES = {
     f.__name__: f
@@ -311,6 +349,7 @@ FIGURES = {
         progress,
         neighbours,
         completion,
+        steps,
         latent_means,
         latent_grid,
     )
@@ -328,7 +367,9 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     if name == "layers" and len(getattr(model, "layer_sizes", [])) < 2:
         return "it needs several layers of latents"
     if name == "completion" and not hasattr(model, "complete"):
-        return "it needs a PixelCNN without latents"
+        return "it needs a PixelCNN without latents, or a masked diffusion"
+    if name == "steps" and not hasattr(model, "sampling_steps"):
+        return "it needs a model that draws some pixels at a time"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
     if name == "latent_means" and dataset.test.labels is None:
@@ -410,7 +451,7 @@ def draw(
     except ValueError as error:
         raise UsageError(f"--label={error}") from None
     subject = Subject(run, model, dataset, runs.history(run, model), seed, pairs, number)
-    for name in which or [name for name in FIGURES if name not in lacking]:
+    for name in which or [name for name in FIGURES if name not in (*lacking, *SLOW)]:
         try:
             drawn = FIGURES[name](subject)
         except Fault as fault:

@@ -158,6 +158,57 @@ def _cropped(size: tuple[int, int]) -> list[layers.Layer]:
     return [layers.Cropping2D([(0, extra) for extra in odd])] if any(odd) else []
 
 
+class UNet(tf_keras.Model):
+    """Residual convolutions at half an image's size and coarser, and a view of the whole: [N, H, W, C] -> [N, H, W, O].
+
+    On the way down, strided convolutions halve the image to each of the `halved_sizes`, and learned features say where
+    each position is; at the coarsest, a fully connected layer sees all of them.  The way up doubles it again, and adds
+    what the way down had found at each size.
+
+    Source: Ronneberger et al. (2015), figure 1, arxiv.org/abs/1505.04597, with sums in place of concatenations
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], features: int, num_blocks: int, hidden_size: int, outputs: int
+    ):
+        """
+        Args:
+          image_shape: (H, W, C) of the image; the input may have other channels.
+          features: feature maps at half the image's size; twice as many after each further halving.
+          num_blocks: residual blocks at each size, on the way down and on the way up.
+          hidden_size: units of the fully connected layer.
+          outputs: O.
+        """
+        super().__init__(name="u_net")
+        sizes = halved_sizes(image_shape)
+        maps = [outputs, *(features * 2**level for level in range(len(sizes) - 1))]
+        self.halve, self.positions, self.down, self.up, self.double = [], [], [], [], []
+        for level, (size, number) in enumerate(zip(sizes[1:], maps[1:], strict=True)):
+            self.halve.append(layers.Conv2D(number, 3 if level else 5, strides=2, padding="same"))
+            start = tf_keras.initializers.RandomNormal(stddev=0.1)
+            self.positions.append(self.add_weight(f"positions_{level}", [1, *size, number], initializer=start))
+            down, up = (tf_keras.Sequential([ResidualBlock(number) for _ in range(num_blocks)]) for _ in range(2))
+            double = layers.Conv2DTranspose(maps[level], 2, strides=2)
+            self.down.append(down)
+            self.up.append(up)
+            self.double.append(tf_keras.Sequential([layers.ELU(), double, *_cropped(sizes[level])]))
+        coarsest = (*sizes[-1], maps[-1])
+        # Zero, as in a residual block.
+        every = layers.Dense(math.prod(coarsest), kernel_initializer="zeros")
+        whole = [layers.ELU(), layers.Flatten(), layers.Dense(hidden_size), layers.ELU(), every]
+        self.whole = tf_keras.Sequential([*whole, layers.Reshape(coarsest)])
+
+    def call(self, x):
+        found = []
+        for halve, positions, down in zip(self.halve, self.positions, self.down, strict=True):
+            x = down(halve(tf_keras.activations.elu(x) if found else x) + positions)
+            found.append(x)
+        x = self.whole(x)
+        for above, up, double in zip(found[::-1], self.up[::-1], self.double[::-1], strict=True):
+            x = double(up(x + above))
+        return x
+
+
 def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
     """Fully connected leaky ReLU layers, images [N, H, W, C] -> logits [N, 1].
 

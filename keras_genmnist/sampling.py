@@ -33,9 +33,24 @@ class Source(NamedTuple):
     owner: object
 
 
-def of_run(run: Run) -> Source:
-    """A trained run."""
+def of_run(run: Run, num_steps: int | None = None) -> Source:
+    """A trained run.
+
+    Args:
+      run: the run.
+      num_steps: in which images are drawn, of a model that draws some pixels at a time.
+    Raises:
+      UsageError: if num_steps means nothing for the model, or is out of range.
+    """
     model = runs.load_model(run)
+    if num_steps is not None:
+        if not hasattr(model, "sampling_steps"):
+            raise UsageError(
+                f"--num_steps={num_steps} means nothing for {run.name}: leave it out, or give a masked_diffusion"
+            )
+        if not 1 <= num_steps <= model.size:
+            raise UsageError(f"--num_steps={num_steps} is out of range: give 1 to {model.size}, the number of pixels")
+        model.sampling_steps = num_steps
     return Source(signatures.of(model), f"{run.name} on {run.spec.name}", run.spec, model)
 
 

@@ -54,7 +54,7 @@ def comparison(records: dict[str, dict]) -> str:
         [
             f"`{name}`",
             _nats(own["test"].get("elbo"), sign=-1),
-            _nats(own["test"]["nll"]),
+            _nats(own["test"].get("nll")),
             f"{own['milliseconds_per_image']:.3f}",
             _training(own),
         ]
@@ -165,10 +165,11 @@ def _likelihoods(records: dict[str, dict]) -> str:
     rows = []
     for name, own in records.items():
         if "test" in own:
-            elbo, nll = own["test"].get("elbo"), own["test"]["nll"]
-            draws = nll.get("num_draws", "exact")
+            elbo, nll = own["test"].get("elbo"), own["test"].get("nll")
+            draws = nll.get("num_draws", "exact") if nll else ""  # a bound over orders has no NLL
             draws = f"{draws:,}" if isinstance(draws, int) else draws
-            rows.append((nll["mean"], [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), draws, _training(own)]))
+            best = nll["mean"] if nll else -elbo["mean"]
+            rows.append((best, [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), draws, _training(own)]))
     return _table("config | -ELBO | NLL | draws | training", [cells for _, cells in sorted(rows)])
 
 

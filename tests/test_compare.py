@@ -80,6 +80,15 @@ def test_compare_knows_exact_likelihoods(digits):
     plt.close(drawn)
 
 
+def test_compare_knows_bounds_without_a_likelihood(digits):
+    model = models.build(tiny.config("masked_diffusion"))
+    own = {"test": {"elbo": {"mean": -81.234, "se": 0.1}}, "train_seconds": 120.0, "epochs": 3}
+    own["milliseconds_per_image"] = compare.cost(model, np.tile(digits, [30, 1, 1, 1]), jit_compile=False)
+    row = compare.table({"masked_diffusion": own}).splitlines()[1]
+    assert row.split()[:6] == ["masked_diffusion", "2.0", "3", "81.23", "+-", "0.10"]
+    assert len(row.split()) == 7
+
+
 @pytest.mark.parametrize(("shape", "inches"), [((28, 28, 1), 5.4), ((12, 20, 3), 4.92)])
 def test_compare_draws_samples_of_any_shape(shape, inches):
     own = {"test": {"nll": {"mean": 81.0, "se": 0.1}}, "curve": {"seconds": [1.0, 2.0], "nats": [90.0, 80.0]}}

@@ -185,6 +185,30 @@ def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_pat
         evaluate.evaluate(run, None, results=False, proposal="defensive")
 
 
+def test_evaluate_of_a_masked_diffusion_tells_its_bound_and_a_mixture_of_orders(few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(likelihood, "ORDERED_IMAGES", 2)
+    monkeypatch.setattr(likelihood, "ORDERS", 2)
+    run = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
+    record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
+    test, count = record["test"], len(runs.load_data(run).test.images)
+    assert (test["num_images"], test["elbo"]["num_draws"]) == (count, evaluate.NUM_EVALUATIONS)
+    assert -800 < test["elbo"]["mean"] < -200  # 543 nats are a bit a pixel
+    mixture = test["mixture"]
+    assert (mixture["num_images"], mixture["num_orders"]) == (2, likelihood.ORDERS)
+    assert mixture["gain"]["mean"] == pytest.approx(-mixture["nll"]["mean"] - mixture["elbo"]["mean"])
+    assert 0 < mixture["gain"]["mean"] < np.log(likelihood.ORDERS)
+    assert "mixture" not in record["validation"]
+    printed = capsys.readouterr().out
+    for label, cell in (("ELBO over random orders", f"{test['elbo']['mean']:.2f} +-"), ("first images", "2")):
+        (line,) = [line for line in printed.splitlines() if label in line]
+        assert cell in line
+    with np.load(tmp_path / "images.npz") as images:
+        assert list(images) == ["index", "label", "elbo"]
+        assert images["elbo"].mean() == pytest.approx(test["elbo"]["mean"])
+    with pytest.raises(UsageError, match=r"--proposal=defensive means nothing for masked_diffusion: .* no posterior"):
+        evaluate.evaluate(run, None, results=False, proposal="defensive")
+
+
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory):
     """A trained run of a VAE of grey levels."""

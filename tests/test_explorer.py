@@ -32,7 +32,7 @@ EDGE = 3  # of the map
 ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
-MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "cvae"]
+MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "cvae"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -448,6 +448,38 @@ def test_drawing_is_scored_and_completed_by_a_pixelcnn(page, server):
     assert not np.array_equal([shown(canvas) for canvas in completions.all()], first)
 
 
+def test_parts_of_a_drawing_are_completed_by_a_masked_diffusion(page, server):
+    visit(page, server, "masked_diffusion")
+    asked = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if ":predict" in request.url else None)
+    assert "white and black ink stay" in page.locator(".drawing .hint").inner_text()
+    draw(page, [(0.7, 0.8), (0.9, 0.8)])  # below, and small: neither moved nor scaled
+    page.get_by_role("button", name="Black ink").click()
+    draw(page, [(0.8, 0.6), (0.8, 0.95)])  # crosses it
+    page.get_by_role("button", name="Black ink").click()
+    draw(page, [(0.1, 0.2), (0.3, 0.2)])
+    part = shown(page.locator(".drawing .picture canvas").first)
+    white, black = part == 255, part == 0
+    assert set(np.unique(part)) == {0, 128, 255} or set(np.unique(part)) == {0, 127, 255}
+    rows, columns = np.nonzero(white)
+    assert (rows.min(), rows.max()) in [(4, 23), (5, 22), (4, 22), (5, 23)] and columns.min() < 4
+    assert black[22, 22] and black[26, 22] and white[22, 19] and white[22, 25]
+    inputs = asked[-1]["inputs"]
+    np.testing.assert_array_equal(np.array(inputs["mask"])[0, ..., 0], white | black)
+    np.testing.assert_array_equal(np.array(inputs["images"])[0, ..., 0], white)
+    completions = [shown(canvas) for canvas in page.locator(".sheet canvas").all()]
+    assert len(np.unique(completions, axis=0)) == 6
+    for completion in completions:
+        assert (completion[white] == 255).all() and (completion[black] == 0).all()
+        assert set(np.unique(completion)) == {0, 255}
+    page.get_by_role("button", name="Clear").click()
+    settle(page)
+    assert shown(page.locator(".sheet canvas").first).max() == 0
+    draw(page, [(0.8, 0.8)])  # a dot
+    dot = shown(page.locator(".drawing .picture canvas").first)
+    assert dot[22, 22] == 255 and (dot > 200).sum() < 9 and (dot < 100).sum() == 0  # nothing of the strokes before
+
+
 # ---- the server
 
 
@@ -649,7 +681,8 @@ def test_controls_have_names_and_a_visible_focus(page, server, model):
             assert found[1] == "solid", found[0]
             reached |= set(found[0].split())
     expected = {"picker", "pad", "clear", "num_samples", "seed", "another", "download"}
-    expected |= {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}}.get(model, {"random", "zero", "alpha", "stop"})
+    own = {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}, "masked_diffusion": {"black"}}
+    expected |= own.get(model, {"random", "zero", "alpha", "stop"})
     assert expected <= reached
 
 

@@ -13,7 +13,7 @@ from keras_genmnist.figures import Subject
 from tests import tiny
 
 eager = tiny.eager
-OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "layers", "classes")]
+OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "layers", "classes", "steps")]
 
 
 @pytest.fixture(scope="module")
@@ -464,3 +464,42 @@ def test_figures_refuse_a_label_that_means_nothing(run):
         list(figures.draw(run, ["samples"], label="3"))
     with pytest.raises(UsageError, match="vae has no figure classes: it needs a model that was told the classes"):
         list(figures.draw(run, ["classes"]))
+
+
+def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeypatch, eager):
+    monkeypatch.setattr(figures, "STEP_SAMPLES", 20)
+    monkeypatch.setattr(figures, "STEP_IMAGES", 6)
+    run = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
+    model, asked = runs.load_model(run), []
+    scores = iter([50.0, 20.0, 10.0, 9.0])
+    steps = []
+
+    def drawn(model, count, num_steps):
+        return steps.append(num_steps) or {"images": np.zeros([count, 28, 28, 1])}
+
+    monkeypatch.setattr(figures.evaluate, "draw", drawn)
+
+    def score(images, dataset, binary):
+        return asked.append(binary) or {
+            "frechet": {"mean": next(scores), "spread": 1.0},
+            "frechet_floor": {"mean": 3.0},
+        }
+
+    monkeypatch.setattr(figures.quality, "score", score)
+    figure = figures.steps(Subject(run, model, mnist_5k, runs.read_metrics(run), seed=5))
+    assert steps == [8, 28, 98, 784]
+    assert asked == [True] * 4
+    frechet, nats, samples = figure.axes
+    np.testing.assert_array_equal(frechet.lines[0].get_xydata(), [[8, 50], [28, 20], [98, 10], [784, 9]])
+    numbers, values = nats.lines[0].get_data()
+    np.testing.assert_array_equal(numbers, steps)
+    x = mnist_5k.test.binary[:6].astype(np.float32)
+    expected = -model.log_likelihood(x, num_draws=4, seed=tf.constant([0, 0]), num_steps=8).numpy().mean()
+    np.testing.assert_allclose(values[0], expected, rtol=1e-5)
+    assert picture(samples).shape == (4 * 28, 20 * 28)
+    plt.close(figure)
+
+
+def test_steps_are_drawn_only_where_they_are_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "_lacks", lambda name, model, dataset: None if name in ("steps", "samples") else "no")
+    assert [name for name, _ in figures.draw(run, [])] == ["samples"]

@@ -154,3 +154,29 @@ def test_context_is_folded_with_the_values_it_belongs_to():
     np.testing.assert_array_equal(context, tf.one_hot([0, 1, 1, 0, 1, 1], 2))
     (alone,) = networks.folded(z)
     np.testing.assert_array_equal(alone, values)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 6, 3), (2, 3, 1)])
+def test_u_net_sees_the_whole_image_and_knows_where_it_is(shape):
+    network = networks.UNet(shape, features=4, num_blocks=1, hidden_size=8, outputs=2)
+    x = tf.zeros([1, *shape])
+    start = network(x)
+    assert start.shape == (1, *shape[:2], 2)
+    assert len(np.unique(start)) > shape[0] * shape[1]  # of an image that is the same everywhere
+    generator = np.random.default_rng(0)
+    for weight in network.trainable_weights:
+        weight.assign(generator.normal(0, 0.3, weight.shape))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        corner = network(x)[0, 0, 0, 0]
+    assert (tape.gradient(corner, x).numpy() != 0).all()
+
+
+def test_u_net_starts_without_its_branches(digits_like):
+    network = networks.UNet((28, 28, 1), features=4, num_blocks=2, hidden_size=8, outputs=1)
+    start = network(digits_like).numpy()
+    for branch in (*network.down, *network.up):
+        for block in branch.layers:
+            block.first.kernel.assign(100 * block.first.kernel)
+    network.whole.layers[2].kernel.assign(100 * network.whole.layers[2].kernel)
+    np.testing.assert_array_equal(network(digits_like), start)

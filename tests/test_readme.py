@@ -234,6 +234,12 @@ def test_tables_show_like_beside_like():
     assert bits.endswith("yet, for they were evaluated before there were any: `pixelcnn-binarized_mnist`.\n\n")
 
 
+def test_table_of_likelihoods_has_a_bound_without_a_likelihood():
+    own = copy.deepcopy(RESULTS["vae"]) | {"test": {"elbo": {"mean": -85.0, "se": 0.2, "num_draws": 10}}}
+    mine, other = results.likelihood({"vae": RESULTS["vae"], "mine": own}).strip().splitlines()[-2:]
+    assert mine.startswith("| `mine` | 85.00 (0.20) |  |  |") and "`vae`" in other
+
+
 def test_tables_say_what_has_no_scores():
     assert "No sample scores yet, for they were evaluated before there were any: `vae`." in results.grey_levels(
         records()

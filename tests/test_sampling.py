@@ -44,6 +44,20 @@ def test_sample_repeats_with_the_seed(source, tmp_path):
     assert not np.array_equal(first[0], draw(source, tmp_path / "c.png", seed=4)[0])
 
 
+def test_sample_draws_in_as_many_steps_as_asked_for(run, tmp_path, eager):
+    masked = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
+    model = runs.load_model(masked)
+    found, _ = draw(sampling.of_run(masked, num_steps=5), tmp_path / "a.png", num_samples=2)
+    seeds = tf.constant([[3, 0], [3, 1]])
+    np.testing.assert_allclose(found, model.draw(seeds, num_steps=5)["probabilities"], atol=1e-6)
+    assert not np.allclose(found, model.draw(seeds)["probabilities"], atol=1e-3)
+    for steps in (0, 785):
+        with pytest.raises(UsageError, match=rf"--num_steps={steps} is out of range: give 1 to 784"):
+            sampling.of_run(masked, num_steps=steps)
+    with pytest.raises(UsageError, match=r"--num_steps=5 means nothing for vae: .* masked_diffusion"):
+        sampling.of_run(run, num_steps=5)
+
+
 @pytest.mark.parametrize("num_samples", [0, MAX_SAMPLES + 1])
 @pytest.mark.parametrize("kind", ["run", "export"])
 def test_sample_refuses_more_than_the_model_draws(source, exported, tmp_path, num_samples, kind):

@@ -34,6 +34,8 @@ SIZES = {
     "channels": 1,
     "num_layers": 2,
     "features": 2,
+    "num_blocks": 1,
+    "sampling_steps": 3,
     "pixelcnn_layers": 2,
     "pixelcnn_features": 2,
     "latent_size": 2,

@@ -25,7 +25,8 @@ class GenerativeModel(tf_keras.Model):
     training, a subclass defines `compile` and `train_step` of tf_keras, and what stands here.
 
     likelihood: "exact" if `log_likelihood` is log p(x), "importance" if it is estimated by draws from a posterior and
-      below log p(x) in expectation, None if there is none.
+      below log p(x) in expectation, "bound" if it estimates a bound that no number of draws brings nearer to log p(x),
+      None if there is none.
     has_latents: whether it has a `prior`, a `latent_size` and `decode`.
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
     takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B]; it then has

@@ -2,9 +2,9 @@
 
 import { onResize, sharpen } from "./canvas.js";
 import { openPanel } from "./panel.js";
-import { readingsOf } from "./readings.js";
+import { completesAnything, readingsOf } from "./readings.js";
 import { predict } from "./server.js";
-import { asDigit, asDrawn, binarize, ink, PEN } from "./strokes.js";
+import { asDigit, asDrawn, asKnown, binarize, ink, PEN } from "./strokes.js";
 
 const MOST_INK = 0.4; // share of white pixels: of MNIST's digits, none has as much
 const TOO_WHITE = "Too white for a digit: its numbers mean little.";
@@ -18,31 +18,38 @@ export function open(model, signal) {
   const pad = panel.find(".pad");
   const shape = model.image_shape;
   const call = (signature, inputs) => predict(model, signature, inputs, signal);
-  const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape));
+  const anything = completesAnything(model);
+  const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape, anything));
   const grey = (strokes) => (model.noun === "digit" ? asDigit : asDrawn)(strokes, shape);
   const seen = model.grey ? grey : (strokes) => binarize(grey(strokes));
   let strokes = [];
+  const black = new Set(); // of the strokes
 
   function refresh(finished) {
     drawInk();
     panel.find(".invitation").hidden = strokes.length > 0;
-    const image = strokes.length ? seen(strokes) : null;
+    // A part of a digit stays where it is; of a whole one, the place is known.
+    const known = () => (anything ? asKnown(strokes, black, shape) : { image: seen(strokes), mask: null });
+    const { image, mask } = strokes.length ? known() : { image: null, mask: null };
     panel.find(".warning").textContent = image && model.noun === "digit" && isTooWhite(image) ? TOO_WHITE : "";
     panel.ask("readings", async () => {
-      for (const reading of readings) await reading.show(image, finished);
+      for (const reading of readings) await reading.show(image, finished, mask);
     });
   }
 
   function drawInk() {
     const { context, width, height } = sharpen(panel.find(".pad canvas"));
-    context.strokeStyle = "#fff";
-    const scaled = strokes.map((stroke) => stroke.map(([x, y]) => [x * width, y * height]));
-    ink(context, scaled, PEN * Math.max(width, height));
+    for (const stroke of strokes) {
+      context.strokeStyle = black.has(stroke) ? "#000" : "#fff";
+      ink(context, [stroke.map(([x, y]) => [x * width, y * height])], PEN * Math.max(width, height));
+    }
   }
 
+  const blackInk = panel.find(".black");
   const pen = {
     down(point) {
       strokes.push([point]);
+      if (blackInk.ariaPressed === "true") black.add(strokes.at(-1));
       refresh(false);
     },
     move(points) {
@@ -54,10 +61,16 @@ export function open(model, signal) {
     },
   };
 
+  if (anything) {
+    pad.classList.add("unknown");
+    panel.find(".parts").hidden = blackInk.hidden = false;
+  }
+  blackInk.addEventListener("click", () => (blackInk.ariaPressed = blackInk.ariaPressed !== "true"));
   if (shape[2] > 1) panel.find(".hint").append(` ${COLOURLESS}`);
   for (const { element, place } of readings) panel.find(place).append(element);
   panel.find(".clear").addEventListener("click", () => {
     strokes = [];
+    black.clear();
     refresh(true);
   });
   onResize(pad, drawInk, signal);

@@ -1,6 +1,7 @@
 // What a model says of a drawn image.  A kind of reading names the signatures that it needs.  Its `open`, given
 // call(signature, inputs) and the shape of images, makes its element, names the place of that in the panel, and shows
-// it for an image [H][W][C], or null where nothing is drawn.
+// it for an image [H][W][C], or null where nothing is drawn; of a model that completes anything, with a mask of what is
+// known of it.
 
 import { imageOf, onResize, paint, sharpen } from "./canvas.js";
 import { copy } from "./panel.js";
@@ -16,10 +17,16 @@ export function readingsOf(model) {
   return known.length && model.image_shape ? [seen, ...known] : [];
 }
 
+/** Whether a model completes an image whichever pixels are known: one that knows p(x) exactly goes row by row. */
+export function completesAnything({ signatures }) {
+  return signatures.includes("complete") && !signatures.includes("log_prob");
+}
+
 const seen = {
   open(call, panel, signal, shape) {
     const { element, show } = picture("As the model sees it", shape);
-    return { element, place: ".beside", show: async (image) => show(image) };
+    const grey = (image, mask) => imageOf(shape, (row, column) => (mask[row][column][0] ? image[row][column][0] : 0.5));
+    return { element, place: ".beside", show: async (image, _, mask) => show(mask ? grey(image, mask) : image) };
   },
 };
 
@@ -108,19 +115,21 @@ const codeAsBars = {
 
 const completions = {
   needs: ["complete"],
-  open(call, panel, signal, shape) {
+  open(call, panel, signal, shape, anything) {
     const element = copy("completions");
     const pictures = Array.from({ length: COMPLETIONS }, (_, i) => picture(`Completion ${i + 1}`, shape));
     const upperHalf = imageOf(shape, (row) => (row < Math.floor(shape[0] / 2) ? 1 : 0));
-    let image = null;
+    let [image, mask] = [null, null];
     let seed = 1;
 
     async function refresh() {
-      const rows = { images: new Array(COMPLETIONS).fill(image), mask: new Array(COMPLETIONS).fill(upperHalf) };
+      const known = mask ?? upperHalf;
+      const rows = { images: new Array(COMPLETIONS).fill(image), mask: new Array(COMPLETIONS).fill(known) };
       const outputs = image && (await call("complete", { ...rows, seed }));
       pictures.forEach(({ show }, i) => show(outputs && outputs.images[i]));
     }
 
+    if (anything) element.querySelector("figcaption span").textContent = "The ink as drawn, the rest by the model";
     element.querySelector(".sheet").append(...pictures.map(({ canvas }) => canvas));
     element.querySelector("button").addEventListener("click", () => {
       seed += 1;
@@ -129,8 +138,8 @@ const completions = {
     return {
       element,
       place: ".below",
-      async show(drawn, finished) {
-        image = drawn;
+      async show(drawn, finished, known) {
+        [image, mask] = [drawn, known];
         if (finished) panel.ask("completions", refresh); // pixel by pixel is too slow to follow the pen
       },
     };

@@ -5,6 +5,7 @@ import { imageOf } from "./canvas.js";
 /** The pen's width, as a share of the longer side of the pad, and of an image of what is drawn on it. */
 export const PEN = 0.075;
 const THINNEST = 1.2; // pixels: a thinner line would be grey
+const DOT = 0.01; // the length, in pixels, of a stroke of one point: Chromium draws nothing for a line without any
 
 // MNIST scales a digit's ink into a box of 20 x 20 ...
 const BOX = 5 / 7; // share of the image's side
@@ -49,6 +50,23 @@ export function binarize(image) {
   return image.map((row) => row.map((pixel) => pixel.map((value) => (value > 0.5 ? 1 : 0))));
 }
 
+/**
+ * What strokes say of pixels, as they stand on the pad; where they cross, the newest holds.
+ *
+ * @param {number[][][]} strokes
+ * @param {Set<number[][]>} black those of them that are; the others are white
+ * @param {number[]} shape [H, W, C]
+ * @returns {{image: number[][][], mask: number[][][]}} [H][W][C]: 1 where white; 1 where there is any ink
+ */
+export function asKnown(strokes, black, shape) {
+  const covers = strokes.map((stroke) => binarize(asDrawn([stroke], shape)));
+  const newest = (row, column) => strokes[covers.findLastIndex((cover) => cover[row][column][0])];
+  return {
+    image: imageOf(shape, (row, column) => (newest(row, column) && !black.has(newest(row, column)) ? 1 : 0)),
+    mask: imageOf(shape, (row, column) => (newest(row, column) ? 1 : 0)),
+  };
+}
+
 /** Draws strokes with round ends and joints. */
 export function ink(context, strokes, width) {
   context.lineCap = context.lineJoin = "round";
@@ -56,7 +74,8 @@ export function ink(context, strokes, width) {
   for (const [first, ...rest] of strokes) {
     context.beginPath();
     context.moveTo(...first);
-    for (const point of [first, ...rest]) context.lineTo(...point); // a stroke of one point is a dot
+    context.lineTo(first[0] + DOT, first[1]);
+    for (const point of rest) context.lineTo(...point);
     context.stroke();
   }
 }

@@ -1,0 +1,28 @@
+"""Masked diffusion, in any order of the pixels (Hoogeboom et al. 2022, arxiv.org/abs/2110.02037)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "masked_diffusion",
+            "features": 32,  # at half the image's size; twice as many at a quarter of it
+            "num_blocks": 2,
+            "hidden_size": 256,
+            "sampling_steps": 98,
+            "dataset": "mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
+            "binarization": "dynamic",
+            "batch_size": 32,
+            "epochs": 25,
+            "learning_rate": 2e-3,
+            "decay": "cosine",
+            "clip_norm": 1.0,
+            "ema_decay": 0.9995,
+            "patience": 0,
+            "jit_compile": False,  # 200 images/s of a core
+            "seed": 3435,
+        }
+    )
