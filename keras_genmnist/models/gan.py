@@ -154,10 +154,12 @@ class GAN(DecoderModel):
 
     @property
     def curves(self):
+        asked = {"samples in the class asked for": ["val_class_asked_for"]} if self.takes_labels and self.judge else {}
         return {
             "loss": ["generator_loss", "discriminator_loss"],
             "pairs that the discriminator ranks rightly": ["accuracy"],
             "Frechet distance" if self.judge else "Frechet distance of pixels": ["val_frechet"],
+            **asked,
         }
 
     def validate(self, batches):

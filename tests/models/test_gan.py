@@ -90,6 +90,8 @@ def test_gan_of_classes_is_validated_by_the_class_asked_for(mnist_5k):
     parts = iter([real[:300], real[300:]])
     model.compiled_decode = lambda z, y: next(parts)
     assert model.validate(batches)["class_asked_for"] > 0.98
+    assert ["val_class_asked_for"] in model.curves.values()
+    assert ["val_class_asked_for"] not in compiled(tiny.config("dcgan")).curves.values()
 
 
 @pytest.mark.parametrize(
