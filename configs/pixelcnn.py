@@ -11,6 +11,11 @@ def get_config() -> ConfigDict:
             "features": 16,
             "first_kernel_size": 13,  # the paper's 7 would train 3 % faster
             "kernel_size": 3,
+            "patch_size": 1,  # of the p x p pixels that are drawn at once; the kernels count such patches
+            "attention_every": 0,  # layers; 0 for none
+            "attention_heads": 1,
+            "orders": 1,  # in which the pixels come, of 8 reflections and transposes; their mean is the model
+            "soft_targets": False,  # the grey levels that bits are drawn from; needs binarization=dynamic
             "position_features": 8,  # learned for each position in the image
             "class_conditional": False,  # of the digit; needs a dataset with labels
             "dataset": "binarized_mnist",

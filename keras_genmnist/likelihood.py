@@ -156,16 +156,22 @@ def doubt(scores: dict) -> str | None:
 
 
 def exact(model: TractableModel, images: np.ndarray) -> Measured:
-    """The NLL of a model that knows it.
+    """The NLL of a model that knows it; among the scores of one of several orders, also that of each alone.
 
     Args:
       model: the model.
       images: uint8 [N, H, W, C], binary.
     """
-    log_prob = tf.function(model.log_likelihood, autograph=model.autograph, reduce_retracing=True)
+    several = hasattr(model, "log_likelihood_by_order")
+    function = model.log_likelihood_by_order if several else model.log_likelihood
+    log_prob = tf.function(function, autograph=model.autograph, reduce_retracing=True)
     batches = progress.batches(eval_batches(images, BATCH), "likelihood")
-    log_px = np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches])
-    return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})
+    found = np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches], axis=-1)
+    log_px = importance.log_mean(found) if several else found
+    scores = {"num_images": len(images), "nll": mean_and_error(-log_px)}
+    if several:
+        scores["orders"] = [mean_and_error(-own) for own in found]
+    return Measured(scores, {"log_px": log_px})
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
@@ -174,8 +180,13 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
     def nats(key):
         return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
 
+    def order(number):
+        return lambda score: f"{score['orders'][number]['mean']:.2f} +- {score['orders'][number]['se']:.2f}"
+
     if "elbo" not in scores:
-        return {"exact NLL": nats("nll")}
+        numbers = range(len(scores.get("orders", [])))
+        alone = {f"  order {number + 1} alone": order(number) for number in numbers}
+        return {"exact NLL": nats("nll")} | alone
     by_draws = "weighted_nll" if "weighted_nll" in scores else "nll"
 
     def draws(key, form):
