@@ -4,9 +4,15 @@ Source: van den Oord et al. (2016), "Conditional Image Generation with PixelCNN 
 arxiv.org/abs/1606.05328
 """
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from tf_keras import layers
+
+from keras_genmnist.patches import Patches
 
 
 class GatedLayer(layers.Layer):
@@ -54,11 +60,13 @@ class GatedLayer(layers.Layer):
         return output if self.first else output + left[:, :, self.reach :]
 
     @staticmethod
-    def add(values: tf.Tensor, context: tf.Tensor | None) -> tf.Tensor:
-        """values [B, R, W, 2 features] with the context [B, R or 1, W or 1, 2 features] added, if there is one."""
-        return values if context is None else values + context
+    def add(values: tf.Tensor, context: Sequence[tf.Tensor]) -> tf.Tensor:
+        """values [B, R, W, 2 features] with each part of the context, [B or 1, R or 1, W or 1, 2 features], added."""
+        for part in context:  # one after the other: their sum would be as large as the values
+            values += part
+        return values
 
-    def call(self, vertical, horizontal, own=None, across=None):
+    def call(self, vertical, horizontal, own=(), across=()):
         seen = self.add(self.see_rows(tf.pad(vertical, [[0, 0], [self.reach, 0], [0, 0], [0, 0]])), own)
         above = self.add(self.link(tf.pad(seen, [[0, 0], [1, 0], [0, 0], [0, 0]])[:, :-1]), across)
         left = tf.pad(horizontal, [[0, 0], [0, 0], [self.reach, 0], [0, 0]])
@@ -71,107 +79,256 @@ def gate(values: tf.Tensor) -> tf.Tensor:
     return tf.tanh(a) * tf.sigmoid(b)
 
 
-class GatedPixelCNN(tf_keras.Model):
-    """Logits of binary pixels, each of the pixels before it and of a context.
+Context = tf.Tensor | Sequence[tf.Tensor] | None
 
-    The channels of one pixel do not see each other: given what is before it, they are independent.
 
-    Source: figure 2 and section 2.3
+class CausalAttention(layers.Layer):
+    """What each place takes from all places up to its own, added to what it has.
+
+    Source: Chen et al. (2018), "PixelSNAIL", section 2, arxiv.org/abs/1712.09763; Vaswani et al. (2017), section 3.2
     """
 
-    def __init__(self, num_layers: int, features: int, size: int, first_size: int, channels: int = 1):
+    def __init__(self, features: int, heads: int):
+        """
+        Args:
+          features: maps of the input, a multiple of `heads`.
+          heads: which look at the places before, each in its own way.
+        """
+        super().__init__()
+        self.features, self.heads = features, heads
+        self.project = layers.Dense(3 * features, use_bias=False)
+        self.mix = layers.Dense(features)
+
+    def split(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The queries [B, N, F] of places [B, N, F], and their keys and values side by side, [B, N, 2 F]."""
+        return tf.split(self.project(values), [self.features, 2 * self.features], axis=-1)
+
+    def attend(self, queries: tf.Tensor, parts: list[tf.Tensor], bias: tf.Tensor | float = 0.0) -> tf.Tensor:
+        """What queries [B, M, F] find among keys and values, which come in `parts` of [B, N, 2 F].
+
+        Args:
+          queries: of `split`.
+          parts: of `split`.
+          bias: added to the scores, [M, N].
+        Returns:
+          [B, M, F].
+        """
+        pairs = [tf.split(part, 2, axis=-1) for part in parts]
+        queries = self._by_head(queries) / math.sqrt(self.features // self.heads)
+        scores = [tf.matmul(queries, self._by_head(keys), transpose_b=True) for keys, _ in pairs]
+        weights = tf.nn.softmax(tf.concat(scores, axis=-1) + bias)
+        weights = tf.split(weights, [tf.shape(part)[1] for part in parts], axis=-1) if len(parts) > 1 else [weights]
+        pairs = zip(weights, pairs, strict=True)
+        found = tf.add_n([tf.matmul(share, self._by_head(values)) for share, (_, values) in pairs])
+        found = tf.transpose(found, [0, 2, 1, 3])
+        return self.mix(tf.reshape(found, [tf.shape(found)[0], -1, self.features]))
+
+    def _by_head(self, values: tf.Tensor) -> tf.Tensor:
+        """[B, N, F] -> [B, heads, N, F / heads]"""
+        parted = tf.reshape(values, [tf.shape(values)[0], -1, self.heads, self.features // self.heads])
+        return tf.transpose(parted, [0, 2, 1, 3])
+
+    def call(self, maps):
+        """[B, R, S, F] -> [B, R, S, F]"""
+        rows, columns = maps.shape[1:3]
+        count = rows * columns
+        queries, others = self.split(tf.reshape(maps, [-1, count, self.features]))
+        later = np.triu(np.full([count, count], -1e9, np.float32), k=1)
+        return maps + tf.reshape(self.attend(queries, [others], later), tf.shape(maps))
+
+
+class GatedPixelCNN(tf_keras.Model):
+    """What binary pixels are, each given the pixels before it and a context.
+
+    The network goes from place to place, and a place is a pixel, or a patch of pixels that are drawn at once: "before"
+    is by places, row by row, and within a patch by pixels.  The channels of one place do not see each other: given what
+    is before it, they are independent.
+
+    Source: figure 2 and section 2.3; of attention, see CausalAttention
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        features: int,
+        size: int,
+        first_size: int,
+        channels: int = 1,
+        patch_size: int = 1,
+        attention_every: int = 0,
+        attention_heads: int = 1,
+    ):
         """
         Args:
           num_layers: gated layers, the first included.
           features: feature maps of each stack.
-          size: of the kernels, odd; see GatedLayer.
+          size: of the kernels, odd, in places; see GatedLayer.
           first_size: of the first layer's.
           channels: C, of the image.
+          patch_size: p, of places of p x p pixels.
+          attention_every: after how many layers each comes one of attention; 0 for none.
+          attention_heads: of these layers.
         """
         super().__init__()
-        self.channels = channels
+        self.patches = Patches(patch_size, channels)
+        maps = self.patches.pixels * channels
         sizes = [first_size] + (num_layers - 1) * [size]
-        inputs = [channels] + (num_layers - 1) * [features]
+        inputs = [maps] + (num_layers - 1) * [features]
         self.gated = [
             GatedLayer(maps, features, reached, first=number == 0)
             for number, (maps, reached) in enumerate(zip(inputs, sizes, strict=True))
         ]
         self.contexts = [layers.Dense(4 * features, use_bias=False) for _ in sizes]
-        self.head = tf_keras.Sequential([layers.ReLU(), layers.Dense(features), layers.ReLU(), layers.Dense(channels)])
+        outputs = layers.Dense(self.patches.num_logits)
+        self.head = tf_keras.Sequential([layers.ReLU(), layers.Dense(features), layers.ReLU(), outputs])
+        count = num_layers // attention_every if attention_every else 0
+        self.attention = [CausalAttention(features, attention_heads) for _ in range(count)]
+        self.attention_every = attention_every
 
-    def call(self, x: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
+    def _attention_after(self, number: int) -> CausalAttention | None:
+        """The layer of attention that comes after the gated one of this number, from 0, if there is one."""
+        if not self.attention_every or (number + 1) % self.attention_every:
+            return None
+        return self.attention[number // self.attention_every]
+
+    def call(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
         """
         Args:
           x: binary images [B, H, W, C].
-          context: [B, H or 1, W or 1, F], or None.
+          context: of each place, [B or 1, R or 1, S or 1, F]; several that count as one of all their features; or None.
         Returns:
-          logits [B, H, W, C] of each pixel given those before it.
+          logits [B, R, S, L] of each place given those before it: of pixels [B, H, W, C], and of patches what
+          Patches says.
         """
-        vertical = horizontal = signed(x)
-        for layer, (own, across) in zip(self.gated, self._contexts(context), strict=True):
+        vertical = horizontal = signed(self.patches.split(x))
+        for number, (layer, (own, across)) in enumerate(zip(self.gated, self._contexts(context), strict=True)):
             vertical, horizontal = layer(vertical, horizontal, own, across)
+            if attention := self._attention_after(number):
+                horizontal = attention(horizontal)
         return self.head(horizontal)
 
-    def _contexts(self, context: tf.Tensor | None) -> list:
-        """What the context adds before the gates of the vertical and of the horizontal stack, for each layer."""
-        if context is None:
-            return len(self.gated) * [(None, None)]
-        return [tf.split(project(context), 2, axis=-1) for project in self.contexts]
-
-    def sample(self, uniform: tf.Tensor, context: tf.Tensor | None = None) -> tf.Tensor:
-        """Draws images: a pixel is 1 where its uniform number is below its probability.
-
-        The vertical stack is computed a row at a time and the horizontal one a pixel at a time, both from the few rows
-        and pixels that their kernels reach: about the arithmetic of one pass, and memory that does not grow with it.
+    def log_prob(self, x: tf.Tensor, context: Context = None, targets: tf.Tensor | None = None) -> tf.Tensor:
+        """log p of each place given those before it.
 
         Args:
-          uniform: [B, H, W, C], in [0, 1).
+          x: binary images [B, H, W, C].
+          context: as in `call`.
+          targets: the probabilities [B, H, W, C] that the pixels were drawn with, independently: what is returned is
+            then the mean over what each place could have been.  By default the pixels themselves.
+        Returns:
+          [B, R, S, C], nats.
+        """
+        return self.patches.log_prob(self(x, context), x if targets is None else targets)
+
+    def log_prob_known(self, x: tf.Tensor, uniform: tf.Tensor, context: Context = None) -> tf.Tensor:
+        """log p of the pixels of x that `uniform` says are known, as of `draw`: [B, R, S, C], nats."""
+        return self.patches.log_prob_known(self(x, context), uniform)
+
+    def probabilities(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
+        """The probability that each pixel of x is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
+        leading_to_x = tf.where(x > 0.5, 0.0, 1 - 2.0**-24)  # the numbers that `draw` draws it of
+        probabilities = self.patches.draw(self(x, context), self.patches.split(leading_to_x, outside=2.0))[1]
+        return self.patches.join(probabilities, *x.shape[1:3])
+
+    def _contexts(self, context: Context) -> list:
+        """What the context adds before the gates of the vertical and of the horizontal stack, for each layer."""
+        if context is None:
+            return len(self.gated) * [([], [])]
+        if isinstance(context, tf.Tensor | tf.Variable):
+            return [[[half] for half in tf.split(project(context), 2, axis=-1)] for project in self.contexts]
+        sizes, added = [part.shape[-1] for part in context], []
+        for project in self.contexts:
+            if not project.built:
+                project.build([None, sum(sizes)])
+            kernels = tf.split(project.kernel, sizes)
+            parts = [tf.tensordot(part, kernel, 1) for part, kernel in zip(context, kernels, strict=True)]
+            added.append(list(zip(*(tf.split(part, 2, axis=-1) for part in parts), strict=True)))
+        return added
+
+    def draw(self, uniform: tf.Tensor, context: Context = None) -> dict[str, tf.Tensor]:
+        """Draws images: a pixel is 1 where its uniform number is below its probability.
+
+        The vertical stack is computed a row at a time and the horizontal one a place at a time, both from the few rows
+        and places that their kernels reach, and attention from the keys and values of all places before: about the
+        arithmetic of one pass.
+
+        Args:
+          uniform: [B, H, W, C], in [0, 1); below 0 where a pixel is known to be 1, 1 or more where it is known to be 0.
+            What is known further down does not count, but in the same patch it does.
           context: as in `call`.
         Returns:
-          [B, H, W, C], 0 or 1.
+          images, 0 or 1, and the probabilities that their pixels were drawn with, [B, H, W, C].
         """
         height, width = uniform.shape[1:3]
+        uniform = self.patches.split(uniform, outside=2.0)
+        num_rows, num_columns, num_pixels = uniform.shape[1:]
         contexts = self._contexts(context)
         batch = tf.shape(uniform)[0]
-        rows = [tf.zeros([batch, layer.reach, width, layer.inputs]) for layer in self.gated]
-        seen = [tf.zeros([batch, 1, width, layer.link.units]) for layer in self.gated]
+        rows = [tf.zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in self.gated]
+        seen = [tf.zeros([batch, 1, num_columns, layer.link.units]) for layer in self.gated]
+        before = [tf.zeros([batch, 0, 2 * layer.features]) for layer in self.attention]
 
-        def draw_row(i, images, rows, seen):
-            here = [[None if part is None else _slice(part, i, axis=1) for part in pair] for pair in contexts]
+        def draw_row(i, images, rows, seen, before):
+            here = [[[_slice(part, i, axis=1) for part in parts] for parts in pair] for pair in contexts]
             above = [
                 layer.add(layer.link(last), across)
                 for layer, last, (_, across) in zip(self.gated, seen, here, strict=True)
             ]
-            drawn = self._draw_row(uniform[:, i], above)
-            vertical, new_rows, new_seen = signed(drawn), [], []
+            drawn, new = self._draw_row(uniform[:, i], above, before)
+            vertical, new_rows, new_seen = signed(drawn[..., 0]), [], []
             for layer, cached, (own, _) in zip(self.gated, rows, here, strict=True):
                 window = tf.concat([cached, vertical], axis=1)
                 new_seen.append(layer.add(layer.see_rows(window), own))
                 new_rows.append(window[:, 1:])
                 vertical = gate(new_seen[-1])
-            return i + 1, images + tf.one_hot(i, height)[:, None, None] * drawn, new_rows, new_seen
+            before = [tf.concat(pair, axis=1) for pair in zip(before, new, strict=True)]
+            return i + 1, images + tf.one_hot(i, num_rows)[:, None, None, None] * drawn, new_rows, new_seen, before
 
-        state = (0, tf.zeros([batch, height, width, self.channels]), rows, seen)
-        return tf.while_loop(lambda i, *_: i < height, draw_row, state)[1]
+        state = (0, tf.zeros([batch, num_rows, num_columns, num_pixels, 2]), rows, seen, before)
+        found = tf.while_loop(lambda i, *_: i < num_rows, draw_row, state, _growing(state, before))[1]
+        names = ("images", "probabilities")
+        parts = zip(names, tf.unstack(found, axis=-1), strict=True)
+        return {name: self.patches.join(part, height, width) for name, part in parts}
 
-    def _draw_row(self, uniform: tf.Tensor, above: list[tf.Tensor]) -> tf.Tensor:
-        """One row, [B, 1, W, C], of uniform numbers [B, W, C] and what the layers see of the rows above."""
-        batch, width = tf.shape(uniform)[0], uniform.shape[1]
+    def _draw_row(self, uniform: tf.Tensor, above: list[tf.Tensor], before: list[tf.Tensor]):
+        """One row of places.
+
+        Args:
+          uniform: [B, S, p p C].
+          above: what the layers see of the rows above.
+          before: of each layer of attention, the keys and values of the rows above.
+        Returns:
+          Its pixels and their probabilities, [B, 1, S, p p C, 2], and its own keys and values.
+        """
+        batch, num_columns, num_pixels = tf.shape(uniform)[0], *uniform.shape[1:]
         left = [tf.zeros([batch, 1, layer.reach, layer.inputs]) for layer in self.gated]
+        own = [tf.zeros([batch, 0, 2 * layer.features]) for layer in self.attention]
 
-        def draw_pixel(j, row, left):
-            horizontal, new_left = None, []
-            for layer, cached, seen in zip(self.gated, left, above, strict=True):
+        def draw_place(j, row, left, own):
+            horizontal, new_left, new_own = None, [], []
+            for number, (layer, cached, seen) in enumerate(zip(self.gated, left, above, strict=True)):
                 window = cached if layer.first else tf.concat([cached, horizontal], axis=2)
                 horizontal = layer.step(window, _slice(seen, j, axis=2))
                 new_left.append(window[:, :, 1:])
-            probability = tf.sigmoid(self.head(horizontal))
-            pixel = tf.cast(uniform[:, None, j, None] < probability, tf.float32)
-            new_left[0] = tf.concat([new_left[0], signed(pixel)], axis=2)
-            return j + 1, row + tf.one_hot(j, width)[:, None] * pixel, new_left
+                if attention := self._attention_after(number):
+                    queries, others = attention.split(horizontal[:, 0])
+                    new_own.append(tf.concat([own[len(new_own)], others], axis=1))
+                    parts = [before[len(new_own) - 1], new_own[-1]]
+                    horizontal += attention.attend(queries, parts)[:, None]
+            pixels, probabilities = self.patches.draw(self.head(horizontal), uniform[:, None, j, None])
+            new_left[0] = tf.concat([new_left[0], signed(pixels)], axis=2)
+            drawn = tf.stack([pixels, probabilities], axis=-1)
+            return j + 1, row + tf.one_hot(j, num_columns)[:, None, None] * drawn, new_left, new_own
 
-        state = (0, tf.zeros([batch, 1, width, self.channels]), left)
-        return tf.while_loop(lambda j, *_: j < width, draw_pixel, state)[1]
+        state = (0, tf.zeros([batch, 1, num_columns, num_pixels, 2]), left, own)
+        found = tf.while_loop(lambda j, *_: j < num_columns, draw_place, state, _growing(state, own))
+        return found[1], found[3]
+
+
+def _growing(state: tuple, caches: list[tf.Tensor]) -> tuple:
+    """The shapes of a loop's state, whose last part is caches [B, N, F] of ever more places."""
+    fixed = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value).shape, state[:-1])
+    return (*fixed, [tf.TensorShape([cache.shape[0], None, cache.shape[2]]) for cache in caches])
 
 
 def signed(pixels: tf.Tensor) -> tf.Tensor:

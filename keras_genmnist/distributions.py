@@ -81,6 +81,15 @@ def sample_each(distribution: tfd.Distribution, seeds: tf.Tensor) -> tf.Tensor:
     return draws if base is distribution else distribution.bijector.forward(draws)  # the flow sees all rows at once
 
 
+def categorical_each(log_weights: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+    """Draws one of L for each column of log weights [L, N] from its own seed, int32 [N, 2]: int32 [N]."""
+    return tf.map_fn(
+        lambda row: tf.random.stateless_categorical(row[0][None], 1, row[1], tf.int32)[0, 0],
+        (tf.transpose(log_weights), seeds),
+        fn_output_signature=tf.int32,
+    )
+
+
 def draw_noise(seed: tf.Tensor, num_samples: int, shape: tuple[tf.Tensor | int, int]) -> tf.Tensor:
     """Standard normal numbers [S, B, D].
 
@@ -189,8 +198,7 @@ class PixelCNNDecoder(tf_keras.Model):
         features = self._features(z, context)
         shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
         uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape])
-        images = self.pixelcnn.sample(uniform, features)
-        drawn = {"images": images, "probabilities": tf.sigmoid(self.pixelcnn(images, features))}
+        drawn = self.pixelcnn.draw(uniform, features)
         return {name: tf.reshape(values, shape) for name, values in drawn.items()}
 
 
@@ -215,7 +223,7 @@ class AutoregressiveBernoulli:
         x = tf.reshape(
             tf.broadcast_to(x, tf.concat([self.batch_shape, self.image_shape], axis=0)), [-1, *self.image_shape]
         )
-        log_probs = -tf.nn.sigmoid_cross_entropy_with_logits(x, self.pixelcnn(x, self.context))
+        log_probs = self.pixelcnn.log_prob(x, self.context)
         return tf.reshape(tf.reduce_sum(log_probs, axis=[1, 2, 3]), self.batch_shape)
 
 

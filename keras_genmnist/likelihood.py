@@ -220,25 +220,37 @@ def doubt(scores: dict) -> str | None:
 
 
 def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None = None) -> Measured:
-    """The NLL of a model that knows it.
+    """The NLL of a model that knows it; among the scores of one of several orders, also that of each alone.
 
     Args:
       model: the model.
       images: uint8 [N, H, W, C], binary.
       labels: [N], of a model that takes them; see `_over_classes`.
     """
-    log_prob = tf.function(model.log_likelihood, autograph=model.autograph, reduce_retracing=True)
+    several = hasattr(model, "log_likelihood_by_order")
+    function = model.log_likelihood_by_order if several else model.log_likelihood
+    log_prob = tf.function(function, autograph=model.autograph, reduce_retracing=True)
     batches = progress.batches(eval_batches(images, BATCH), "likelihood")
 
-    def measured(log_px):
-        return Measured({"num_images": len(images), "nll": mean_and_error(-log_px)}, {"log_px": log_px})
+    def read(x, *y):
+        return log_prob(x, *y).numpy().astype(np.float64)
+
+    def measured(found):
+        log_px = importance.log_mean(found) if several else found
+        scores = {"num_images": len(images), "nll": mean_and_error(-log_px)}
+        if several:
+            scores["orders"] = [mean_and_error(-own) for own in found]
+        return Measured(scores, {"log_px": log_px})
 
     if labels is None:
-        return measured(np.concatenate([log_prob(x).numpy().astype(np.float64) for x in batches]))
+        return measured(np.concatenate([read(x) for x in batches], axis=-1))
     classes = range(model.num_classes)
-    found = [[log_prob(x, np.full(len(x), number)).numpy().astype(np.float64) for number in classes] for x in batches]
-    log_px = np.concatenate(found, axis=1)
-    return _over_classes(model, measured(log_px[labels, np.arange(len(labels))]), labels, log_px)
+    by_class = [[read(x, np.full(len(x), number)) for number in classes] for x in batches]
+    found = np.concatenate(by_class, axis=-1)  # [C, N], or with orders [C, K, N]
+    given = measured(found[labels, ..., np.arange(len(labels))].T)
+    return _over_classes(
+        model, given, labels, np.array([importance.log_mean(own) for own in found]) if several else found
+    )
 
 
 def over_orders(
@@ -291,6 +303,9 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
     def nats(key):
         return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
 
+    def order(number):
+        return lambda score: f"{score['orders'][number]['mean']:.2f} +- {score['orders'][number]['se']:.2f}"
+
     if "given_label" in scores:
 
         def of_given(cell):
@@ -303,7 +318,9 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
         found |= {"NLL, of p(x)": nats("nll"), "likeliest class right": share, "given the label:": lambda score: ""}
         return found | {label: of_given(cell) for label, cell in rows(scores["given_label"]).items()}
     if "elbo" not in scores:
-        return {"exact NLL": nats("nll")}
+        numbers = range(len(scores.get("orders", [])))
+        alone = {f"  order {number + 1} alone": order(number) for number in numbers}
+        return {"exact NLL": nats("nll")} | alone
     if "nll" not in scores:
         return _rows_over_orders(scores)
     by_draws = "weighted_nll" if "weighted_nll" in scores else "nll"

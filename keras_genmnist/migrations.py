@@ -61,8 +61,14 @@ def _from_2(config: dict) -> dict:
     return {"image_size": 0, "invert": False} | decoder | renamed
 
 
+_MISSING_FROM_3 = {
+    "pixelcnn": {"patch_size": 1, "attention_every": 0, "attention_heads": 1, "orders": 1, "soft_targets": False},
+    **dict.fromkeys(("vae", "ladder", "gan"), {"class_conditional": False}),
+}
+
+
 def _from_3(config: dict) -> dict:
-    return ({"class_conditional": False} if config["model"] in ("vae", "ladder", "gan") else {}) | config
+    return _MISSING_FROM_3.get(config["model"], {}) | config
 
 
 MIGRATIONS = [_from_1, _from_2, _from_3]  # the first makes a config of schema 1 one of schema 2, and so on

@@ -268,6 +268,7 @@ class Training:
             first_step=self.step,
             last_step=self.step + num_chunks * self.steps_per_chunk,
             labelled=self.model.takes_labels,
+            levelled=self.model.takes_levels,
         )
         return iter(batches.batch(self.steps_per_chunk, drop_remainder=True).prefetch(1))
 

@@ -12,7 +12,7 @@ SHAPE = (6, 5)
 
 def randomised(network: GatedPixelCNN, context=None) -> GatedPixelCNN:
     """The network with weights large enough that every path through it counts."""
-    network(tf.zeros([1, *SHAPE, network.channels]), context)
+    network(tf.zeros([1, *SHAPE, network.patches.channels]), context)
     generator = np.random.default_rng(0)
     for weight in network.weights:
         weight.assign(generator.normal(0, 0.3, weight.shape))
@@ -48,12 +48,65 @@ def test_pixel_never_sees_itself_or_a_later_one(network):
     assert (slopes != 0).sum() > SHAPE[0] * SHAPE[1]
 
 
+# Patches that cut the image, attention after every layer or the last, and both.
+KINDS = {
+    "patches": {"patch_size": 2},
+    "attention": {"attention_every": 1, "attention_heads": 2},
+    "both": {"patch_size": 2, "attention_every": 2},
+}
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_place_sees_the_places_before_it_and_with_attention_all_of_them(options):
+    network = randomised(GatedPixelCNN(2, features=16, size=3, first_size=3, **options))
+    x = tf.random.stateless_uniform([1, *SHAPE, 1], seed=[1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = network(x)
+    slopes = tape.jacobian(logits, x).numpy()[0, :, :, :, 0, :, :, 0]  # [R, S, L, H, W]
+    rows, columns = slopes.shape[:2]
+    size = options.get("patch_size", 1)
+    order = np.arange(rows * columns).reshape(rows, columns)
+    of_pixel = order.repeat(size, axis=0).repeat(size, axis=1)[: SHAPE[0], : SHAPE[1]]
+    sees = (slopes != 0).any(axis=2)
+    before = of_pixel < order[..., None, None]
+    assert not (sees & ~before).any()
+    if "attention_every" in options:
+        np.testing.assert_array_equal(sees, before)
+
+
 def naive_sample(network, uniform, context=None) -> np.ndarray:
-    """One full pass a pixel."""
-    x = np.zeros_like(uniform)
-    for i, j in np.ndindex(*SHAPE):
-        x[:, i, j] = uniform[:, i, j] < tf.sigmoid(network(x, context))[:, i, j]
+    """One full pass a place."""
+    x, patches = np.zeros_like(uniform), network.patches
+    numbers = patches.split(tf.constant(uniform), outside=2.0)
+    for i, j in np.ndindex(*numbers.shape[1:3]):
+        drawn = np.zeros(numbers.shape, np.float32)
+        drawn[:, i, j] = patches.draw(network(x, context)[:, i, j], numbers[:, i, j])[0]
+        x += patches.join(tf.constant(drawn), *SHAPE).numpy()
     return x
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_cached_sampling_of_patches_and_attention_draws_the_bits_of_naive_sampling(options):
+    contexts = [tf.random.stateless_normal(shape, seed=[5, 6]) for shape in ([20, 1, 1, 2], [1, 6, 5, 3])]
+    if "patch_size" in options:
+        contexts[1] = contexts[1][:, :3, :3]
+    network = GatedPixelCNN(3, features=16, size=3, first_size=5, **options)
+    randomised(network, [contexts[0][:1], contexts[1]])
+    uniform = np.random.default_rng(1).random([20, *SHAPE, 1]).astype(np.float32)
+    drawn = tf.function(network.draw)(tf.constant(uniform), contexts)
+    images = drawn["images"].numpy()
+    np.testing.assert_array_equal(images, naive_sample(network, uniform, contexts))
+    np.testing.assert_allclose(drawn["probabilities"], network.probabilities(images, contexts), atol=1e-5)
+    assert len(np.unique(images.reshape(20, -1), axis=0)) == 20
+
+
+def test_context_in_parts_counts_as_one_of_all_their_features():
+    parts = [tf.random.stateless_normal(shape, seed=[5, 6]) for shape in ([2, 1, 1, 4], [1, *SHAPE, 3])]
+    whole = tf.concat([tf.broadcast_to(part, [2, *SHAPE, part.shape[-1]]) for part in parts], axis=-1)
+    network = randomised(GatedPixelCNN(2, features=16, size=3, first_size=5), whole)
+    x = tf.random.stateless_uniform([2, *SHAPE, 1], seed=[1, 2])
+    np.testing.assert_allclose(network(x, parts), network(x, whole), atol=1e-4)
 
 
 CONTEXTS = {"none": None, "vector": [20, 1, 1, 4], "map": [20, *SHAPE, 4]}
@@ -67,8 +120,8 @@ def test_cached_sampling_draws_the_bits_of_naive_sampling(kind, channels):
     randomised(network, None if context is None else context[:1])
     uniform = np.random.default_rng(1).random([20, *SHAPE, channels]).astype(np.float32)
     expected = naive_sample(network, uniform, context)
-    for sample in (network.sample, tf.function(network.sample)):
-        np.testing.assert_array_equal(sample(tf.constant(uniform), context), expected)
+    for draw in (network.draw, tf.function(network.draw)):
+        np.testing.assert_array_equal(draw(tf.constant(uniform), context)["images"], expected)
     assert 0.1 < expected.mean() < 0.9
     assert len(np.unique(expected.reshape(20, -1), axis=0)) == 20
 
@@ -112,7 +165,7 @@ def test_sampling_arithmetic_is_that_of_a_pass_or_two():
     for layer in network.gated:
         layer.__class__ = Counted
     tf.config.run_functions_eagerly(True)
-    network.sample(uniform)
+    network.draw(uniform)
     tf.config.run_functions_eagerly(False)
     # As many places as one pass has: 196 in each of six layers.
     assert calls == {"seen": 6 * 196, "left": 6 * 196}

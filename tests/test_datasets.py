@@ -159,6 +159,19 @@ def test_train_batches_are_functions_of_seed_and_step(kind):
     assert not np.array_equal(whole, batches(split, kind, 0, 12, seed=1))
 
 
+def test_train_batches_with_levels_have_the_bits_they_have_without(mnist_5k):
+    split = mnist_5k.train
+    given = {"binarization": "dynamic", "batch_size": 100, "seed": 3, "first_step": 5, "last_step": 7}
+    plain = list(split.train_batches(**given).as_numpy_iterator())
+    grey = list(split.train_batches(**given | {"binarization": "none"}).as_numpy_iterator())
+    for labelled in (False, True):
+        levelled = list(split.train_batches(**given, labelled=labelled, levelled=True).as_numpy_iterator())
+        for batch, bits, levels in zip(levelled, plain, grey, strict=True):
+            x = batch[0] if labelled else batch
+            np.testing.assert_array_equal(x["images"], bits)
+            np.testing.assert_array_equal(x["levels"], levels)
+
+
 def test_train_batches_none_are_grey_levels(mnist_5k):
     split = Split(*(part[:100] for part in mnist_5k.train))
     rows = batches(split, "none", 0, 1).reshape(100, 784)

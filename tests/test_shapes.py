@@ -19,7 +19,7 @@ MODELS = {
     "pixelvae": {"posterior": "gaussian", "prior": "normal"},
     "ladder": {},
     "ladder_conv": {},
-    "pixelcnn": {"class_conditional": True},
+    "pixelcnn": {"class_conditional": True, "orders": 4},  # eight transpose
     "gan": {},
     "dcgan": {},
 }

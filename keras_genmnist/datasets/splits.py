@@ -45,6 +45,7 @@ class Split(NamedTuple):
         first_step: int,
         last_step: int,
         labelled: bool = False,
+        levelled: bool = False,
     ) -> tf.data.Dataset:
         """Training batches number first_step .. last_step - 1, each a pure function of (seed, step).
 
@@ -58,15 +59,23 @@ class Split(NamedTuple):
           seed: of the order and the bits.
           first_step, last_step: counted from the start of training.
           labelled: whether to give the labels too.
+          levelled: whether to give the grey levels too, that `dynamic` draws bits from.
         Returns:
-          tf.data.Dataset of float32 [B, H, W, C] in [0, 1]; labelled, of pairs of them and int64 [B].
+          tf.data.Dataset of images, float32 [B, H, W, C] in [0, 1], or levelled of {"images", "levels"}, both of that
+          shape; labelled, of pairs of either and int64 [B].
         """
-        batch = self._batch_of(binarization, batch_size, seed, labelled)
+        batch = self._batch_of(binarization, batch_size, seed, labelled, levelled)
         steps = tf.data.Dataset.range(first_step, last_step)
         return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
     def batches(
-        self, batch_size: int, *, binarization: str = "dynamic", seed: int = 3435, labelled: bool = False
+        self,
+        batch_size: int,
+        *,
+        binarization: str = "dynamic",
+        seed: int = 3435,
+        labelled: bool = False,
+        levelled: bool = False,
     ) -> tf.data.Dataset:
         """The split for `fit`, `evaluate` and `predict` of tf_keras.
 
@@ -78,14 +87,15 @@ class Split(NamedTuple):
           binarization: one of BINARIZATIONS.
           seed: of the training split's orders and bits.
           labelled: whether to give the labels too.
+          levelled: of the training split, as in `train_batches`.
         Returns:
-          tf.data.Dataset of float32 [B, H, W, C] in [0, 1]; labelled, of pairs of them and int64 [B].
+          As `train_batches`.
         """
         if self.name != "train":
             images = self.scored(binarization).astype(np.float32)
             rows = tf.data.Dataset.from_tensor_slices((images, self.labels) if labelled else images)
             return rows.batch(batch_size).prefetch(tf.data.AUTOTUNE)
-        batch = self._batch_of(binarization, batch_size, seed, labelled)
+        batch = self._batch_of(binarization, batch_size, seed, labelled, levelled)
         steps_per_epoch = len(self.images) // batch_size
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)  # one, another every time
 
@@ -97,7 +107,7 @@ class Split(NamedTuple):
         steps = epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(steps_per_epoch))
         return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
-    def _batch_of(self, binarization: str, batch_size: int, seed: int, labelled: bool) -> Callable:
+    def _batch_of(self, binarization: str, batch_size: int, seed: int, labelled: bool, levelled: bool) -> Callable:
         """The batch of each step, int64 []; see `train_batches`."""
         steps_per_epoch = len(self.images) // batch_size
         source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
@@ -109,13 +119,15 @@ class Split(NamedTuple):
             index = tf.random.experimental.index_shuffle(
                 position, seed=tf.stack([tf.cast(seed, tf.int64), epoch]), max_index=len(self.images) - 1
             )
-            images = tf.gather(source, index)
+            images = levels = tf.gather(source, index)
             if binarization == "dynamic":
                 # Negative, so that no model draws from the same words: its seeds, of the same steps, are not.
                 images = binarizations.dynamic(images, seed=tf.stack([tf.constant(-1 - seed, tf.int64), step]))
             images = tf.cast(images, tf.float32)
             if binarization == "none":
                 images /= 255
+            if levelled:
+                images = {"images": images, "levels": tf.cast(levels, tf.float32) / 255}
             return (images, tf.gather(self.labels, index)) if labelled else images
 
         return batch

@@ -31,6 +31,8 @@ class GenerativeModel(tf_keras.Model):
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
     takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B]; it then has
       `num_classes`, and p(x) is the mean of p(x | y) over the classes.
+    takes_levels: whether training aims at the grey levels that bits are drawn from, and in place of its images a batch
+      has {"images": bits, "levels": the probabilities that they were drawn with}; without levels it aims at the bits.
     autograph: whether TensorFlow rewrites its Python, so that `if` and `while` may ask tensors; it takes as long as all
       else of a first call, and the models of this package do without, by tf.cond and tf.while_loop.
     """
@@ -39,6 +41,7 @@ class GenerativeModel(tf_keras.Model):
     has_latents = False
     has_encoder = False
     takes_labels = False
+    takes_levels = False
     autograph = True
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
@@ -99,7 +102,12 @@ class GenerativeModel(tf_keras.Model):
     def images_and_labels(self, batch) -> tuple[tf.Tensor, tf.Tensor | None]:
         """A batch's images, and its labels where the model takes them; what else `fit` may be given is left out."""
         x, y, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
-        return x, y if self.takes_labels else None
+        return x["images"] if isinstance(x, dict) else x, y if self.takes_labels else None
+
+    def levels(self, batch) -> tf.Tensor | None:
+        """A batch's grey levels, if it has any."""
+        x, _, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
+        return x["levels"] if isinstance(x, dict) else None
 
     def context(self, y: tf.Tensor | None) -> tf.Tensor | None:
         """What the networks of a model that takes labels are told of them, one-hot classes [..., C]; of others None.
@@ -230,6 +238,28 @@ class TractableModel(GenerativeModel):
         """
         raise NotImplementedError
 
+    def expected_log_likelihood(self, x: tf.Tensor, levels: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+        """The sum over pixels i of the mean of log p(x[i] | those before it), were x[i] drawn anew.
+
+        Where the pixels were drawn independently with probabilities `levels`, x[i] does not depend on those before it
+        but through these.  So the mean over x is that of log p(x), and without the noise of the x[i] that are scored
+        its gradient varies less.  A subclass that takes levels defines this.
+
+        Args:
+          x: images [B, H, W, C], binary.
+          levels: [B, H, W, C] in [0, 1].
+          y: int64 [B], of a model that takes labels.
+        Returns:
+          [B], nats.
+        """
+        raise NotImplementedError
+
+    def objective(self, x: tf.Tensor, y: tf.Tensor | None, levels: tf.Tensor | None) -> tf.Tensor:
+        """What a training step maximises the mean of: [B], nats."""
+        if self.takes_levels and levels is not None:
+            return self.expected_log_likelihood(x, levels, y)
+        return self.log_likelihood(x, y)
+
     def build_variables(self):
         self.log_likelihood(tf.zeros([1, *self.image_shape]))
 
@@ -238,10 +268,11 @@ class TractableModel(GenerativeModel):
 
         Args:
           optimizer: of all trainable variables.
-          seed: of nothing here; all models take it.
+          seed: of what a subclass draws in training.
           jit_compile: whether XLA compiles.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
+        self.seed = seed
         self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
@@ -259,9 +290,9 @@ class TractableModel(GenerativeModel):
         return _averaged(self, batches)
 
     def train_step(self, batch):
-        x, y = self.images_and_labels(batch)
+        (x, y), levels = self.images_and_labels(batch), self.levels(batch)
         with tf.GradientTape() as tape:
-            log_likelihood = self.log_likelihood(x, y)
+            log_likelihood = self.objective(x, y, levels)
             loss = -tf.reduce_mean(log_likelihood)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))

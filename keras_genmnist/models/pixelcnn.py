@@ -4,18 +4,24 @@ Source: van den Oord et al. (2016), "Pixel Recurrent Neural Networks", arxiv.org
 (2016), "Conditional Image Generation with PixelCNN Decoders", arxiv.org/abs/1606.05328
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist.autoregressive import GatedPixelCNN
-from keras_genmnist.config import require, require_fit, require_kernel, require_labels, require_positive
+from keras_genmnist.autoregressive import Context, GatedPixelCNN
+from keras_genmnist.config import require, require_choice, require_fit, require_kernel, require_labels, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.distributions import categorical_each
 from keras_genmnist.models.base import TractableModel
+from keras_genmnist.orders import Orders, require_orders
+
+PATCH_SIZES = [1, 2, 3]  # of 4 x 4 pixels, there are 65,536 patterns
 
 
 class PixelCNN(TractableModel):
-    """p(x) = prod{ p(x[i] | x[0], ..., x[i-1]) : pixels i, row by row }, known exactly.
+    """p(x) = prod{ p(x[i] | x[0], ..., x[i-1]) : places i, row by row }, known exactly; a place is a pixel or a patch.
 
     With classes y, p(x) = (1/C) sum{ p(x | y) : y }, and training maximises log p(x | y) of the labels.
     """
@@ -28,61 +34,61 @@ class PixelCNN(TractableModel):
         image_shape: tuple[int, int, int],
         num_classes: int = 0,
         position_features: int = 0,
+        takes_levels: bool = False,
     ):
         """
         Args:
-          network: images [B, H, W, C], context -> logits [B, H, W, C], each of the pixels before it.
+          network: of images [B, H, W, C] and a context.
           image_shape: (H, W, C).
           num_classes: C; 0 for none.
-          position_features: P, learned for each pixel's position, which convolutions do not know; 0 for none.
+          position_features: P, learned for each place's position, which convolutions do not know; 0 for none.
+          takes_levels: whether the grey levels that the bits were drawn from are what training aims at.
         """
         super().__init__(image_shape)
         self.network, self.num_classes, self.takes_labels = network, num_classes, num_classes > 0
+        self.takes_levels = takes_levels
+        self.grid = tuple(-(-side // network.patches.size) for side in image_shape[:2])
         self.positions = None
         if position_features:
             start = tf_keras.initializers.RandomNormal(stddev=0.1)
-            self.positions = self.add_weight("positions", [1, *image_shape[:2], position_features], initializer=start)
+            self.positions = self.add_weight("positions", [1, *self.grid, position_features], initializer=start)
 
     def _lookup_dependency(self, name, *args):
         # What checkpoints of earlier versions call it.
         return super()._lookup_dependency("positions" if name == "places" else name, *args)
 
-    def _context(self, labels: tf.Tensor | None) -> tf.Tensor | None:
-        """What the network is told of the position and the class: [B, 1, 1, C], [1, H, W, P] or [B, H, W, P + C]."""
+    def _context(self, labels: tf.Tensor | None) -> Context:
+        """What the network is told of the position, [1, R, S, P], and the class, [B, 1, 1, C]."""
         if labels is None:
             return self.positions
         classes = tf.one_hot(labels, self.num_classes)[:, None, None]
-        if self.positions is None:
-            return classes
-        everywhere = tf.tile(classes, [1, *self.image_shape[:2], 1])
-        return tf.concat([tf.repeat(self.positions, tf.shape(labels)[0], axis=0), everywhere], axis=-1)
+        return classes if self.positions is None else [self.positions, classes]
 
-    def _log_probs(self, x: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """log p(x[i] | x[0], ..., x[i-1], y), [B, H, W, C], nats."""
-        return -tf.nn.sigmoid_cross_entropy_with_logits(x, self.network(x, self._context(labels)))
+    def log_likelihood(self, x, y=None):
+        if self.takes_labels and y is None:
+            by_class = self._by_class(lambda labels: self.log_likelihood(x, labels), tf.shape(x)[0])
+            return tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))
+        return self.expected_log_likelihood(x, x, y)
 
-    def _log_prob_by_class(self, x: tf.Tensor, mask: tf.Tensor | float = 1.0) -> tf.Tensor:
-        """log p(x | y) of the pixels where mask is 1, for each class, [C, B], nats."""
+    def expected_log_likelihood(self, x, levels, y=None):
+        return tf.reduce_sum(self.network.log_prob(x, self._context(y), levels), axis=[1, 2, 3])
+
+    def _by_class(self, log_prob: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
+        """What `log_prob` makes of the labels of a batch, int32 [B], if all are of one class: of each, [C, B], nats."""
 
         def of_class(label):
-            log_probs = self._log_probs(x, tf.fill(tf.shape(x)[:1], label))
-            return tf.reduce_sum(mask * log_probs, axis=[1, 2, 3])
+            return log_prob(tf.fill([batch], label))
 
         # One class after the other: ten at once would take ten times the memory.
         classes = tf.range(self.num_classes)
         return tf.map_fn(of_class, classes, fn_output_signature=tf.float32, parallel_iterations=1)
 
-    def log_likelihood(self, x, y=None):
-        if self.takes_labels and y is None:
-            return tf.reduce_logsumexp(self._log_prob_by_class(x), axis=0) - tf.math.log(float(self.num_classes))
-        return tf.reduce_sum(self._log_probs(x, y), axis=[1, 2, 3])
-
     def call(self, x, training=False):
         """The probability that each pixel is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
-        return tf.exp(self._log_probs(tf.ones_like(x)))
+        return self.network.probabilities(x, self._context(None))
 
     def draw_given(self, seeds, labels):
-        return self._drawn(self._uniform(seeds), labels)
+        return self.network.draw(self._uniform(seeds), self._context(labels))
 
     def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the pixels that are not known, each given those before it: pixels known further down do not count.
@@ -98,20 +104,21 @@ class PixelCNN(TractableModel):
         """
         labels = None
         if self.takes_labels:
-            labels = tf.map_fn(
-                lambda row: tf.random.stateless_categorical(row[0][None], 1, row[1], tf.int32)[0, 0],
-                (tf.transpose(self._log_prob_by_class(images, mask)), seeds),
-                fn_output_signature=tf.int32,
-            )
-        # A known pixel's uniform number is below every probability, or above.
-        known = tf.where(images > 0.5, -1.0, 2.0)
-        drawn = self._drawn(tf.where(mask > 0.5, known, self._uniform(seeds)), labels)
+            by_class = self._by_class(lambda labels: self.log_prob_known(images, mask, labels), tf.shape(images)[0])
+            labels = categorical_each(by_class, seeds)
+        return self.complete_given(images, mask, seeds, labels)
+
+    def complete_given(
+        self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor, labels: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        """As `complete`, of images of these labels, int32 [N]."""
+        drawn = self.network.draw(_known(images, mask, self._uniform(seeds)), self._context(labels))
         return drawn | {"probabilities": tf.where(mask > 0.5, images, drawn["probabilities"])}
 
-    def _drawn(self, uniform: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        context = self._context(labels)
-        images = self.network.sample(uniform, context)
-        return {"images": images, "probabilities": tf.sigmoid(self.network(images, context))}
+    def log_prob_known(self, images: tf.Tensor, mask: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """log p of the known pixels given the labels and the pixels before them, [N], nats; see `complete`."""
+        log_prob = self.network.log_prob_known(images, _known(images, mask, 0.5), self._context(labels))
+        return tf.reduce_sum(log_prob, axis=[1, 2, 3])
 
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:
         """Of each seed, int32 [N, 2], uniform numbers [N, H, W, C]."""
@@ -122,6 +129,11 @@ class PixelCNN(TractableModel):
         )
 
 
+def _known(images: tf.Tensor, mask: tf.Tensor, otherwise: tf.Tensor | float) -> tf.Tensor:
+    """Uniform numbers by which GatedPixelCNN.draw draws the pixels of images that mask says are known."""
+    return tf.where(mask > 0.5, tf.where(images > 0.5, -1.0, 2.0), otherwise)
+
+
 def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     """The PixelCNN of `config` for images of `spec`; raises UsageError for a value out of range."""
     require_fit(config, "model", binarization=["dynamic", "static", "threshold"])  # its pixels are bits
@@ -129,6 +141,24 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require_kernel(config, "kernel_size", "first_kernel_size")
     require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
     num_classes = require_labels(config, spec.name, spec.num_classes)
-    sizes = config.kernel_size, config.first_kernel_size
-    network = GatedPixelCNN(config.num_layers, config.features, *sizes, spec.image_shape[-1])
-    return PixelCNN(network, spec.image_shape, num_classes, config.position_features)
+    require_choice(config, patch_size=PATCH_SIZES)
+    require(config, "attention_every", 0 <= config.attention_every <= config.num_layers, "0 (none) to num_layers")
+    divides = config.attention_heads > 0 and config.features % config.attention_heads == 0
+    require(config, "attention_heads", divides, f"a divisor of config.features={config.features}")
+    require_orders(config, spec.image_shape)
+    if config.soft_targets:
+        require_fit(config, "soft_targets", binarization=["dynamic"])  # else no pixel is drawn anew
+    network = GatedPixelCNN(
+        config.num_layers,
+        config.features,
+        config.kernel_size,
+        config.first_kernel_size,
+        spec.image_shape[-1],
+        config.patch_size,
+        config.attention_every,
+        config.attention_heads,
+    )
+    several = config.orders > 1
+    labels = config.orders * max(num_classes, 1) if several else num_classes
+    model = PixelCNN(network, spec.image_shape, labels, config.position_features, config.soft_targets)
+    return Orders(model, config.orders, num_classes) if several else model

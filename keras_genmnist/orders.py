@@ -1,0 +1,146 @@
+"""Several orders of the pixels: a model of p(x | label) that sees each image reflected and transposed, told how."""
+
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from keras_genmnist.config import require_choice
+from keras_genmnist.distributions import categorical_each
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.base import TractableModel
+
+ORDERS = [1, 2, 4, 8]
+TRANSPOSED = 8  # as many orders need square images
+
+
+def permutations(image_shape: tuple[int, int, int], orders: int) -> np.ndarray:
+    """Where each pixel of a transformed image comes from, for each of T_0, ..., T_{K-1}: int32 [K, H W C].
+
+    T_0 leaves the image as it is, T_1 reflects it left to right, T_2 and T_3 are these upside down, and T_4 to T_7 the
+    four transposed.
+    """
+    places = np.arange(np.prod(image_shape), dtype=np.int32).reshape(image_shape)
+    upright = [places, places[:, ::-1], places[::-1], places[::-1, ::-1]]
+    return np.stack([image.ravel() for image in [*upright, *(u.transpose(1, 0, 2) for u in upright)][:orders]])
+
+
+def require_orders(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Checks that images of this shape have config.orders orders; raises UsageError if not."""
+    require_choice(config, orders=ORDERS)
+    height, width, _ = image_shape
+    if config.orders >= TRANSPOSED and height != width:
+        raise UsageError(
+            f"config.orders={config.orders} transposes images, and these have {height} x {width} pixels: "
+            f"give {', '.join(map(str, ORDERS[:-1]))}"
+        )
+
+
+class Orders(TractableModel):
+    """p(x) = (1/K) sum{ p(T_k x | k) : k = 0..K-1 }, exact, since each T_k only permutes pixels.
+
+    With classes y, p(x | y) is this, and p(x) its mean over them.  Training and validation see each image by one T_k,
+    drawn anew for each step in training.
+
+    Source: Uria et al. (2014), section 4, arxiv.org/abs/1310.1757; Jain et al. (2020), section 3.3,
+    arxiv.org/abs/2006.12486
+    """
+
+    def __init__(self, model: TractableModel, orders: int, num_classes: int = 0):
+        """
+        Args:
+          model: of p(T_k x | k C + y) for K C labels, where C is 1 without classes; draws and completes as PixelCNN.
+          orders: K, of ORDERS.
+          num_classes: C; 0 for none.
+        """
+        super().__init__(model.image_shape)
+        self.model, self.orders, self.num_classes = model, orders, num_classes
+        self.takes_labels, self.takes_levels = num_classes > 0, model.takes_levels
+        self.pixel_by_pixel, self.average = model.pixel_by_pixel, model.average
+        self.forward = permutations(model.image_shape, orders)
+        self.back = np.argsort(self.forward, axis=1).astype(np.int32)
+
+    def _permuted(self, images: tf.Tensor, permutations: np.ndarray, order: tf.Tensor) -> tf.Tensor:
+        """Images [B, H, W, C], each by the permutation of its own order, int32 [B]."""
+        pixels = tf.gather(
+            tf.reshape(images, [-1, self.forward.shape[1]]), tf.gather(permutations, order), batch_dims=1
+        )
+        return tf.reshape(pixels, tf.shape(images))
+
+    def _labels(self, order: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
+        """What the model is told, int32 [B]."""
+        return order if y is None else order * self.num_classes + tf.cast(y, tf.int32)
+
+    def _log_likelihood_in(self, order: tf.Tensor, x: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
+        """log p(T_k x | k, y), [B], nats, of each image's own order k, int32 [B]."""
+        return self.model.log_likelihood(self._permuted(x, self.forward, order), self._labels(order, y))
+
+    def log_likelihood_by_order(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
+        """log p(T_k x | k), or log p(T_k x | k, y), of images and of labels as in `log_likelihood`: [K, B], nats."""
+
+        def of_label(label):
+            order, own = (tf.fill([tf.shape(x)[0]], part) for part in (label // classes, label % classes))
+            return self._log_likelihood_in(order, x, own if mixed else y)
+
+        mixed = self.takes_labels and y is None
+        classes = self.num_classes if mixed else 1
+        # One after the other: eight at once would take eight times the memory.
+        labels = tf.range(self.orders * classes)
+        found = tf.map_fn(of_label, labels, fn_output_signature=tf.float32, parallel_iterations=1)
+        found = tf.reshape(found, [self.orders, classes, -1])
+        return tf.reduce_logsumexp(found, axis=1) - tf.math.log(float(classes))
+
+    def log_likelihood(self, x, y=None):
+        return tf.reduce_logsumexp(self.log_likelihood_by_order(x, y), axis=0) - tf.math.log(float(self.orders))
+
+    def build_variables(self):
+        self.model.build_variables()
+
+    def call(self, x, training=False):
+        """log p(x) of images [B, H, W, C]: [B], nats."""
+        return self.log_likelihood(x)
+
+    def objective(self, x, y, levels):
+        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
+        order = tf.random.stateless_uniform([tf.shape(x)[0]], seed, 0, self.orders, tf.int32)
+        x, levels = (None if images is None else self._permuted(images, self.forward, order) for images in (x, levels))
+        return self.model.objective(x, self._labels(order, y), levels)
+
+    def test_step(self, batch):
+        x, y = self.images_and_labels(batch)
+        # All orders of each image would take K times as long; the order of a row is the same in every epoch.
+        return self._record(self._log_likelihood_in(tf.range(tf.shape(x)[0]) % self.orders, x, y))
+
+    def draw_given(self, seeds, labels):
+        order = categorical_each(tf.zeros([self.orders, tf.shape(seeds)[0]]), _other(seeds))
+        return self._upright(self.model.draw_given(seeds, self._labels(order, labels)), order)
+
+    def _upright(self, drawn: dict[str, tf.Tensor], order: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: self._permuted(images, self.back, order) for name, images in drawn.items()}
+
+    def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Draws the pixels that are not known, in one of the orders in which the known ones come as early as they can.
+
+        Of these orders, and of the classes if there are any, one is drawn given the known pixels: exactly where these
+        are the first ones.  Otherwise as PixelCNN.complete.
+        """
+        classes, count = max(self.num_classes, 1), tf.shape(images)[0]
+        places = tf.range(self.forward.shape[1], dtype=tf.int64)
+
+        def of_label(label):
+            order = tf.fill([count], label // classes)
+            x, known = (self._permuted(values, self.forward, order) for values in (images, mask))
+            late = tf.reduce_sum(places * tf.cast(tf.reshape(known, [count, -1]), tf.int64), axis=1)
+            return late, self.model.log_prob_known(x, known, tf.fill([count], label))
+
+        labels, types = tf.range(self.orders * classes), (tf.int64, tf.float32)
+        late, log_prob = tf.map_fn(of_label, labels, fn_output_signature=types, parallel_iterations=1)
+        earliest = late == tf.reduce_min(late, axis=0)
+        label = categorical_each(tf.where(earliest, log_prob, -np.inf), _other(seeds))
+        order = label // classes
+        x, known = (self._permuted(values, self.forward, order) for values in (images, mask))
+        return self._upright(self.model.complete_given(x, known, seeds, label), order)
+
+
+def _other(seeds: tf.Tensor) -> tf.Tensor:
+    """Seeds [N, 2] of other words than the model and the classes are drawn from."""
+    return tf.map_fn(lambda seed: tf.random.split(seed, 2)[0], seeds)
