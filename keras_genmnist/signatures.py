@@ -18,6 +18,8 @@ Signature = tf.types.experimental.PolymorphicFunction
 MAX_SAMPLES = 1024
 # Images that a signature takes at once, where their number has no bound: a PixelCNN's activations are 0.6 MB an image.
 CHUNK = 64
+# Draws for each of these at once: with them, as many images to decode as there may be samples.
+DRAWS = MAX_SAMPLES // CHUNK
 
 
 def of(model: GenerativeModel) -> dict[str, Signature]:
@@ -27,6 +29,8 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
         own += _latents(model)
     if model.has_encoder:
         own += _posterior(model)
+    if model.likelihood:
+        own.append(_log_likelihood(model))
     if model.likelihood == "exact":
         own.append(_log_prob(model))
     if hasattr(model, "complete"):
@@ -100,12 +104,61 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
             values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
             return {name: value(terms) for name, value in values.items()}
 
-        numbers = tf.range(tf.shape(images)[0])
-        seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
-        x = checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
-        return in_chunks(measured, x, seeds, autograph=model.autograph)
+        seeds = _seeds(tf.shape(images)[0], seed)
+        return in_chunks(measured, _scored(model, images), seeds, autograph=model.autograph)
 
     return [encode, encode_draw, reconstruct, elbo]
+
+
+def _log_likelihood(model: GenerativeModel) -> Signature:
+    @tf.function(input_signature=[_batch(model), INTEGER, INTEGER], autograph=model.autograph)
+    def log_likelihood(images, num_draws, seed):
+        num_draws = capped(num_draws, num_draws, "num_draws")
+        x = _scored(model, images)
+        if model.likelihood == "exact":
+
+            def known(x):
+                value = model.log_likelihood(x)
+                every = tf.fill(tf.shape(value), tf.cast(num_draws, tf.float32))
+                return {"log_likelihood": value, "bound": value, "ess": every}
+
+            return in_chunks(known, x, autograph=model.autograph)
+
+        def estimated(x, seeds):
+            return _estimated(model, x, num_draws, seeds)
+
+        return in_chunks(estimated, x, _seeds(tf.shape(images)[0], seed), autograph=model.autograph)
+
+    return log_likelihood
+
+
+def _estimated(model: GenerativeModel, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What `num_draws` draws from the posterior of each image say, DRAWS of them at a time.
+
+    Returns:
+      log_likelihood: the importance-weighted log p(x); bound: the ELBO; ess: effective sample size; [B] each.
+    """
+
+    def step(start, total, squares, elbo):
+        count = tf.minimum(DRAWS, num_draws - start)
+        terms = model.log_terms(x, count, tf.map_fn(lambda seed: tf.random.fold_in(seed, start), seeds))
+        log_w = bounds.log_weights(terms)
+        return (
+            start + count,
+            tf.reduce_logsumexp(tf.concat([total[None], log_w], axis=0), axis=0),
+            tf.reduce_logsumexp(tf.concat([squares[None], 2 * log_w], axis=0), axis=0),
+            elbo + tf.cast(count, tf.float32) * bounds.elbo(terms),
+        )
+
+    none = tf.fill(tf.shape(x)[:1], float("-inf"))
+    start = (0, none, none, tf.zeros(tf.shape(x)[:1]))
+    _, total, squares, elbo = tf.while_loop(lambda start, *_: start < num_draws, step, start, parallel_iterations=1)
+    number = tf.cast(num_draws, tf.float32)
+    return {
+        "log_likelihood": total - tf.math.log(number),
+        "bound": elbo / number,
+        "ess": tf.exp(2 * total - squares),
+    }
 
 
 def _log_prob(model: GenerativeModel) -> Signature:
@@ -218,6 +271,11 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, a
 
     _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
     return {name: array.concat() for name, array in found.items()}
+
+
+def _scored(model: GenerativeModel, images: tf.Tensor) -> tf.Tensor:
+    """The images [B, H, W, C] given to a signature, refused unless they are what the model has a likelihood of."""
+    return checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
 
 
 def _levels(images: tf.Tensor) -> tf.Tensor:
