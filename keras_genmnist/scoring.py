@@ -90,7 +90,8 @@ def _likelihoods(source: Source, images: np.ndarray, num_draws: int, label: str)
         ask(images=tf.constant(x, tf.float32), num_draws=tf.constant(num_draws), seed=tf.constant(start))
         for start, x in enumerate(progress.batches(eval_batches(images, BATCH), label))
     ]
-    return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+    names = ("log_likelihood", "bound", "ess")
+    return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in names}
 
 
 def _columns(source, images, labels, num_draws, entropy, label) -> dict[str, np.ndarray]:

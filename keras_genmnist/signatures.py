@@ -114,7 +114,8 @@ def _log_likelihood(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[_batch(model), INTEGER, INTEGER], autograph=model.autograph)
     def log_likelihood(images, num_draws, seed):
         num_draws = capped(num_draws, num_draws, "num_draws")
-        x = _scored(model, images)
+        # Unlike other signatures that take images, this one takes as long as it is asked to, for each of them.
+        x = capped(tf.shape(images)[0], _scored(model, images), "the number of images")
         if model.likelihood == "exact":
 
             def known(x):

@@ -20,6 +20,7 @@ SIGNATURES = {
     "reconstruct",
     "interpolate",
     "elbo",
+    "log_likelihood",
 }
 
 
