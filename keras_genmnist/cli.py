@@ -204,12 +204,38 @@ def sample(argv: list[str]) -> None:
         raise UsageError("an export draws in the steps of its config: give --num_steps with --model or --workdir")
     flag, label = ("--label", values.label) if values.digit is None else ("--digit", str(values.digit))
     with _quiet():
-        from keras_genmnist import sampling
+        from keras_genmnist import sampling, sources
     if values.export:
-        source = sampling.of_export(Path(values.export))
+        source = sources.of_export(Path(values.export))
     else:
-        source = sampling.of_run(_trained(values), values.num_steps)
+        source = sources.of_run(_trained(values), values.num_steps)
     sampling.sample(source, values.num_samples, values.seed, Path(values.out), label, flag)
+
+
+def score(argv: list[str]) -> None:
+    """Write how likely each image is to a model, and tell outliers from its own images.
+
+    genmnist score --model=NAME | --workdir=DIR | --export=DIR [--images=DATASET|PATH] [--out=scores.csv|.npz]
+    [--num_draws=100] [--against=DATASET|PATH]
+    """
+    values = _run_flags()
+    flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
+    flags.DEFINE_string(
+        "images", None, "A data set, for its test images, or a path; by default the run's own.", flag_values=values
+    )
+    flags.DEFINE_string("against", None, "Other images, to be told from these; draws OUT.png.", flag_values=values)
+    flags.DEFINE_integer("num_draws", 100, "Of the importance-weighted log p(x).", 1, flag_values=values)
+    flags.DEFINE_string("out", "scores.csv", "FILE.csv or FILE.npz.", flag_values=values)
+    _parse(values, argv)
+    out = Path(values.out)
+    if values.export and (values.model or values.workdir):
+        raise UsageError("give either --export or a run by --model or --workdir, not both")
+    if out.suffix not in (".csv", ".npz"):
+        raise UsageError(f"--out={out} has another suffix: give FILE.csv or FILE.npz")
+    with _quiet():
+        from keras_genmnist import scoring, sources
+    source = sources.of_export(Path(values.export)) if values.export else sources.of_run(_trained(values))
+    scoring.score(source, values.images, out, values.num_draws, values.against)
 
 
 def serve(argv: list[str]) -> None:
@@ -326,6 +352,7 @@ VERBS = {
     "figures": figures,
     "export": export,
     "encode": encode,
+    "score": score,
     "sample": sample,
     "serve": serve,
     "gap": gap,

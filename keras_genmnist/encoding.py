@@ -6,44 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_genmnist import datasets, files, progress, runs
-from keras_genmnist.datasets import Split, arrays, binarization, eval_batches
+from keras_genmnist import files, progress, runs, sources
+from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import told
 from keras_genmnist.runs import Run
 
 BATCH = 500
-
-
-def images_of(run: Run, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images for a run's model: the test split of a data set with a name, or all that is at a path.
-
-    Images from a path become what the run's own are: resized and inverted by its config.  Those that the model takes as
-    bits are binarized as test images are: by the reference draw, or at a half.
-
-    Returns:
-      [N, H, W, C] in [0, 1], and their labels [N], numbers or names, if they have any.
-    Raises:
-      UsageError: if there are none, or they have another shape than the run's.
-      Fault: if they are damaged.
-    """
-    config = run.config
-    if spec := datasets.spec(source):
-        split, names = datasets.load(source).test, spec.class_names
-    else:
-        found = datasets.read(source, image_size=config.image_size, invert=config.invert)
-        parts = [part for part in (found.train, found.validation, found.test) if part is not None]
-        images, names = np.concatenate([part.images for part in parts]), found.class_names
-        labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
-        split = Split(images, binarization.reference(images), labels, "test")
-    shape = split.images.shape[1:]
-    if shape != run.spec.image_shape:
-        raise UsageError(
-            f"the images of {source} are {arrays.size(shape)}, and {run.workdir} is of images of "
-            f"{arrays.size(run.spec.image_shape)}: give images of that size"
-        )
-    labels = split.labels if names is None or split.labels is None else np.array(names)[split.labels]
-    return split.scored(config.binarization), labels
 
 
 def _numbers(run: Run, source: str, labels: np.ndarray | None) -> np.ndarray:
@@ -72,7 +41,7 @@ def encode(run: Run, source: str, out: Path) -> None:
     model = runs.load_model(run)
     if not model.has_encoder:
         raise UsageError(f"{run.name} has no encoder: give a run of a model with a posterior, as vae")
-    images, labels = images_of(run, source)
+    images, labels = sources.images_of(source, run.spec, run.config, str(run.workdir))
     told_of = _numbers(run, source, labels) if model.takes_labels else None
     batches = progress.batches(eval_batches(images, BATCH, told_of), "encoding")
     pairs = map(model.images_and_labels, batches)

@@ -61,14 +61,14 @@ def _from_2(config: dict) -> dict:
     return {"image_size": 0, "invert": False} | decoder | renamed
 
 
-_MISSING_FROM_3 = {
-    "pixelcnn": {"patch_size": 1, "attention_every": 0, "attention_heads": 1, "orders": 1, "soft_targets": False},
-    **dict.fromkeys(("vae", "ladder", "gan"), {"class_conditional": False}),
-}
+_PIXELCNN_FROM_3 = {"patch_size": 1, "attention_every": 0, "attention_heads": 1, "orders": 1, "soft_targets": False}
 
 
 def _from_3(config: dict) -> dict:
-    return _MISSING_FROM_3.get(config["model"], {}) | config
+    missing = _PIXELCNN_FROM_3 if config["model"] == "pixelcnn" else {}
+    if config["model"] in ("vae", "ladder", "gan"):
+        missing = {"class_conditional": False}
+    return missing | config
 
 
 MIGRATIONS = [_from_1, _from_2, _from_3]  # the first makes a config of schema 1 one of schema 2, and so on

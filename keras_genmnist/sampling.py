@@ -2,83 +2,17 @@
 
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files, images, runs, signatures, versions
-from keras_genmnist.datasets import DatasetSpec, spec_in
-from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.runs import Run
+from keras_genmnist import files, images
+from keras_genmnist.errors import UsageError
 from keras_genmnist.signatures import MAX_SAMPLES
+from keras_genmnist.sources import Source
 
 SHOWN = 84  # pixels that the longer side of an image is enlarged to, or nearly: as it is, it is too small to look at
-
-
-class Source(NamedTuple):
-    """What images are drawn from.
-
-    signatures: by name.
-    label: what to call it.
-    spec: of the images.
-    owner: the object that keeps the signatures alive.
-    """
-
-    signatures: dict[str, Callable[..., dict[str, tf.Tensor]]]
-    label: str
-    spec: DatasetSpec
-    owner: object
-
-
-def of_run(run: Run, num_steps: int | None = None) -> Source:
-    """A trained run.
-
-    Args:
-      run: the run.
-      num_steps: in which images are drawn, of a model that draws some pixels at a time.
-    Raises:
-      UsageError: if num_steps means nothing for the model, or is out of range.
-    """
-    model = runs.load_model(run)
-    if num_steps is not None:
-        if not hasattr(model, "sampling_steps"):
-            raise UsageError(
-                f"--num_steps={num_steps} means nothing for {run.name}: leave it out, or give a masked_diffusion"
-            )
-        if not 1 <= num_steps <= model.size:
-            raise UsageError(f"--num_steps={num_steps} is out of range: give 1 to {model.size}, the number of pixels")
-        model.sampling_steps = num_steps
-    return Source(signatures.of(model), f"{run.name} on {run.spec.name}", run.spec, model)
-
-
-def of_export(path: Path) -> Source:
-    """An export.
-
-    Args:
-      path: exports/NAME for its newest version, or exports/NAME/VERSION.
-    Raises:
-      UsageError: if no SavedModel is there.
-      Fault: if it cannot be read.
-    """
-    found = {number: version for number, version in versions.directories(path).items() if _is_model(version)}
-    newest = found[max(found)] if found else path
-    if not _is_model(newest):
-        raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
-    try:
-        with files.literal(newest) as literal:
-            loaded = tf.saved_model.load(literal)
-        record = files.parse_json((newest / "assets.extra" / "genmnist.json").read_text())
-        signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
-        return Source(signatures, f"{record['model']} on {record['dataset']}", spec_in(record), loaded)
-    except (OSError, tf.errors.OpError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "saved_model.pb").exists()
 
 
 def sample(source: Source, num_samples: int, seed: int, out: Path, label: str | None = None, flag="--label") -> None:

@@ -19,6 +19,8 @@ Signature = tf.types.experimental.PolymorphicFunction
 MAX_SAMPLES = 1024
 # Images that a signature takes at once, where their number has no bound: a PixelCNN's activations are 0.6 MB an image.
 CHUNK = 64
+# Draws for each of these at once: with them, as many images to decode as there may be samples.
+DRAWS = MAX_SAMPLES // CHUNK
 
 
 def of(model: GenerativeModel) -> dict[str, Signature]:
@@ -28,6 +30,8 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
         own += _latents(model)
     if model.has_encoder:
         own += _posterior(model)
+    if model.likelihood:
+        own.append(_log_likelihood(model))
     if model.likelihood == "exact":
         own.append(_log_prob(model))
     if hasattr(model, "complete"):
@@ -118,12 +122,84 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
             values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
             return {name: value(terms) for name, value in values.items()}
 
-        numbers = tf.range(tf.shape(images)[0])
-        seeds = tf.stack([tf.fill(tf.shape(numbers), seed), numbers], axis=1)
-        x = checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
-        return in_chunks(measured, x, seeds, *_of_each(model, label, images), autograph=model.autograph)
+        seeds = _seeds(tf.shape(images)[0], seed)
+        of_each = _of_each(model, label, images)
+        return in_chunks(measured, _scored(model, images), seeds, *of_each, autograph=model.autograph)
 
     return [encode, encode_draw, reconstruct, elbo]
+
+
+def _log_likelihood(model: GenerativeModel) -> Signature:
+    @tf.function(input_signature=[_batch(model), INTEGER, INTEGER], autograph=model.autograph)
+    def log_likelihood(images, num_draws, seed):
+        num_draws = capped(num_draws, num_draws, "num_draws")
+        # Unlike other signatures that take images, this one takes as long as it is asked to, for each of them.
+        x = capped(tf.shape(images)[0], _scored(model, images), "the number of images")
+
+        def measured(x, seeds):
+            if model.likelihood == "importance":
+                measure = _estimated_over_classes if model.takes_labels else _estimated
+                return measure(model, x, num_draws, seeds)
+            given = {} if model.likelihood == "exact" else {"num_draws": num_draws, "seed": seeds[0]}
+            value = model.log_likelihood(x, **given)
+            every = tf.fill(tf.shape(value), tf.cast(num_draws, tf.float32))
+            return {"log_likelihood": value, "bound": value, "ess": every}
+
+        return in_chunks(measured, x, _seeds(tf.shape(images)[0], seed), autograph=model.autograph)
+
+    return log_likelihood
+
+
+def _estimated_over_classes(
+    model: GenerativeModel, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """As `_estimated`, of p(x) = (1/C) sum{ p(x | y) : y }, by so many draws for each class; ess of the likeliest."""
+
+    def given(label):
+        return _estimated(model, x, num_draws, seeds, tf.fill(tf.shape(x)[:1], label))
+
+    outputs = dict.fromkeys(("log_likelihood", "bound", "ess"), tf.float32)
+    by_class = tf.map_fn(given, tf.range(model.num_classes), fn_output_signature=outputs, parallel_iterations=1)
+
+    def mean(log_values):
+        return tf.reduce_logsumexp(log_values, axis=0) - tf.math.log(float(model.num_classes))
+
+    likeliest = tf.argmax(by_class["log_likelihood"])
+    ess = tf.gather(tf.transpose(by_class["ess"]), likeliest, batch_dims=1)
+    return {"log_likelihood": mean(by_class["log_likelihood"]), "bound": mean(by_class["bound"]), "ess": ess}
+
+
+def _estimated(
+    model: GenerativeModel, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor, y: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """What `num_draws` draws from the posterior of each image say, DRAWS of them at a time.
+
+    Returns:
+      log_likelihood: the importance-weighted log p(x), or log p(x | y); bound: the ELBO; ess: effective sample size;
+        [B] each.
+    """
+
+    def step(start, total, squares, elbo):
+        count = tf.minimum(DRAWS, num_draws - start)
+        own = tf.map_fn(lambda seed: tf.random.fold_in(seed, start), seeds)
+        terms = model.log_terms(x, count, own, **told(y))
+        log_w = bounds.log_weights(terms)
+        return (
+            start + count,
+            tf.reduce_logsumexp(tf.concat([total[None], log_w], axis=0), axis=0),
+            tf.reduce_logsumexp(tf.concat([squares[None], 2 * log_w], axis=0), axis=0),
+            elbo + tf.cast(count, tf.float32) * bounds.elbo(terms),
+        )
+
+    none = tf.fill(tf.shape(x)[:1], float("-inf"))
+    start = (0, none, none, tf.zeros(tf.shape(x)[:1]))
+    _, total, squares, elbo = tf.while_loop(lambda start, *_: start < num_draws, step, start, parallel_iterations=1)
+    number = tf.cast(num_draws, tf.float32)
+    return {
+        "log_likelihood": total - tf.math.log(number),
+        "bound": elbo / number,
+        "ess": tf.exp(2 * total - squares),
+    }
 
 
 def _log_prob(model: GenerativeModel) -> Signature:
@@ -258,6 +334,11 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, a
 
     _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
     return {name: array.concat() for name, array in found.items()}
+
+
+def _scored(model: GenerativeModel, images: tf.Tensor) -> tf.Tensor:
+    """The images [B, H, W, C] given to a signature, refused unless they are what the model has a likelihood of."""
+    return checked(model, images, binary=True) if model.draws_bits else _levels(checked(model, images))
 
 
 def _levels(images: tf.Tensor) -> tf.Tensor:

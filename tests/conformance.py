@@ -24,6 +24,7 @@ SIGNATURES = {
     "reconstruct",
     "interpolate",
     "elbo",
+    "log_likelihood",
 }
 
 

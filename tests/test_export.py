@@ -61,6 +61,7 @@ def inputs(digits):
         "reconstruct": {"images": digits},
         "interpolate": {"z1": z1, "z2": z2, "alphas": np.array([0, 0.25, 1], np.float32)},
         "elbo": {"images": digits, "seed": np.int32(8)},
+        "log_likelihood": {"images": digits, "num_draws": np.int32(3), "seed": np.int32(8)},
     }
 
 
@@ -87,6 +88,7 @@ def test_export_has_the_documented_outputs(expected):
         "reconstruct": {"probabilities", "png_bytes"},
         "interpolate": {"probabilities", "png_bytes"},
         "elbo": {"elbo", "kl", "reconstruction"},
+        "log_likelihood": {"log_likelihood", "bound", "ess"},
     }
 
 

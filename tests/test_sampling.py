@@ -3,8 +3,9 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
 
-from keras_genmnist import datasets, images, runs, sampling
+from keras_genmnist import datasets, images, runs, sampling, sources
 from keras_genmnist.datasets import DatasetSpec
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.signatures import MAX_SAMPLES
@@ -15,7 +16,7 @@ eager = tiny.eager
 
 @pytest.fixture(scope="module")
 def source(run):
-    return sampling.of_run(run)
+    return sources.of_run(run)
 
 
 def draw(source, out, num_samples=5, seed=3):
@@ -34,7 +35,7 @@ def test_sample_writes_the_model_s_draws(run, source, tmp_path):
 
 def test_sample_from_an_export_equals_that_from_its_run(exported, source, tmp_path):
     of_run, _ = draw(source, tmp_path / "run.png")
-    of_export, _ = draw(sampling.of_export(exported), tmp_path / "export.png")
+    of_export, _ = draw(sources.of_export(exported), tmp_path / "export.png")
     np.testing.assert_array_equal(of_run, of_export)
 
 
@@ -47,21 +48,21 @@ def test_sample_repeats_with_the_seed(source, tmp_path):
 def test_sample_draws_in_as_many_steps_as_asked_for(run, tmp_path, eager):
     masked = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
     model = runs.load_model(masked)
-    found, _ = draw(sampling.of_run(masked, num_steps=5), tmp_path / "a.png", num_samples=2)
+    found, _ = draw(sources.of_run(masked, num_steps=5), tmp_path / "a.png", num_samples=2)
     seeds = tf.constant([[3, 0], [3, 1]])
     np.testing.assert_allclose(found, model.draw(seeds, num_steps=5)["probabilities"], atol=1e-6)
     assert not np.allclose(found, model.draw(seeds)["probabilities"], atol=1e-3)
     for steps in (0, 785):
         with pytest.raises(UsageError, match=rf"--num_steps={steps} is out of range: give 1 to 784"):
-            sampling.of_run(masked, num_steps=steps)
+            sources.of_run(masked, num_steps=steps)
     with pytest.raises(UsageError, match=r"--num_steps=5 means nothing for vae: .* masked_diffusion"):
-        sampling.of_run(run, num_steps=5)
+        sources.of_run(run, num_steps=5)
 
 
 @pytest.mark.parametrize("num_samples", [0, MAX_SAMPLES + 1])
 @pytest.mark.parametrize("kind", ["run", "export"])
 def test_sample_refuses_more_than_the_model_draws(source, exported, tmp_path, num_samples, kind):
-    source = source if kind == "run" else sampling.of_export(exported)
+    source = source if kind == "run" else sources.of_export(exported)
     message = f"--num_samples={num_samples}.* out of range: give 1 to {MAX_SAMPLES}"
     with pytest.raises(UsageError, match=message) as raised:
         draw(source, tmp_path / "digits.png", num_samples)
@@ -86,15 +87,15 @@ def test_of_export_takes_the_newest_version(exported, tmp_path):
     (tmp_path / "11").mkdir()  # holds no model
     for version in ("9", ".writing-7", "\u00b2", "\u0663\u0663"):
         (tmp_path / version / "saved_model.pb").write_bytes(b"not a model")
-    draw(sampling.of_export(tmp_path), tmp_path / "digits.png")
-    draw(sampling.of_export(tmp_path / "0010"), tmp_path / "digits.png")
+    draw(sources.of_export(tmp_path), tmp_path / "digits.png")
+    draw(sources.of_export(tmp_path / "0010"), tmp_path / "digits.png")
     with pytest.raises(Fault):
-        sampling.of_export(tmp_path / "9")
+        sources.of_export(tmp_path / "9")
 
 
 def test_of_export_says_where_no_model_is(tmp_path):
     with pytest.raises(UsageError, match=f"no SavedModel in {tmp_path}: give exports/NAME"):
-        sampling.of_export(tmp_path)
+        sources.of_export(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +106,12 @@ def test_of_export_says_that_an_export_is_damaged(exported, tmp_path, file):
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(Fault, match=f"the export {folder} is damaged"):
-        sampling.of_export(tmp_path)
+        sources.of_export(tmp_path)
 
 
 def test_sample_draws_a_chosen_digit_of_a_conditional_model(tmp_path, eager):
     run = tiny.train(tiny.begin_small(tmp_path / "run", "pixelcnn", class_conditional=True))
-    source = sampling.of_run(run)
+    source = sources.of_run(run)
     sampling.sample(source, 5, 3, tmp_path / "digits.png", "2", "--digit")
     expected = source.signatures["sample_class"](label=tf.constant(2), num_samples=tf.constant(5), seed=tf.constant(3))
     np.testing.assert_array_equal(np.load(tmp_path / "digits.npy"), expected["probabilities"])
@@ -131,7 +132,8 @@ def stand_in(spec, *names):
     def drawn(num_samples, label=0.5, **_):
         return {"probabilities": tf.fill([num_samples, *spec.image_shape], tf.cast(label, tf.float32) / 4)}
 
-    return sampling.Source(dict.fromkeys(names, lambda seed, **inputs: drawn(**inputs)), "vae on shapes", spec, None)
+    signatures = dict.fromkeys(names, lambda seed, **inputs: drawn(**inputs))
+    return sources.Source(signatures, "vae on shapes", spec, ConfigDict(), None)
 
 
 @pytest.mark.parametrize(("label", "number"), [("ring", 2), ("2", 2), ("disc", 0)])

@@ -390,8 +390,17 @@ def test_explorer_is_told_of_the_models(client):
 
 
 def vae_names() -> list[str]:
-    own = ["decode", "decode_probabilities", "elbo", "encode", "encode_draw", "interpolate", "reconstruct"]
-    return [*own, "sample", "sample_rows", "serving_default"]
+    own = [
+        "decode",
+        "decode_probabilities",
+        "elbo",
+        "encode",
+        "encode_draw",
+        "interpolate",
+        "log_likelihood",
+        "reconstruct",
+    ]
+    return [*own, "reconstruct", "sample", "sample_rows", "serving_default"]
 
 
 def test_health_and_readiness(folders, tmp_path):

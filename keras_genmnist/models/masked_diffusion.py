@@ -122,7 +122,7 @@ class MaskedDiffusion(GenerativeModel):
         """Random orders, int32 [B, H, W, C], and a t for each, int32 [B]: the `number`th of `count` of an image."""
         noise = tf.random.stateless_uniform([batch, self.size], tf.random.experimental.stateless_fold_in(seed, number))
         shift = (tf.range(batch, dtype=tf.float32) + tf.random.stateless_uniform([], seed)) / tf.cast(batch, tf.float32)
-        t = tf.cast(self.size * (tf.cast(number, tf.float32) + shift) / count, tf.int32)
+        t = tf.cast(self.size * (tf.cast(number, tf.float32) + shift) / tf.cast(count, tf.float32), tf.int32)
         return self._ranks(noise), tf.minimum(t, self.size - 1)  # rounding may reach D
 
     def _ranks(self, noise: tf.Tensor) -> tf.Tensor:

@@ -68,7 +68,7 @@ def test_pixelcnn_conforms():
     config = tiny.config("pixelcnn")
     model = models.build(config)
     signatures = conformance.check_generative(model, config)
-    assert signatures.keys() == {"sample_rows", "sample", "log_prob", "complete"}
+    assert signatures.keys() == {"sample_rows", "sample", "log_likelihood", "log_prob", "complete"}
 
 
 def test_pixelcnn_probabilities_of_all_images_sum_to_one(model, every):
