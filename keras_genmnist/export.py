@@ -5,6 +5,8 @@ Beside the model, in assets.extra/:
 genmnist.json                 what it is: {"model", "dataset", "binarization", "schema", "config", "commit", "id"}; the
                               last tells its run from others
 tf_serving_warmup_requests    a small request for each signature, which TensorFlow Serving plays before it serves
+log_likelihoods.json          of a model with a likelihood: {"num_draws": N, "log_likelihoods": [nats, ...]}, what its
+                              signature says of test images, in ascending order
 latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y], ...], "labels": [digit, ...] or null}
 """
 
@@ -18,10 +20,12 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist import files, migrations, runs, signatures, versions
 from keras_genmnist.datasets import Split, eval_batches
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import LatentVariableModel, told
 from keras_genmnist.runs import Run
 
 NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
+NUM_SCORED, NUM_DRAWS = 200, 20  # images whose likelihood tells where that of another one stands
 
 
 def export(run: Run, out: Path) -> Path:
@@ -51,6 +55,12 @@ def export(run: Run, out: Path) -> Path:
     extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
     if model.has_encoder and model.latent_size == 2:
         extra["latent_means.json"] = json.dumps(_latent_means(model, runs.load_data(run).test, run.config.binarization))
+    if model.likelihood:
+        try:
+            images = runs.load_data(run).test.scored(run.config.binarization)
+            extra["log_likelihoods.json"] = json.dumps(_log_likelihoods(own["log_likelihood"], images))
+        except (UsageError, Fault) as error:
+            runs.warn(f"the export does not say how likely test images are, because these cannot be had: {error}")
     folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
     with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
@@ -124,3 +134,10 @@ def _latent_means(model: LatentVariableModel, split: Split, binarization: str) -
     means = np.concatenate([model.encode(x, **told(y))["z"] for x, y in pairs]).astype(np.float64)
     labels = None if split.labels is None else split.labels[:NUM_MEANS].tolist()
     return {"means": means.round(3).tolist(), "labels": labels}
+
+
+def _log_likelihoods(measure: signatures.Signature, images: np.ndarray) -> dict:
+    """What the signature says of a split's first images."""
+    x = tf.constant(images[:NUM_SCORED], tf.float32)
+    values = measure(images=x, num_draws=tf.constant(NUM_DRAWS), seed=tf.constant(0))["log_likelihood"]
+    return {"num_draws": NUM_DRAWS, "log_likelihoods": np.sort(values).astype(np.float64).round(2).tolist()}

@@ -422,6 +422,17 @@ def test_drawing_with_the_keyboard(page, server):
     assert np.ptp(rows) > 4 * np.ptp(columns)  # a 1
 
 
+def test_drawing_stands_among_test_images_by_its_likelihood(page, server):
+    visit(page, server, "vae")
+    draw(page, SEVEN)
+    models = json.load(urllib.request.urlopen(f"{server}/explorer/models"))["models"]
+    (known,) = [model["log_likelihoods"] for model in models if model["name"] == "vae"]
+    request = {"images": seen(page).tolist(), "num_draws": known["num_draws"], "seed": 0}
+    (value,) = predict(server, "vae", "log_likelihood", **request)["log_likelihood"]
+    below = np.mean(np.array(known["log_likelihoods"]) < value)
+    assert number(page, "Likelier than, of 200 test images") == f"{100 * below:.0f} %"
+
+
 def test_drawing_is_judged_by_a_discriminator_in_grey_levels(page, server):
     visit(page, server, "gan")
     draw(page, SEVEN)

@@ -349,6 +349,26 @@ def test_export_of_a_plane_has_the_posterior_means_of_test_images(exported, load
     np.testing.assert_allclose(record["means"], encoded, atol=0.0005 + 1e-5)
 
 
+def test_export_says_how_likely_the_first_200_test_images_are(exported, loaded, mnist_5k):
+    record = json.loads((exported / "assets.extra" / "log_likelihoods.json").read_text())
+    measure, x = loaded.signatures["log_likelihood"], tf.constant(mnist_5k.test.binary[:200], tf.float32)
+    values = measure(images=x, num_draws=tf.constant(record["num_draws"]), seed=tf.constant(0))["log_likelihood"]
+    np.testing.assert_allclose(record["log_likelihoods"], np.sort(values), atol=0.02)
+
+
+def test_export_without_its_dataset_leaves_that_out_and_says_so(tmp_path, monkeypatch, capsys):
+    def load(run):
+        raise Fault("mnist_5k is damaged")
+
+    stub_save(monkeypatch)
+    monkeypatch.setattr(runs, "load_data", load)
+    model = models.build(tiny.config("vae", latent_size=3))
+    monkeypatch.setattr(runs, "load_model", lambda run: model)
+    path = export.export(tiny.begin(tmp_path / "vae", "vae", latent_size=3), tmp_path / "exports")
+    assert not (path / "assets.extra" / "log_likelihoods.json").exists()
+    assert "the export does not say how likely test images are" in capsys.readouterr().err
+
+
 def latent_means(run, out):
     """The content of latent_means.json, or None where there is no such file."""
     path = export.export(run, out) / "assets.extra" / "latent_means.json"
@@ -380,7 +400,8 @@ def test_export_has_latent_means_only_of_a_plane_with_an_encoder(name, latent_si
     stub_save(monkeypatch)
     model = models.build(tiny.config(name, latent_size=latent_size))
     monkeypatch.setattr(runs, "load_model", lambda run: model)
-    monkeypatch.setattr(runs, "load_data", lambda run: pytest.fail("loads data that it does not need"))
+    if name == "dcgan":
+        monkeypatch.setattr(runs, "load_data", lambda run: pytest.fail("loads data that it does not need"))
     assert latent_means(tiny.begin(tmp_path / name, name, latent_size=latent_size), tmp_path / "exports") is None
 
 

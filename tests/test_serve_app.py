@@ -374,6 +374,8 @@ def test_explorer_is_told_of_the_models(client):
     assert vae.pop("signatures") == sorted(vae_signatures := vae_names())
     assert "sample_class" not in vae_signatures
     vae.pop("latent_means")
+    likely = vae.pop("log_likelihoods")
+    assert likely["num_draws"] == 20 and len(likely["log_likelihoods"]) == 200
     assert vae == {
         "name": "vae",
         "version": "1",

@@ -162,6 +162,14 @@ def damage_means_labels(path):
     extra(path, "latent_means.json", '{"means": [[1, 2], [3, 4]], "labels": [7]}')
 
 
+def damage_likelihoods_order(path):
+    extra(path, "log_likelihoods.json", '{"num_draws": 20, "log_likelihoods": [-90.0, -100.0]}')
+
+
+def damage_likelihoods_draws(path):
+    extra(path, "log_likelihoods.json", '{"num_draws": null, "log_likelihoods": [-100.0, -90.0]}')
+
+
 DAMAGES = [function for name, function in globals().items() if name.startswith("damage_")]
 
 

@@ -200,6 +200,7 @@ def create_app(
                         "latent_size": servable.latent_size,
                         "class_conditional": "sample_class" in servable.signatures,
                         "latent_means": servable.latent_means,
+                        "log_likelihoods": servable.log_likelihoods,
                     }
                     for servable in served
                 ]

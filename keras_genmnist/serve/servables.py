@@ -119,6 +119,7 @@ class Servable:
             self.image_shape = shape or self.spec.image_shape
             self.grey = bool(record) and record["binarization"] == "none"
             self.latent_means = _latent_means(extra / "latent_means.json")
+            self.log_likelihoods = _log_likelihoods(extra / "log_likelihoods.json")
             self._warm_up(extra / "tf_serving_warmup_requests")
         except Exception as error:  # of what may be any bytes
             reason = " ".join(str(getattr(error, "message", error)).split())
@@ -175,6 +176,16 @@ def _latent_means(path: Path) -> dict | None:
         points, labels = np.asarray(found["means"], np.float64), found["labels"]
         if points.shape != (len(points), 2) or len(points) != len(points if labels is None else labels):
             raise ValueError(f"{path.name} does not hold points of the plane with the digit of each")
+    return found
+
+
+def _log_likelihoods(path: Path) -> dict | None:
+    """How likely test images are, in ascending order, and by how many draws, for the explorer."""
+    found = _json(path)
+    if found is not None:
+        values, draws = np.asarray(found["log_likelihoods"], np.float64), found["num_draws"]
+        if values.ndim != 1 or not len(values) or (np.diff(values) < 0).any() or not isinstance(draws, int):
+            raise ValueError(f"{path.name} does not hold log-likelihoods in ascending order and their number of draws")
     return found
 
 

@@ -12,7 +12,9 @@ const COMPLETIONS = 6;
 
 /** The readings that a model's signatures allow, in the order in which they stand on the page. */
 export function readingsOf(model) {
-  const kinds = [reconstruction, elbo, logProb, logit, model.latent_size === 2 ? codeOnPlane : codeAsBars, completions];
+  const code = model.latent_size === 2 ? codeOnPlane : codeAsBars;
+  const rank = model.log_likelihoods ? [rankAmong(model.log_likelihoods)] : [];
+  const kinds = [reconstruction, elbo, logProb, ...rank, logit, code, completions];
   const known = kinds.filter(({ needs }) => needs.every((signature) => model.signatures.includes(signature)));
   return known.length && model.image_shape ? [seen, ...known] : [];
 }
@@ -60,6 +62,28 @@ const logProb = {
       return { value: `${figure(value, 1)} nats` };
     }),
 };
+
+/** Where the likelihood of an image stands among those of test images, in ascending order. */
+function rankAmong({ log_likelihoods: values, num_draws: draws }) {
+  return {
+    needs: ["log_likelihood"],
+    open: (call, panel) => {
+      const name = `Likelier than, of ${values.length} test images`;
+      const reading = number(name, ["their middle half, nats", "this one"], async (image) => {
+        const { log_likelihood } = await call("log_likelihood", { images: [image], num_draws: draws, seed: 0 });
+        const below = values.filter((value) => value < log_likelihood[0]).length;
+        return { value: `${figure((100 * below) / values.length, 0)} %`, terms: [middle, figure(log_likelihood[0], 0)] };
+      });
+      const at = (share) => figure(values[Math.floor(share * (values.length - 1))], 0);
+      const middle = `${at(0.25)} to ${at(0.75)}`;
+      return {
+        ...reading,
+        // By so many draws it may be too slow to follow the pen.
+        show: async (image, finished, mask) => (finished || !image) && panel.ask("rank", () => reading.show(image, finished, mask)),
+      };
+    },
+  };
+}
 
 const logit = {
   needs: ["discriminate"],
