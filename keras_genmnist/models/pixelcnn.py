@@ -58,7 +58,7 @@ class PixelCNN(TractableModel):
         # What checkpoints of earlier versions call it.
         return super()._lookup_dependency("positions" if name == "places" else name, *args)
 
-    def _context(self, labels: tf.Tensor | None) -> Context:
+    def context(self, labels: tf.Tensor | None) -> Context:
         """What the network is told of the position, [1, R, S, P], and the class, [B, 1, 1, C]."""
         if labels is None:
             return self.positions
@@ -72,7 +72,7 @@ class PixelCNN(TractableModel):
         return self.expected_log_likelihood(x, x, y)
 
     def expected_log_likelihood(self, x, levels, y=None):
-        return tf.reduce_sum(self.network.log_prob(x, self._context(y), levels), axis=[1, 2, 3])
+        return tf.reduce_sum(self.network.log_prob(x, self.context(y), levels), axis=[1, 2, 3])
 
     def _by_class(self, log_prob: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
         """What `log_prob` makes of the labels of a batch, int32 [B], if all are of one class: of each, [C, B], nats."""
@@ -85,8 +85,17 @@ class PixelCNN(TractableModel):
         return tf.map_fn(of_class, classes, fn_output_signature=tf.float32, parallel_iterations=1)
 
     def call(self, x, training=False):
-        """The probability that each pixel is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
-        return self.network.probabilities(x, self._context(None))
+        """The probability that each pixel is 1, given those before it; with classes, the mean of what each says.
+
+        [B, H, W, C] -> [B, H, W, C]
+        """
+        if self.takes_labels:
+            return tf.reduce_mean(self._by_class(lambda labels: self.probabilities(x, labels), tf.shape(x)[0]), axis=0)
+        return self.probabilities(x, None)
+
+    def probabilities(self, x: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
+        """The probability that each pixel is 1, given those before it and the labels.  [B, H, W, C] -> [B, H, W, C]"""
+        return self.network.probabilities(x, self.context(labels))
 
     def draw(self, seeds):
         labels = None
@@ -96,7 +105,7 @@ class PixelCNN(TractableModel):
 
     def draw_given(self, seeds: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Draws one image of each label, int32 [N]; otherwise as `draw`."""
-        return self.network.draw(self._uniform(seeds), self._context(labels))
+        return self.network.draw(self._uniform(seeds), self.context(labels))
 
     def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the pixels that are not known, each given those before it: pixels known further down do not count.
@@ -120,12 +129,12 @@ class PixelCNN(TractableModel):
         self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor, labels: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
         """As `complete`, of images of these labels, int32 [N]."""
-        drawn = self.network.draw(_known(images, mask, self._uniform(seeds)), self._context(labels))
+        drawn = self.network.draw(_known(images, mask, self._uniform(seeds)), self.context(labels))
         return drawn | {"probabilities": tf.where(mask > 0.5, images, drawn["probabilities"])}
 
     def log_prob_known(self, images: tf.Tensor, mask: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         """log p of the known pixels given the labels and the pixels before them, [N], nats; see `complete`."""
-        log_prob = self.network.log_prob_known(images, _known(images, mask, 0.5), self._context(labels))
+        log_prob = self.network.log_prob_known(images, _known(images, mask, 0.5), self.context(labels))
         return tf.reduce_sum(log_prob, axis=[1, 2, 3])
 
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:
