@@ -99,40 +99,38 @@ class CausalAttention(layers.Layer):
         self.project = layers.Dense(3 * features, use_bias=False)
         self.mix = layers.Dense(features)
 
-    def split(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The queries [B, N, F] of places [B, N, F], and their keys and values side by side, [B, N, 2 F]."""
-        return tf.split(self.project(values), [self.features, 2 * self.features], axis=-1)
+    def split(self, values: tf.Tensor) -> list[tf.Tensor]:
+        """Queries, keys and values of places [B, N, F], each [B, heads, N, F / heads]."""
+        shape = [tf.shape(values)[0], -1, 3, self.heads, self.features // self.heads]
+        return tf.unstack(tf.transpose(tf.reshape(self.project(values), shape), [2, 0, 3, 1, 4]), num=3)
 
-    def attend(self, queries: tf.Tensor, parts: list[tf.Tensor], bias: tf.Tensor | float = 0.0) -> tf.Tensor:
-        """What queries [B, M, F] find among keys and values, which come in `parts` of [B, N, 2 F].
+    def attend(self, queries: tf.Tensor, parts: list, bias: tf.Tensor | float = 0.0) -> tf.Tensor:
+        """What M queries find.
 
         Args:
           queries: of `split`.
-          parts: of `split`.
+          parts: pairs of keys and values, which are as good as joined.
           bias: added to the scores, [M, N].
         Returns:
           [B, M, F].
         """
-        pairs = [tf.split(part, 2, axis=-1) for part in parts]
-        queries = self._by_head(queries) / math.sqrt(self.features // self.heads)
-        scores = [tf.matmul(queries, self._by_head(keys), transpose_b=True) for keys, _ in pairs]
+        queries /= math.sqrt(self.features // self.heads)
+        scores = [tf.matmul(queries, keys, transpose_b=True) for keys, _ in parts]
         weights = tf.nn.softmax(tf.concat(scores, axis=-1) + bias)
-        weights = tf.split(weights, [tf.shape(part)[1] for part in parts], axis=-1) if len(parts) > 1 else [weights]
-        pairs = zip(weights, pairs, strict=True)
-        found = tf.add_n([tf.matmul(share, self._by_head(values)) for share, (_, values) in pairs])
+        weights = tf.split(weights, [tf.shape(keys)[2] for keys, _ in parts], axis=-1) if len(parts) > 1 else [weights]
+        found = tf.add_n([tf.matmul(share, values) for share, (_, values) in zip(weights, parts, strict=True)])
         found = tf.transpose(found, [0, 2, 1, 3])
         return self.mix(tf.reshape(found, [tf.shape(found)[0], -1, self.features]))
 
-    def _by_head(self, values: tf.Tensor) -> tf.Tensor:
-        """[B, N, F] -> [B, heads, N, F / heads]"""
-        parted = tf.reshape(values, [tf.shape(values)[0], -1, self.heads, self.features // self.heads])
-        return tf.transpose(parted, [0, 2, 1, 3])
+    def nothing(self, batch: tf.Tensor) -> list[tf.Tensor]:
+        """The keys and values of no places."""
+        return 2 * [tf.zeros([batch, self.heads, 0, self.features // self.heads])]
 
     def call(self, maps):
         """[B, R, S, F] -> [B, R, S, F]"""
         rows, columns = maps.shape[1:3]
         count = rows * columns
-        queries, others = self.split(tf.reshape(maps, [-1, count, self.features]))
+        queries, *others = self.split(tf.reshape(maps, [-1, count, self.features]))
         later = np.triu(np.full([count, count], -1e9, np.float32), k=1)
         return maps + tf.reshape(self.attend(queries, [others], later), tf.shape(maps))
 
@@ -266,7 +264,7 @@ class GatedPixelCNN(tf_keras.Model):
         batch = tf.shape(uniform)[0]
         rows = [tf.zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in self.gated]
         seen = [tf.zeros([batch, 1, num_columns, layer.link.units]) for layer in self.gated]
-        before = [tf.zeros([batch, 0, 2 * layer.features]) for layer in self.attention]
+        before = [layer.nothing(batch) for layer in self.attention]
 
         def draw_row(i, images, rows, seen, before):
             here = [[[_slice(part, i, axis=1) for part in parts] for parts in pair] for pair in contexts]
@@ -281,7 +279,7 @@ class GatedPixelCNN(tf_keras.Model):
                 new_seen.append(layer.add(layer.see_rows(window), own))
                 new_rows.append(window[:, 1:])
                 vertical = gate(new_seen[-1])
-            before = [tf.concat(pair, axis=1) for pair in zip(before, new, strict=True)]
+            before = [_appended(*pair) for pair in zip(before, new, strict=True)]
             return i + 1, images + tf.one_hot(i, num_rows)[:, None, None, None] * drawn, new_rows, new_seen, before
 
         state = (0, tf.zeros([batch, num_rows, num_columns, num_pixels, 2]), rows, seen, before)
@@ -302,7 +300,7 @@ class GatedPixelCNN(tf_keras.Model):
         """
         batch, num_columns, num_pixels = tf.shape(uniform)[0], *uniform.shape[1:]
         left = [tf.zeros([batch, 1, layer.reach, layer.inputs]) for layer in self.gated]
-        own = [tf.zeros([batch, 0, 2 * layer.features]) for layer in self.attention]
+        own = [layer.nothing(batch) for layer in self.attention]
 
         def draw_place(j, row, left, own):
             horizontal, new_left, new_own = None, [], []
@@ -311,8 +309,8 @@ class GatedPixelCNN(tf_keras.Model):
                 horizontal = layer.step(window, _slice(seen, j, axis=2))
                 new_left.append(window[:, :, 1:])
                 if attention := self._attention_after(number):
-                    queries, others = attention.split(horizontal[:, 0])
-                    new_own.append(tf.concat([own[len(new_own)], others], axis=1))
+                    queries, *here = attention.split(horizontal[:, 0])
+                    new_own.append(_appended(own[len(new_own)], here))
                     parts = [before[len(new_own) - 1], new_own[-1]]
                     horizontal += attention.attend(queries, parts)[:, None]
             pixels, probabilities = self.patches.draw(self.head(horizontal), uniform[:, None, j, None])
@@ -325,10 +323,16 @@ class GatedPixelCNN(tf_keras.Model):
         return found[1], found[3]
 
 
-def _growing(state: tuple, caches: list[tf.Tensor]) -> tuple:
-    """The shapes of a loop's state, whose last part is caches [B, N, F] of ever more places."""
+def _appended(before: list[tf.Tensor], here: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Keys and values of the places before and of these."""
+    return [tf.concat(pair, axis=2) for pair in zip(before, here, strict=True)]
+
+
+def _growing(state: tuple, caches: list) -> tuple:
+    """The shapes of a loop's state, whose last part is caches [B, heads, N, F] of ever more places."""
     fixed = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value).shape, state[:-1])
-    return (*fixed, [tf.TensorShape([cache.shape[0], None, cache.shape[2]]) for cache in caches])
+    growing = tf.nest.map_structure(lambda cache: tf.TensorShape([*cache.shape[:2], None, cache.shape[3]]), caches)
+    return (*fixed, growing)
 
 
 def signed(pixels: tf.Tensor) -> tf.Tensor:

@@ -84,8 +84,17 @@ class PixelCNN(TractableModel):
         return tf.map_fn(of_class, classes, fn_output_signature=tf.float32, parallel_iterations=1)
 
     def call(self, x, training=False):
-        """The probability that each pixel is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
-        return self.network.probabilities(x, self._context(None))
+        """The probability that each pixel is 1, given those before it; with classes, the mean of what each says.
+
+        [B, H, W, C] -> [B, H, W, C]
+        """
+        if self.takes_labels:
+            return tf.reduce_mean(self._by_class(lambda labels: self.probabilities(x, labels), tf.shape(x)[0]), axis=0)
+        return self.probabilities(x, None)
+
+    def probabilities(self, x: tf.Tensor, labels: tf.Tensor | None) -> tf.Tensor:
+        """The probability that each pixel is 1, given those before it and the labels.  [B, H, W, C] -> [B, H, W, C]"""
+        return self.network.probabilities(x, self._context(labels))
 
     def draw_given(self, seeds, labels):
         return self.network.draw(self._uniform(seeds), self._context(labels))

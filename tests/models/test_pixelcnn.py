@@ -145,7 +145,7 @@ def test_pixelcnn_completion_of_a_signature_depends_on_the_seed_alone(digits):
 
 
 def test_pixelcnn_training_raises_log_prob(digits):
-    model = models.build(tiny.config("pixelcnn"))
+    model = models.build(tiny.config("pixelcnn", orders=1))
     model.compile(tf_keras.optimizers.Adam(1e-2))
     before = float(model.validate([digits])["nll"])
     np.testing.assert_allclose(before, -tf.reduce_mean(model.log_likelihood(digits)), rtol=1e-5)
@@ -286,7 +286,7 @@ def test_pixelcnn_of_classes_draws_from_the_chosen_one(conditional, every):
 
 
 def test_pixelcnn_of_classes_completes_by_the_class_that_fits():
-    model = models.build(tiny.config("pixelcnn", class_conditional=True))
+    model = models.build(tiny.config("pixelcnn", class_conditional=True, orders=1))
     # Class 3 is sure that the first row is white, all others that it is black.
     model.log_prob_known = lambda images, mask, labels: tf.where(labels == 3, 0.0, -1e3)
     seen = []
