@@ -62,7 +62,7 @@ def measured(label: str, **changes) -> float:
     if config.orders > 1:
         model, labels = model.model, tf.range(NUM_SAMPLES) % config.orders
     uniform = tf.random.stateless_uniform([NUM_SAMPLES, *model.image_shape], [1, 2])
-    context = model.context(labels)
+    context = model._context(labels)
     cached = tf.function(lambda *given: model.network.draw(*given)["images"], autograph=False)
     seconds(cached, uniform, context)  # compiles
     times, images = zip(*(seconds(cached, uniform, context) for _ in range(_ROUNDS.value)), strict=True)
