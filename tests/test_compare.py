@@ -10,8 +10,6 @@ from keras_genmnist import config as configs
 from keras_genmnist.errors import UsageError
 from tests import tiny
 
-eager = tiny.eager
-
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
@@ -25,7 +23,7 @@ def one_epoch(name, config, seconds):
     return config
 
 
-def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypatch, eager):
+def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(compare, "_within", one_epoch)
     found = compare.compare(["vae", "vae_2d"], 0.05, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "typed")
     printed = capsys.readouterr().out

@@ -112,6 +112,13 @@ def begin_small(workdir: Path, name: str, **changes) -> runs.Run:
     return run
 
 
+def untrained(run: runs.Run) -> runs.Run:
+    """`run` as if it had been trained, with the weights that training would start from."""
+    model = runs.build_model(run, run.spec)
+    runs.save(tf.train.Checkpoint(weights=model.weights), run.best, 1)
+    return run
+
+
 def train(run: runs.Run) -> runs.Run:
     """Trains `run` to its end."""
     training.train(run, time.time())
