@@ -237,7 +237,8 @@ class GatedPixelCNN(tf_keras.Model):
         sizes, added = [part.shape[-1] for part in context], []
         for project in self.contexts:
             if not project.built:
-                project.build([None, sum(sizes)])
+                with tf.name_scope(project.name):  # as a call has it: in a .h5 file of weights no name stands twice
+                    project.build([None, sum(sizes)])
             kernels = tf.split(project.kernel, sizes)
             parts = [tf.tensordot(part, kernel, 1) for part, kernel in zip(context, kernels, strict=True)]
             added.append(list(zip(*(tf.split(part, 2, axis=-1) for part in parts), strict=True)))

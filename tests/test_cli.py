@@ -92,6 +92,7 @@ VERB_FLAGS = {
     "export": ["--model", "--workdir", "--out"],
     "encode": ["--model", "--workdir", "--images", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
+    "score": ["--model", "--workdir", "--export", "--images", "--against", "--num_draws", "--out"],
     "serve": [
         "--export",
         "--host",

@@ -327,7 +327,8 @@ def priors_of_classes():
     generator = np.random.default_rng(0)
     for prior in found.values():
         for variable in prior.trainable_variables:
-            variable.assign(generator.normal(0, 1.0, variable.shape))
+            value = generator.normal(0, 1.0, variable.shape)
+            variable.assign(variable.constraint(value) if variable.constraint else value)  # of masked weights
     return found
 
 

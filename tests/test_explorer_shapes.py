@@ -60,7 +60,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
     colour = write_images(folder / "shapes.npz", SHAPE, CLASSES)
     shapes = exported(folder, "shapes", "vae", colour, latent_size=2)
-    exported(folder, "chosen", "pixelcnn", colour, class_conditional=True)
+    exported(folder, "chosen", "pixelcnn", colour, class_conditional=True, patch_size=1, orders=1)
     exported(folder, "grey", "vae", colour, decoder="logistic", binarization="none")
     exported(folder, "small", "vae", write_images(folder / "small.npz", (8, 8, 1), None), latent_size=3)
     many = shutil.copytree(shapes, folder / "exports" / "many" / "1")

@@ -400,7 +400,6 @@ def vae_names() -> list[str]:
         "encode_draw",
         "interpolate",
         "log_likelihood",
-        "reconstruct",
     ]
     return [*own, "reconstruct", "sample", "sample_rows", "serving_default"]
 

@@ -74,7 +74,7 @@ def test_masked_diffusion_conforms():
     config = tiny.config("masked_diffusion")
     model = models.build(config)
     signatures = conformance.check_generative(model, config)
-    assert signatures.keys() == {"sample_rows", "sample", "complete"}
+    assert signatures.keys() == {"sample_rows", "sample", "log_likelihood", "complete"}
 
 
 def test_probabilities_of_all_images_sum_to_one_in_every_order(in_orders):
