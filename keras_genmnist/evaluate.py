@@ -79,7 +79,7 @@ def evaluate(
             measured[name] = likelihood.exact(model, *_scored(model, dataset, name, run))
     elif model.likelihood == "bound":
         for name, orders in (("validation", 0), ("test", likelihood.ORDERS)):
-            images = getattr(dataset, name).scored(run.config.binarization)
+            images, _ = _scored(model, dataset, name, run)
             measured[name] = likelihood.over_orders(model, images, num_draws or NUM_EVALUATIONS, name, orders)
     record |= {name: own.scores for name, own in measured.items()}
     files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer

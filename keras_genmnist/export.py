@@ -2,8 +2,8 @@
 
 Beside the model, in assets.extra/:
 
-genmnist.json                 what it is: {"model", "dataset", "binarization", "schema", "config", "commit", "id"}; the
-                              last tells its run from others
+genmnist.json                 what it is: {"model", "dataset", "binarization", "completes_any", "schema", "config",
+                              "commit", "id"}; the last tells its run from others
 tf_serving_warmup_requests    a small request for each signature, which TensorFlow Serving plays before it serves
 log_likelihoods.json          of a model with a likelihood: {"num_draws": N, "log_likelihoods": [nats, ...]}, what its
                               signature says of test images, in ascending order
@@ -52,14 +52,19 @@ def export(run: Run, out: Path) -> Path:
     for name, function in own.items():
         setattr(module, name, function)
     served = {"serving_default": own["sample_rows"], **own}
-    extra = {"genmnist.json": json.dumps(_description(run), indent=2)}
-    if model.has_encoder and model.latent_size == 2:
-        extra["latent_means.json"] = json.dumps(_latent_means(model, runs.load_data(run).test, run.config.binarization))
-    if model.likelihood:
+    extra = {"genmnist.json": json.dumps(_description(run, model.completes_any), indent=2)}
+    plane = model.has_encoder and model.latent_size == 2
+    if plane or model.likelihood:
         try:
-            images = runs.load_data(run).test.scored(run.config.binarization)
-            extra["log_likelihoods.json"] = json.dumps(_log_likelihoods(own["log_likelihood"], images))
+            test = runs.load_data(run).test
+            if model.likelihood:
+                images = test.scored(run.config.binarization)
+                extra["log_likelihoods.json"] = json.dumps(_log_likelihoods(own["log_likelihood"], images))
+            if plane:
+                extra["latent_means.json"] = json.dumps(_latent_means(model, test, run.config.binarization))
         except (UsageError, Fault) as error:
+            if plane:
+                raise
             runs.warn(f"the export does not say how likely test images are, because these cannot be had: {error}")
     folder = out / run.title
     # A server polls the folder for numbers: the directory gets one only when it is whole.
@@ -103,11 +108,12 @@ def warmup_request(model: str, signature: str, function: tf.types.experimental.P
     return log
 
 
-def _description(run: Run) -> dict:
+def _description(run: Run, completes_any: bool) -> dict:
     return {
         "model": run.name,
         "dataset": run.spec.name,
         "binarization": run.binarization,
+        "completes_any": completes_any,
         "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "data": run.data,

@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras_genmnist import bounds, files, importance, memory, progress, quadrature
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units, told
-from keras_genmnist.models.masked_diffusion import MaskedDiffusion
 from keras_genmnist.proposals import PROPOSALS
 
 BATCH = 100
@@ -254,7 +253,7 @@ def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None =
 
 
 def over_orders(
-    model: MaskedDiffusion,
+    model: GenerativeModel,
     images: np.ndarray,
     num_draws: int,
     label: str,

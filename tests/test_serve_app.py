@@ -382,6 +382,7 @@ def test_explorer_is_told_of_the_models(client):
         "label": "vae on mnist_5k",
         "image_shape": [28, 28, 1],
         "grey": False,
+        "completes_any": False,
         "noun": "digit",
         "classes": [str(digit) for digit in range(10)],
         "latent_size": 2,

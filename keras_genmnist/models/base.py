@@ -44,6 +44,7 @@ class GenerativeModel(tf_keras.Model):
     takes_levels = False
     autograph = True
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
+    completes_any = False  # whether `complete`, where there is one, takes pixels known anywhere; else the first ones
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
     judge = None  # the name of the classifiers that see samples in validation, see judges.py; read by `compile`
     remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
@@ -214,7 +215,42 @@ class DecoderModel(GenerativeModel):
         return self.decode(z, weights * first + (1 - weights) * second)
 
 
-class TractableModel(GenerativeModel):
+class LikelihoodModel(GenerativeModel):
+    """A model without latents, trained by one optimizer to maximise log p(x) or a bound of it.
+
+    A subclass defines `train_step` and `test_step`, which average a quantity of the images.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], quantity: str):
+        """
+        Args:
+          image_shape: (H, W, C).
+          quantity: what is averaged, the name of its columns of metrics.jsonl.
+        """
+        super().__init__(image_shape)
+        self.average = tf_keras.metrics.Mean(quantity)
+
+    def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
+        """Readies the model for training.
+
+        Args:
+          optimizer: of all trainable variables.
+          seed: of what training draws.
+          jit_compile: whether XLA compiles.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile)
+        self.seed = seed
+        self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
+
+    @property
+    def metrics(self):
+        return [self.average]
+
+    def validate(self, batches):
+        return _averaged(self, batches)
+
+
+class TractableModel(LikelihoodModel):
     """A model whose log p(x) is known exactly, trained to maximise it.  A subclass defines `log_likelihood`."""
 
     likelihood = "exact"
@@ -224,8 +260,7 @@ class TractableModel(GenerativeModel):
         Args:
           image_shape: (H, W, C).
         """
-        super().__init__(image_shape)
-        self.average = tf_keras.metrics.Mean("nll")
+        super().__init__(image_shape, "nll")
 
     def log_likelihood(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
         """log p(x), or log p(x | y) of images and labels: what training maximises.
@@ -263,31 +298,12 @@ class TractableModel(GenerativeModel):
     def build_variables(self):
         self.log_likelihood(tf.zeros([1, *self.image_shape]))
 
-    def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
-        """Readies the model for training.
-
-        Args:
-          optimizer: of all trainable variables.
-          seed: of what a subclass draws in training.
-          jit_compile: whether XLA compiles.
-        """
-        super().compile(optimizer=optimizer, jit_compile=jit_compile)
-        self.seed = seed
-        self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
-
-    @property
-    def metrics(self):
-        return [self.average]
-
     @property
     def curves(self):
         return {"NLL (nats per image)": ["nll", "val_nll"]}
 
     def score(self, row):
         return -row["val_nll"]
-
-    def validate(self, batches):
-        return _averaged(self, batches)
 
     def train_step(self, batch):
         (x, y), levels = self.images_and_labels(batch), self.levels(batch)
@@ -574,7 +590,7 @@ def told(y=None) -> dict:
     return {} if y is None else {"y": y}
 
 
-def _averaged(model: TractableModel | LatentVariableModel, batches: list[np.ndarray]) -> dict[str, float]:
+def _averaged(model: LikelihoodModel | LatentVariableModel, batches: list[np.ndarray]) -> dict[str, float]:
     """The test metrics over all batches."""
     model.reset_metrics()
     for batch in batches:

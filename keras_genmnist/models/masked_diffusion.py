@@ -11,20 +11,19 @@ from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
-import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist.autoregressive import signed
 from keras_genmnist.config import require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.models.base import LikelihoodModel
 from keras_genmnist.networks import UNet
 
 BINS = 16  # of the number of known pixels, the narrower the fewer these are: there the loss falls most steeply
 MEMORY = 0.999  # of the loss in each bin, for a step of training
 
 
-class MaskedDiffusion(GenerativeModel):
+class MaskedDiffusion(LikelihoodModel):
     """p(x | order) = prod{ p(x[i] | the pixels before i in the order) : i } for any order of the D pixels.
 
     p(x) is the mean of it over all orders, and training maximises a bound of that, for random orders and
@@ -38,7 +37,7 @@ class MaskedDiffusion(GenerativeModel):
     """
 
     likelihood = "bound"
-    pixel_by_pixel = True
+    completes_any = pixel_by_pixel = True
 
     def __init__(
         self,
@@ -53,10 +52,9 @@ class MaskedDiffusion(GenerativeModel):
           image_shape: (H, W, C).
           sampling_steps: how many an image is drawn in, or as many as it has pixels where these are fewer.
         """
-        super().__init__(image_shape)
+        super().__init__(image_shape, "elbo")
         self.network, self.size = network, math.prod(image_shape)
         self.sampling_steps = min(sampling_steps, self.size)
-        self.average = tf_keras.metrics.Mean("elbo")
         # Sums and counts.  They begin with a loss that falls evenly with t.
         even = [1 - ((tf.range(BINS, dtype=tf.float32) + 0.5) / BINS) ** 2, tf.ones(BINS)]
         self.step_losses = self.add_weight("step_losses", [2, BINS], trainable=False)
@@ -222,34 +220,12 @@ class MaskedDiffusion(GenerativeModel):
             fn_output_signature=tf.TensorSpec([2, self.size]),
         )
 
-    def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
-        """Readies the model for training.
-
-        Args:
-          optimizer: of all trainable variables.
-          seed: of the orders, and of how many pixels are known.
-          jit_compile: whether XLA compiles.
-        """
-        super().compile(optimizer=optimizer, jit_compile=jit_compile)
-        self.seed = seed
-        self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
-
-    @property
-    def metrics(self):
-        return [self.average]
-
     @property
     def curves(self):
         return {"ELBO (nats per image)": ["elbo", "val_elbo"]}
 
     def score(self, row):
         return row["val_elbo"]
-
-    def validate(self, batches):
-        self.reset_metrics()
-        for batch in batches:
-            logs = self.compiled_test_step(batch)
-        return {name: float(value) for name, value in logs.items()}
 
     def train_step(self, batch):
         x, _ = self.images_and_labels(batch)

@@ -195,6 +195,7 @@ def create_app(
                         "signatures": sorted(servable.signatures),
                         "image_shape": servable.image_shape,
                         "grey": servable.grey,
+                        "completes_any": servable.completes_any,
                         "noun": servable.spec.noun,
                         "classes": servable.spec.classes,
                         "latent_size": servable.latent_size,

@@ -85,6 +85,7 @@ class Servable:
     spec: of its images, as its genmnist.json says; of a SavedModel without one, nothing but what the signatures say.
     image_shape: (H, W, C); None where there are no images.
     grey: whether it learned from grey levels, not from bits.
+    completes_any: whether it completes an image whichever pixels are known.
     """
 
     def __init__(self, name: str, version: int, path: Path, observe: Callable[[int], None]):
@@ -118,6 +119,7 @@ class Servable:
             self.spec = datasets.spec_in(record) if record else DatasetSpec(name, shape)
             self.image_shape = shape or self.spec.image_shape
             self.grey = bool(record) and record["binarization"] == "none"
+            self.completes_any = bool(record) and record.get("completes_any", False)
             self.latent_means = _latent_means(extra / "latent_means.json")
             self.log_likelihoods = _log_likelihoods(extra / "log_likelihoods.json")
             self._warm_up(extra / "tf_serving_warmup_requests")

@@ -2,7 +2,7 @@
 
 import { onResize, sharpen } from "./canvas.js";
 import { openPanel } from "./panel.js";
-import { completesAnything, readingsOf } from "./readings.js";
+import { readingsOf } from "./readings.js";
 import { predict } from "./server.js";
 import { asDigit, asDrawn, asKnown, binarize, ink, PEN } from "./strokes.js";
 
@@ -18,7 +18,7 @@ export function open(model, signal) {
   const pad = panel.find(".pad");
   const shape = model.image_shape;
   const call = (signature, inputs) => predict(model, signature, inputs, signal);
-  const anything = completesAnything(model);
+  const anything = model.completes_any;
   const readings = readingsOf(model).map((kind) => kind.open(call, panel, signal, shape, anything));
   const grey = (strokes) => (model.noun === "digit" ? asDigit : asDrawn)(strokes, shape);
   const seen = model.grey ? grey : (strokes) => binarize(grey(strokes));

@@ -19,11 +19,6 @@ export function readingsOf(model) {
   return known.length && model.image_shape ? [seen, ...known] : [];
 }
 
-/** Whether a model completes an image whichever pixels are known: one that knows p(x) exactly goes row by row. */
-export function completesAnything({ signatures }) {
-  return signatures.includes("complete") && !signatures.includes("log_prob");
-}
-
 const seen = {
   open(call, panel, signal, shape) {
     const { element, show } = picture("As the model sees it", shape);
