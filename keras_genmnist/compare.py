@@ -179,7 +179,7 @@ def table(found: dict[str, dict]) -> str:
     for name, own in found.items():
         elbo, nll = (own["test"].get(key) for key in ("elbo", "nll"))
         bound = f"{-elbo['mean']:.2f} +- {elbo['se']:.2f}" if elbo else "exact"
-        likelihood = f"{nll['mean']:.2f} +- {nll['se']:.2f}" if nll else ""  # a bound over orders has none
+        likelihood = f"{nll['mean']:.2f} +- {nll['se']:.2f}" if nll else ""  # a bound has none
         lines.append(
             f"{name:{width}}  {own['train_seconds'] / 60:7.1f}  {own['epochs']:6}    {bound:13}  "
             f"{likelihood:13}  {own['milliseconds_per_image']:.3f}"

@@ -249,7 +249,7 @@ def steps(subject: Subject) -> Figure:
         drawn = evaluate.draw(model, count, num_steps=number)["images"]
         rows.append(drawn[:20])
         scores.append(quality.score(drawn, dataset, binary=True))
-        nats.append(-likelihood.over_orders(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"])
+        nats.append(-likelihood.bounded(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"])
     sheet = images.tile(np.concatenate(rows), columns=20)
     inches = 10 * sheet.shape[0] / sheet.shape[1]
     figure = Drawing(figsize=(10, 4 + inches), layout="constrained")

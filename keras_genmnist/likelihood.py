@@ -11,7 +11,14 @@ import tensorflow as tf
 
 from keras_genmnist import bounds, files, importance, memory, progress, quadrature
 from keras_genmnist.datasets import eval_batches
-from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, TractableModel, active_units, told
+from keras_genmnist.models.base import (
+    BoundedModel,
+    GenerativeModel,
+    LatentVariableModel,
+    TractableModel,
+    active_units,
+    told,
+)
 from keras_genmnist.proposals import PROPOSALS
 
 BATCH = 100
@@ -35,7 +42,8 @@ class Measured(NamedTuple):
 
     scores: means and standard errors over the images, nats.
     per_image: the same image by image, by the name of the column, [N] each: log_px and, of latent variables, elbo, kl,
-      ess and pareto_k; of a bound over orders elbo alone; of a model that takes labels as `_over_classes` says.
+      ess and pareto_k; of a model that knows a bound alone, elbo and its terms; of a model that takes labels as
+      `_over_classes` says.
     """
 
     scores: dict
@@ -124,7 +132,7 @@ def weighted(
         ]
     elbo = reconstruction - kl
     if not model.draws_bits:
-        scores["bits_per_dimension"] = _bits(model, elbo, log_px)
+        scores["bits_per_dimension"] = _bits(model, negative_elbo=-elbo, nll=-log_px)
     found = Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
     return (
         found
@@ -133,10 +141,10 @@ def weighted(
     )
 
 
-def _bits(model: LatentVariableModel, elbo: np.ndarray, log_px: np.ndarray) -> dict[str, dict]:
+def _bits(model: GenerativeModel, **nats: np.ndarray) -> dict[str, dict]:
     """Bits per dimension of what is given in nats, [N] each."""
-    nats = math.prod(model.image_shape) * math.log(2)
-    return {name: mean_and_error(-values / nats) for name, values in (("negative_elbo", elbo), ("nll", log_px))}
+    bit = math.prod(model.image_shape) * math.log(2)
+    return {name: mean_and_error(values / bit) for name, values in nats.items()}
 
 
 def _over_classes(
@@ -177,7 +185,7 @@ def _over_classes(
         "given_label": own,
     }
     if "bits_per_dimension" in own:
-        scores["bits_per_dimension"] = _bits(model, means["elbo"], means["log_px"])
+        scores["bits_per_dimension"] = _bits(model, negative_elbo=-means["elbo"], nll=-means["log_px"])
     return Measured(scores, means | columns | {"likeliest_class": likeliest})
 
 
@@ -201,7 +209,7 @@ def _tail(ess: np.ndarray, pareto_k: np.ndarray) -> dict:
 
 def doubt(scores: dict) -> str | None:
     """Why the NLL among the scores is not to be trusted, in a line, if it is not."""
-    nll = scores.get("given_label", scores).get("nll", {})  # a bound over orders has none
+    nll = scores.get("given_label", scores).get("nll", {})  # a bound has none
     if nll.get("num_draws") == "quadrature":
         if _error(nll) > quadrature.TOLERANCE:
             return f"the quadrature of log p(x) is off by up to {_error(nll):.2g} nats for an image"
@@ -252,36 +260,38 @@ def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None =
     )
 
 
-def over_orders(
-    model: GenerativeModel,
+def bounded(
+    model: BoundedModel,
     images: np.ndarray,
-    num_draws: int,
+    num_draws: int | None,
     label: str,
     num_orders: int = 0,
-    num_steps: int | None = None,
+    **given,
 ) -> Measured:
-    """The bound of a model that draws pixels in any order, and a tighter one for some images.
+    """The bound of a model that knows no more, and a tighter one for some images of a model that draws in any order.
 
     elbo = E[ log p(x | order) ] <= E[ log (1/M) sum{ p(x | order m) : m = 1..M } ] <= log p(x)
 
     Args:
       model: the model.
-      images: [N, H, W, C], binary.
-      num_draws: evaluations of the network for each image, of the elbo.
+      images: [N, H, W, C], binary or, of a model of grey levels, of levels k / 255; the first `bound_images` are
+        scored.
+      num_draws: of the bound, for each image; None where it has no noise.
       label: of the progress bar.
       num_orders: M, drawn for each of the first ORDERED_IMAGES images; 0 for none.
-      num_steps: in which images are drawn, for the elbo; by default pixel by pixel.
+      given: what else `bound_terms` is to be told.
     Returns:
       With orders, `mixture` among the scores: of these images the `nll` by the mean over M orders, the `elbo` by the
       mean of their logs, and the `gain` of one over the other.
     """
-    measure = tf.function(model.log_likelihood, autograph=model.autograph, reduce_retracing=True)
+    images = images[: model.bound_images]
+    measure = tf.function(model.bound_terms, autograph=model.autograph, reduce_retracing=True)
     batches = progress.batches(eval_batches(images, BATCH), label)
-    parts = [
-        measure(x, num_draws=num_draws, seed=tf.constant([0, b]), num_steps=num_steps) for b, x in enumerate(batches)
-    ]
-    elbo = np.concatenate(parts).astype(np.float64)
-    scores = {"num_images": len(images), "elbo": mean_and_error(elbo) | {"num_draws": num_draws}}
+    parts = [measure(x, num_draws=num_draws or 1, seed=tf.constant([0, b]), **given) for b, x in enumerate(batches)]
+    terms = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+    scores = {"num_images": len(images)} | {name: mean_and_error(values) for name, values in terms.items()}
+    if num_draws:
+        scores["elbo"]["num_draws"] = num_draws
     if num_orders:
         in_order = tf.function(
             lambda x, seeds: model.log_prob_in_order(x, model.orders(seeds)), autograph=model.autograph
@@ -293,14 +303,13 @@ def over_orders(
         found = {"elbo": mean, "nll": -log_px, "gain": log_px - mean}
         scores["mixture"] = {"num_images": len(x), "num_orders": num_orders}
         scores["mixture"] |= {name: mean_and_error(values) for name, values in found.items()}
-    return Measured(scores, {"elbo": elbo})
+    if not model.draws_bits:
+        scores["bits_per_dimension"] = _bits(model, negative_elbo=-terms["elbo"])
+    return Measured(scores, terms)
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
     """How a table shows scores like these: the label of a row -> its cell for the scores of a split."""
-
-    def nats(key):
-        return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
 
     def order(number):
         return lambda score: f"{score['orders'][number]['mean']:.2f} +- {score['orders'][number]['se']:.2f}"
@@ -313,15 +322,15 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
         def share(score):
             return f"{score['label_accuracy']['mean']:.2%} +- {score['label_accuracy']['se']:.2%}"
 
-        found = {"ELBO, of p(x)": nats("elbo")} if "elbo" in scores else {}
-        found |= {"NLL, of p(x)": nats("nll"), "likeliest class right": share, "given the label:": lambda score: ""}
+        found = {"ELBO, of p(x)": _nats("elbo")} if "elbo" in scores else {}
+        found |= {"NLL, of p(x)": _nats("nll"), "likeliest class right": share, "given the label:": lambda score: ""}
         return found | {label: of_given(cell) for label, cell in rows(scores["given_label"]).items()}
     if "elbo" not in scores:
         numbers = range(len(scores.get("orders", [])))
         alone = {f"  order {number + 1} alone": order(number) for number in numbers}
-        return {"exact NLL": nats("nll")} | alone
+        return {"exact NLL": _nats("nll")} | alone
     if "nll" not in scores:
-        return _rows_over_orders(scores)
+        return _rows_of_bound(scores)
     by_draws = "weighted_nll" if "weighted_nll" in scores else "nll"
 
     def draws(key, form):
@@ -337,11 +346,11 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
     def layer(number):
         return lambda score: f"{score['layers'][number]['kl']['mean']:.2f}, {units(score['layers'][number])}"
 
-    found = {"ELBO": nats("elbo"), "KL": nats("kl"), "reconstruction": nats("reconstruction"), "NLL": nats("nll")}
+    found = {"ELBO": _nats("elbo"), "KL": _nats("kl"), "reconstruction": _nats("reconstruction"), "NLL": _nats("nll")}
     if by_draws != "nll":
         found |= {
             "  by quadrature, within": lambda score: f"{_error(score['nll']):.4f}",
-            "NLL by draws": nats(by_draws),
+            "NLL by draws": _nats(by_draws),
         }
     found |= {
         "draws for the NLL": draws("num_draws", ","),
@@ -354,20 +363,24 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
         "active units": units,
     }
     if "bits_per_dimension" in scores:
-
-        def bits(key):
-            def cell(score):
-                value = score["bits_per_dimension"][key]
-                return f"{value['mean']:.4f} +- {value['se']:.4f}"
-
-            return cell
-
-        found |= {"-ELBO, bits/dimension": bits("negative_elbo"), "NLL, bits/dimension": bits("nll")}
+        found |= {"-ELBO, bits/dimension": _bits_cell("negative_elbo"), "NLL, bits/dimension": _bits_cell("nll")}
     layers = range(len(scores.get("layers", [])))
     return found | {f"layer {number + 1}: KL, active": layer(number) for number in layers}
 
 
-def _rows_over_orders(scores: dict) -> dict[str, Callable[[dict], str]]:
+def _nats(key: str) -> Callable[[dict], str]:
+    return lambda score: f"{score[key]['mean']:.2f} +- {score[key]['se']:.2f}"
+
+
+def _bits_cell(key: str) -> Callable[[dict], str]:
+    def cell(score):
+        value = score["bits_per_dimension"][key]
+        return f"{value['mean']:.4f} +- {value['se']:.4f}"
+
+    return cell
+
+
+def _rows_of_bound(scores: dict) -> dict[str, Callable[[dict], str]]:
     def mixture(key):
         def cell(score):
             value = score.get("mixture", {}).get(key, "")  # of the test images alone
@@ -375,10 +388,13 @@ def _rows_over_orders(scores: dict) -> dict[str, Callable[[dict], str]]:
 
         return cell
 
-    found = {
-        "ELBO over random orders": lambda score: f"{score['elbo']['mean']:.2f} +- {score['elbo']['se']:.2f}",
-        "  evaluations an image": lambda score: f"{score['elbo']['num_draws']:,}",
-    }
+    found = {"ELBO": _nats("elbo")}
+    if "num_draws" in scores["elbo"]:
+        found["  draws an image"] = lambda score: f"{score['elbo']['num_draws']:,}"
+    found |= {label: _nats(key) for label, key in (("KL", "kl"), ("reconstruction", "reconstruction")) if key in scores}
+    if "bits_per_dimension" in scores:
+        found["-ELBO, bits/dimension"] = _bits_cell("negative_elbo")
+    found["images"] = lambda score: f"{score['num_images']:,}"
     if "mixture" not in scores:
         return found
     return found | {

@@ -166,7 +166,7 @@ def _likelihoods(records: dict[str, dict]) -> str:
     for name, own in records.items():
         if "test" in own:
             elbo, nll = own["test"].get("elbo"), own["test"].get("nll")
-            draws = nll.get("num_draws", "exact") if nll else ""  # a bound over orders has no NLL
+            draws = nll.get("num_draws", "exact") if nll else ""  # a bound has no NLL
             draws = f"{draws:,}" if isinstance(draws, int) else draws
             best = nll["mean"] if nll else -elbo["mean"]
             rows.append((best, [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), draws, _training(own)]))

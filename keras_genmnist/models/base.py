@@ -250,6 +250,46 @@ class LikelihoodModel(GenerativeModel):
         return _averaged(self, batches)
 
 
+class BoundedModel(LikelihoodModel):
+    """A model trained on a bound of log p(x) that no number of draws makes tight.  A subclass defines `bound_terms`."""
+
+    likelihood = "bound"
+    bound_draws = 1  # of `bound_terms` for each image in evaluate, by default; None where the bound has no noise
+    bound_images: int | None = None  # how many of a split are scored; None for all
+
+    def __init__(self, image_shape: tuple[int, int, int]):
+        """
+        Args:
+          image_shape: (H, W, C).
+        """
+        super().__init__(image_shape, "elbo")
+
+    def bound_terms(
+        self, x: tf.Tensor, *, num_draws: tf.Tensor | int = 1, seed: tf.Tensor | int = 0
+    ) -> dict[str, tf.Tensor]:
+        """Estimates of the bound, and of its terms where it has any.
+
+        Args:
+          x: images [B, H, W, C], binary or, of a model of grey levels, of levels k / 255.
+          num_draws: whose mean the estimate is.
+          seed: int32 [] or [2].
+        Returns:
+          `elbo`, and with it perhaps `reconstruction` and `kl`, whose difference it then is: [B], nats.
+        """
+        raise NotImplementedError
+
+    def log_likelihood(self, x: tf.Tensor, *, num_draws: tf.Tensor | int = 1, seed: tf.Tensor | int = 0) -> tf.Tensor:
+        """The bound, as `bound_terms`: [B], nats, below log p(x) in expectation."""
+        return self.bound_terms(x, num_draws=num_draws, seed=seed)["elbo"]
+
+    @property
+    def curves(self):
+        return {"ELBO (nats per image)": ["elbo", "val_elbo"]}
+
+    def score(self, row):
+        return row["val_elbo"]
+
+
 class TractableModel(LikelihoodModel):
     """A model whose log p(x) is known exactly, trained to maximise it.  A subclass defines `log_likelihood`."""
 

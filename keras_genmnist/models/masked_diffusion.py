@@ -16,14 +16,14 @@ from ml_collections import ConfigDict
 from keras_genmnist.autoregressive import signed
 from keras_genmnist.config import require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.models.base import LikelihoodModel
+from keras_genmnist.models.base import BoundedModel
 from keras_genmnist.networks import UNet
 
 BINS = 16  # of the number of known pixels, the narrower the fewer these are: there the loss falls most steeply
 MEMORY = 0.999  # of the loss in each bin, for a step of training
 
 
-class MaskedDiffusion(LikelihoodModel):
+class MaskedDiffusion(BoundedModel):
     """p(x | order) = prod{ p(x[i] | the pixels before i in the order) : i } for any order of the D pixels.
 
     p(x) is the mean of it over all orders, and training maximises a bound of that, for random orders and
@@ -36,7 +36,7 @@ class MaskedDiffusion(LikelihoodModel):
     Source: Hoogeboom et al. (2022), equations 3 and 4
     """
 
-    likelihood = "bound"
+    bound_draws = 10  # the standard error over MNIST's test images is then 2 % above that of more
     completes_any = pixel_by_pixel = True
 
     def __init__(
@@ -52,7 +52,7 @@ class MaskedDiffusion(LikelihoodModel):
           image_shape: (H, W, C).
           sampling_steps: how many an image is drawn in, or as many as it has pixels where these are fewer.
         """
-        super().__init__(image_shape, "elbo")
+        super().__init__(image_shape)
         self.network, self.size = network, math.prod(image_shape)
         self.sampling_steps = min(sampling_steps, self.size)
         # Sums and counts.  They begin with a loss that falls evenly with t.
@@ -75,7 +75,7 @@ class MaskedDiffusion(LikelihoodModel):
         """
         return self.network(tf.concat([known * signed(x), known], axis=-1))
 
-    def bound(self, x: tf.Tensor, ranks: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+    def bound_at(self, x: tf.Tensor, ranks: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         """One term of the bound: D times the mean log-probability of the pixels that follow the first t.
 
         Args:
@@ -89,10 +89,8 @@ class MaskedDiffusion(LikelihoodModel):
         log_probs = tf.reduce_sum(hidden * _log_probs(x, self.logits(x, 1 - hidden)), axis=[1, 2, 3])
         return self.size * log_probs / tf.cast(self.size - t, tf.float32)
 
-    def log_likelihood(
-        self, x: tf.Tensor, *, num_draws: int = 10, seed: tf.Tensor | int = 0, num_steps: int | None = None
-    ) -> tf.Tensor:
-        """An estimate of the bound, and so below log p(x) in expectation.
+    def bound_terms(self, x, *, num_draws=10, seed=0, num_steps: int | None = None):
+        """As BoundedModel.bound_terms.
 
         The draws of t for an image are D / num_draws apart, and shifted from image to image: what is left of their
         variance is small.
@@ -102,8 +100,6 @@ class MaskedDiffusion(LikelihoodModel):
           num_draws: of t and the order, for each image.
           seed: int32 [] or [2].
           num_steps: as of `schedule`, for the bound of images that are drawn in so many; by default one by one.
-        Returns:
-          [B], nats.
         """
         starts = self.schedule(num_steps or self.size)
         x, seed = tf.cast(x, tf.float32), tf.broadcast_to(seed, [2])
@@ -111,10 +107,10 @@ class MaskedDiffusion(LikelihoodModel):
         def term(number):
             ranks, t = self._orders_and_steps(tf.shape(x)[0], seed, number, num_draws)
             # Of those drawn in the same step, a pixel sees none.
-            return self.bound(x, ranks, tf.gather(starts, tf.searchsorted(starts, t, side="right") - 1))
+            return self.bound_at(x, ranks, tf.gather(starts, tf.searchsorted(starts, t, side="right") - 1))
 
         terms = tf.map_fn(term, tf.range(num_draws), fn_output_signature=tf.float32, parallel_iterations=1)
-        return tf.reduce_mean(terms, axis=0)
+        return {"elbo": tf.reduce_mean(terms, axis=0)}
 
     def _orders_and_steps(self, batch, seed, number, count):
         """Random orders, int32 [B, H, W, C], and a t for each, int32 [B]: the `number`th of `count` of an image."""
@@ -220,19 +216,12 @@ class MaskedDiffusion(LikelihoodModel):
             fn_output_signature=tf.TensorSpec([2, self.size]),
         )
 
-    @property
-    def curves(self):
-        return {"ELBO (nats per image)": ["elbo", "val_elbo"]}
-
-    def score(self, row):
-        return row["val_elbo"]
-
     def train_step(self, batch):
         x, _ = self.images_and_labels(batch)
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
         ranks, t = self._orders_and_steps(tf.shape(x)[0], seed, 0, 1)
         with tf.GradientTape() as tape:
-            elbo = self.bound(x, ranks, t)
+            elbo = self.bound_at(x, ranks, t)
             loss = -tf.reduce_mean(elbo)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))

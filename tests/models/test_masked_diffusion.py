@@ -92,7 +92,7 @@ def test_log_prob_in_order_is_pixel_by_pixel(model, every, orders, in_orders):
 def test_terms_of_the_bound_average_to_the_mean_over_orders(model, every, orders, in_orders):
     for number in (3, 40):
         x = np.repeat(every[number][None], 720, axis=0)
-        terms = [model.bound(x, orders, tf.fill([720], t)) for t in range(PIXELS)]
+        terms = [model.bound_at(x, orders, tf.fill([720], t)) for t in range(PIXELS)]
         np.testing.assert_allclose(np.mean(terms), in_orders[number].mean(), atol=1e-5)
 
 
@@ -115,16 +115,16 @@ def test_log_likelihood_is_unbiased(model, every, in_orders):
 @pytest.mark.parametrize("num_draws, batch", [(1, 12), (3, 4), (6, 1)])
 def test_log_likelihood_sees_every_step_equally_often(model, monkeypatch, num_draws, batch):
     square = np.arange(PIXELS) ** 2
-    monkeypatch.setattr(model, "bound", lambda x, ranks, t: tf.cast(t**2, tf.float32))
+    monkeypatch.setattr(model, "bound_at", lambda x, ranks, t: tf.cast(t**2, tf.float32))
     for seed in range(10):
         found = model.log_likelihood(np.zeros([batch, *SHAPE]), num_draws=num_draws, seed=seed).numpy()
         np.testing.assert_allclose(found.mean(), square.mean(), rtol=1e-6)
 
 
 def test_log_likelihood_in_few_steps_sees_the_pixels_of_those_before(model, monkeypatch):
-    monkeypatch.setattr(model, "bound", lambda x, ranks, t: tf.cast(t**2, tf.float32))
+    monkeypatch.setattr(model, "bound_at", lambda x, ranks, t: tf.cast(t**2, tf.float32))
     monkeypatch.setattr(model, "schedule", lambda num_steps: tf.constant([0, 1, 4, PIXELS]))
-    found = model.log_likelihood(np.zeros([4, *SHAPE]), num_draws=3, num_steps=3).numpy()
+    found = model.bound_terms(np.zeros([4, *SHAPE]), num_draws=3, num_steps=3)["elbo"].numpy()
     np.testing.assert_allclose(found.mean(), (1 * 0 + 3 * 1 + 2 * 16) / PIXELS, rtol=1e-6)
 
 
@@ -134,7 +134,7 @@ def test_mixture_of_all_orders_is_what_the_bound_is_below(model, every, in_order
     monkeypatch.setattr(model, "log_prob_in_order", lambda x, ranks: next(columns))
     monkeypatch.setattr(model, "orders", lambda seeds: seeds)
     monkeypatch.setattr(likelihood.tf, "function", lambda function, **options: function)
-    scores = likelihood.over_orders(model, every, 12, "test", num_orders=720).scores
+    scores = likelihood.bounded(model, every, 12, "test", num_orders=720).scores
     mixture, log_px = scores["mixture"], np.log(np.exp(in_orders).mean(axis=1))
     np.testing.assert_allclose(mixture["nll"]["mean"], -log_px.mean(), atol=1e-5)
     np.testing.assert_allclose(mixture["elbo"]["mean"], in_orders.mean(), atol=1e-5)
@@ -156,7 +156,7 @@ def test_draws_are_those_of_the_mixture_over_all_orders(model, in_orders):
 def test_draws_in_few_steps_are_those_of_the_mixture_in_as_many(model, every, orders):
     tile = np.repeat(every, 720, axis=0), np.tile(orders, [64, 1, 1, 1])
     in_two = model.log_prob_in_order(*tile, num_steps=2).numpy().reshape(64, 720)
-    estimates = model.log_likelihood(np.repeat(every[40][None], 4000, axis=0), num_draws=1, num_steps=2).numpy()
+    estimates = model.bound_terms(np.repeat(every[40][None], 4000, axis=0), num_draws=1, num_steps=2)["elbo"].numpy()
     assert abs(estimates.mean() - in_two[40].mean()) < 4 * estimates.std() / np.sqrt(4000)
     np.testing.assert_allclose(np.exp(in_two).sum(axis=0), 1, atol=1e-4)
     drawn = tf.function(model.draw, autograph=False)(seeds(2000), num_steps=2)
