@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
             "train_draws": 1,
             # Of each latent above the lowest layer: 8, 4, 2, 1 nats.  After 20 epochs the ELBO is -92.0, without -93.0.
             "free_bits": 0.25,
+            "beta": 1.0,  # as in vae
+            "capacity": 0.0,
             "dataset": "mnist",
             "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
             "invert": False,  # of images of your own: exchanges black and white

@@ -48,6 +48,8 @@ def get_config() -> ConfigDict:
             "train_draws": 1,
             "gradient": "standard",
             "free_bits": 0.0,
+            "beta": 1.0,  # what a nat of KL costs in training; the ELBO that is reported is the true one
+            "capacity": 0.0,  # nats that the KL is drawn to, at beta for each that it is off; 0 for none
             "dataset": "mnist",
             "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
             "invert": False,  # of images of your own: exchanges black and white
@@ -57,7 +59,7 @@ def get_config() -> ConfigDict:
             "epochs": 300,
             "learning_rate": 2e-3,
             "decay": "cosine",
-            "warmup_epochs": 0,
+            "warmup_epochs": 0,  # over which the KL's weight, or the capacity, rises from 0
             "clip_norm": 0.0,
             "ema_decay": 0.0,
             "patience": 0,

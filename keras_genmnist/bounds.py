@@ -48,18 +48,32 @@ class Objective(NamedTuple):
     num_draws: S, draws from the posterior a step and image.
     gradient: "standard"; "stl", with "elbo" and no free bits; or "dreg", with "iwae".  See `PathGradient`.
     free_bits: nats of KL that cost nothing, of every layer or of each; see `elbo`.
+    beta: what the KL costs; other than 1 with "elbo" alone, and the objective is then no bound (Higgins et al. 2017,
+      equation 4, openreview.net/forum?id=Sy2fzU9gl).
+    capacity: C nats that the mean KL over the images is drawn to, with "elbo" and no free bits: the objective is
+      (1/S) sum{ log p(x | z[s]) } - beta |KL - C| (Burgess et al. 2018, equation 8, arxiv.org/abs/1804.03599); 0 for
+      none.
     """
 
     bound: str = "elbo"
     num_draws: int = 1
     gradient: str = "standard"
     free_bits: float | tuple[float, ...] = 0.0
+    beta: float = 1.0
+    capacity: float = 0.0
 
-    def __call__(self, terms: LogTerms, kl_weight: tf.Tensor | float = 1.0) -> tf.Tensor:
-        """The bound, [B], nats."""
+    def __call__(self, terms: LogTerms, warmup: tf.Tensor | float = 1.0) -> tf.Tensor:
+        """What a training maximises the mean of, [B], nats; `warmup` is a factor on the KL, or on the capacity."""
         if self.bound == "iwae":
-            return iwae_bound(terms, kl_weight)
-        return elbo(terms, kl_weight, self.free_bits)
+            return iwae_bound(terms, warmup)
+        if self.capacity:
+            return reconstruction(terms) - self.beta * tf.abs(tf.reduce_mean(kl(terms)) - warmup * self.capacity)
+        return elbo(terms, self.beta * warmup, self.free_bits)
+
+    def score(self, elbo: float, kl: float) -> float:
+        """The objective, less what free bits give, of images whose mean ELBO and KL these are; nats."""
+        weighted = self.beta * abs(kl - self.capacity) if self.capacity else self.beta * kl
+        return elbo + (kl - weighted)
 
 
 ELBO = Objective()
@@ -160,7 +174,7 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float |
 
     Args:
       terms: log densities of S draws.
-      kl_weight: factor on the KL, in [0, 1]; below 1 while warming up (Sonderby et al. 2016, section 2.3,
+      kl_weight: factor on the KL; below 1 while warming up (Sonderby et al. 2016, section 2.3,
         arxiv.org/abs/1602.02282), when the result is not a bound.
       free_bits: one number for all layers, or one for each, 0 for none: where a layer's mean KL over the images is
         below this, it costs this and has no gradient (Kingma et al. 2016, equation 15, with a layer as group,

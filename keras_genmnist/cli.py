@@ -132,7 +132,10 @@ def figures(argv: list[str]) -> None:
     )
     flags.DEFINE_integer("seed", 1, "Of the samples and the interpolation.", *SEEDS, flag_values=values)
     flags.DEFINE_multi_string(
-        "pairs", [], "Test images, from 0, to interpolate between: 3,5 or 3,5,12,8 or given again.", flag_values=values
+        "pairs",
+        [],
+        "Test images, from 0, to interpolate between or to vary: 3,5 or 3,5,12,8 or given again.",
+        flag_values=values,
     )
     flags.DEFINE_enum("format", "png", ["png", "pdf", "svg"], "Of the pictures.", flag_values=values)
     flags.DEFINE_string(
@@ -583,8 +586,8 @@ def _pairs(values: flags.FlagValues) -> list[tuple[int, int]]:
     numbers = ",".join(values.pairs).split(",") if values.pairs else []
     if len(numbers) % 2 or not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
         raise UsageError(f"--pairs={','.join(numbers)} is not pairs of test images: give two numbers, or 3,5,12,8 ...")
-    if numbers and values.which and "interpolation" not in values.which:
-        raise UsageError(f"--pairs={','.join(numbers)} is of the interpolation: give --which=interpolation")
+    if numbers and values.which and not {"interpolation", "traversals"} & set(values.which):
+        raise UsageError(f"--pairs={','.join(numbers)} needs --which=interpolation, or traversals")
     return [(int(first), int(second)) for first, second in zip(numbers[::2], numbers[1::2], strict=True)]
 
 

@@ -221,6 +221,17 @@ def require_fit(config: ConfigDict, other: str, **choices) -> None:
             )
 
 
+def require_objective(config: ConfigDict) -> None:
+    """Checks what changes the cost of the KL: `free_bits`, `beta` and `capacity`; see `require` and `require_fit`."""
+    require_finite(config, "free_bits", "capacity")
+    require(config, "beta", 0 < config.beta <= LARGEST, "a value above 0, finite")
+    if config.capacity:
+        require_fit(config, "capacity", free_bits=[0.0])
+    for field, usual in (("free_bits", 0.0), ("beta", 1.0), ("capacity", 0.0)):
+        if config[field] != usual:
+            require_fit(config, field, bound=["elbo"])  # the weights of the IWAE bound have no KL to weigh or to spare
+
+
 def require_labels(config: ConfigDict, dataset: str, num_classes: int | None) -> int:
     """The number of classes that the model is told, 0 for none.
 

@@ -19,6 +19,8 @@ from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)
+TRAVERSED, TRAVERSAL = 10, np.linspace(-2, 2, 7)  # latents, and where each is set, in standard deviations
+MEASURED = 2000  # images that say how much a latent tells
 STEP_SAMPLES, STEP_IMAGES = 1000, 2000  # for the figure of steps
 HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
 LONGEST = 24  # letters of a class's name in a legend
@@ -106,6 +108,48 @@ def layers(subject: Subject) -> Figure:
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(f"layer {number + 1}", rotation=0, ha="right", va="center")
     figure.suptitle(f"Samples between which one layer varies, {_caption(subject)}", fontsize=11)
+    return figure
+
+
+def traversals(subject: Subject) -> Figure:
+    """Decodings of test images' posterior means while one latent varies, a row a latent; those that tell most first.
+
+    What a latent tells is (1/2) log( V / E[ V(x) ] ) nats, V its variance over images and draws and V(x) that of the
+    draws for one image: the mean KL of a Gaussian posterior of one scale from the Gaussian of all draws.
+    """
+    model, dataset = subject.model, subject.dataset
+    x, y = _scored(subject)[:MEASURED], _labels(subject, MEASURED)
+    encode = tf.function(model.encode, autograph=model.autograph)
+    draws = []
+    for number, pair in enumerate(map(model.images_and_labels, eval_batches(x, 500, y))):
+        noise = tf.random.stateless_normal([2, len(pair[0]), model.latent_size], tf.constant([subject.seed, number]))
+        draws.append([encode(pair[0], own, **told(pair[1]))["z"] for own in tf.unstack(noise)])
+    z = np.concatenate(draws, axis=1).astype(np.float64)  # [2, N, D]
+    told_nats = 0.5 * np.log(z.var(axis=(0, 1)) / np.mean((z[0] - z[1]) ** 2 / 2, axis=0))
+    chosen = np.argsort(-told_nats)[:TRAVERSED]
+    values = z.mean(axis=(0, 1)) + np.multiply.outer(TRAVERSAL, z.std(axis=(0, 1)))  # [V, D]
+    places = list(dict.fromkeys(np.ravel(subject.pairs).astype(int).tolist())) or list(range(min(3, len(x))))
+    rows, height = len(chosen), _height_of(subject)
+    figure = Drawing(figsize=(1 + 3.2 * len(places), 0.8 + 0.46 * (rows + 2) * height), layout="constrained")
+    axes = figure.subplots(2, len(places), squeeze=False, height_ratios=[1.5, rows])
+    originals = _scored(subject)
+    for column, place in enumerate(places):
+        image = originals[place : place + 1].astype(np.float32)
+        label = dataset.test.labels[place : place + 1] if model.takes_labels else None
+        varied = np.tile(encode(image, **told(label))["z"], (rows * len(TRAVERSAL), 1))
+        varied[np.arange(len(varied)), np.repeat(chosen, len(TRAVERSAL))] = values[:, chosen].T.ravel()
+        decoded = model.decode(varied, **told(None if label is None else np.repeat(label, len(varied))))
+        _show(axes[0, column], image[0])
+        axes[0, column].set_title(f"test image {place}", fontsize=10)
+        axis, sheet = axes[1, column], images.tile(decoded, len(TRAVERSAL))
+        axis.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+        width, step = sheet.shape[1] / len(TRAVERSAL), sheet.shape[0] / rows
+        axis.set_xticks([width * n for n in (0.5, len(TRAVERSAL) / 2, len(TRAVERSAL) - 0.5)], ["-2", "0", "2"])
+        names = [f"$z_{{{latent + 1}}}$, {max(0, told_nats[latent]):.1f} nats" for latent in chosen]
+        axis.set_yticks([step * (row + 0.5) for row in range(rows)], names if column == 0 else [""] * rows)
+        axis.tick_params(length=0)
+        axis.set_xlabel("standard deviations")
+    figure.suptitle(f"One latent varied at a time, {_caption(subject)}", fontsize=11)
     return figure
 
 
@@ -344,6 +388,7 @@ FIGURES = {
         classes,
         interpolation,
         layers,
+        traversals,
         reconstructions,
         training_curves,
         progress,
@@ -360,7 +405,7 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
     if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"
-    if name in ("reconstructions", "latent_means") and not model.has_encoder:
+    if name in ("traversals", "reconstructions", "latent_means") and not model.has_encoder:
         return "it needs an encoder, the model has none"
     if name == "classes" and not model.takes_labels:
         return "it needs a model that was told the classes: train with config.class_conditional=true"
@@ -394,7 +439,7 @@ def figures(
       seed: of the samples and the interpolation.
       out: the folder.
       format: one of FORMATS.
-      pairs: of test images, by their places in the split, that the interpolation is between.
+      pairs: of test images, by their places in the split, that the interpolation is between and traversals start at.
       label: as of `draw`.
     Raises:
       UsageError, Fault: as `draw`; a UsageError too if `out` cannot be written.
@@ -416,7 +461,7 @@ def draw(
       run: a trained run.
       which: names of figures; none for all that the model has.
       seed: of the samples and the interpolation.
-      pairs: of test images, by their places in the split, that the interpolation is between.
+      pairs: of test images, by their places in the split, that the interpolation is between and traversals start at.
       label: the name or the number of the class that latents are decoded in, by a model that takes labels; the first by
         default.
     Yields:

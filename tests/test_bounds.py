@@ -90,6 +90,35 @@ def test_free_bits_stop_the_gradient_of_the_kl():
         np.testing.assert_array_equal(0.0 if gradient is None else gradient, slope)
 
 
+def test_beta_weighs_the_kl_of_the_objective():
+    terms = random_terms(4, layers=2)
+    expected = bounds.reconstruction(terms) - 4.0 * 0.5 * bounds.kl(terms)
+    np.testing.assert_allclose(bounds.Objective(beta=4.0)(terms, 0.5), expected, rtol=1e-6)  # float32
+    np.testing.assert_array_equal(bounds.Objective(beta=1.0)(terms), bounds.elbo(terms))
+
+
+@pytest.mark.parametrize("capacity, slope", [(60.0, 3.0), (10.0, -3.0)])
+def test_capacity_draws_the_mean_kl_to_it_from_either_side(capacity, slope):
+    terms = random_terms(4, layers=2)
+    mean = float(tf.reduce_mean(bounds.kl(terms)))
+    with tf.GradientTape() as tape:
+        tape.watch(terms.layer_kl)
+        value = tf.reduce_mean(bounds.Objective(beta=3.0, capacity=2 * capacity)(terms, 0.5))
+    expected = tf.reduce_mean(bounds.reconstruction(terms)) - 3 * abs(mean - capacity)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)  # float32
+    np.testing.assert_allclose(tape.gradient(value, terms.layer_kl), np.full([2, 5], slope / 5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"beta": 4.0}, {"beta": 3.0, "capacity": 10.0}, {"beta": 3.0, "capacity": 90.0}]
+)
+def test_score_of_an_epoch_is_the_objective_of_its_means(options):
+    terms, objective = random_terms(4, layers=1), bounds.Objective(**options)
+    elbo, kl = (float(tf.reduce_mean(value(terms))) for value in (bounds.elbo, bounds.kl))
+    np.testing.assert_allclose(objective.score(elbo, kl), tf.reduce_mean(objective(terms)), rtol=1e-6)
+    assert bounds.Objective().score(-87.123456789, 25.1) == -87.123456789
+
+
 def test_iwae_bound_weighs_the_kl():
     terms = random_terms(4)
     lighter = terms._replace(log_prior=0.3 * terms.log_prior, log_posterior=0.3 * terms.log_posterior)

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -125,6 +126,45 @@ def test_pairs_of_images_that_are_not_there_or_of_a_model_without_encoder_are_re
     with pytest.raises(UsageError, match="no encoder"):
         figures.figures(run, ["interpolation"], 5, tmp_path, pairs=[(3, 5)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_traversals_vary_one_latent_from_a_test_image_those_that_tell_most_first(subject, mnist_5k, monkeypatch):
+    scales, rng = np.array([0.5, 0.1], np.float32), np.random.default_rng(0)
+    means = rng.normal(size=[len(mnist_5k.test.images), 2]).astype(np.float32)
+    images_of = mnist_5k.test.binary.reshape(len(means), -1)
+
+    def encode(x, noise=0.0):  # of z1 the channel tells log(1.25 / 0.25) / 2 nats, of z2 log(1.01 / 0.01) / 2
+        places = [np.flatnonzero((images_of == row).all(axis=1))[0] for row in x.reshape(len(x), -1)]
+        return {"z": tf.constant(means[places]) + scales * noise}
+
+    def decode(z):  # an image that shows its z
+        return tf.tile(tf.reshape(z, [-1, 1, 2, 1]), [1, 28, 14, 1])
+
+    model = types.SimpleNamespace(
+        encode=encode,
+        decode=decode,
+        images_and_labels=lambda x: (x, None),
+        takes_labels=False,
+        latent_size=2,
+        autograph=False,
+        image_shape=(28, 28, 1),
+    )
+    monkeypatch.setattr(figures.tf, "function", lambda function, **options: function)
+    figure = figures.traversals(subject._replace(model=model, pairs=[(3, 8), (8, 5)]))
+    first, second, third = figure.axes[3:]
+    assert [axis.get_title() for axis in figure.axes[:3]] == [f"test image {place}" for place in (3, 8, 5)]
+    np.testing.assert_array_equal(picture(figure.axes[1]), mnist_5k.test.binary[8, ..., 0])
+    names = [text.get_text() for text in first.get_yticklabels()]
+    assert [name.split(",")[0] for name in names] == ["$z_{2}$", "$z_{1}$"]
+    nats = [float(name.split(", ")[1].removesuffix(" nats")) for name in names]
+    np.testing.assert_allclose(nats, [np.log(101) / 2, np.log(5) / 2], atol=0.11)  # shown by one decimal
+    for place, axis in ((3, first), (8, second), (5, third)):
+        shown = picture(axis)[::28].reshape(2, 7, 28)[..., :2]  # rows, values, z
+        np.testing.assert_allclose(shown[0, :, 0], means[place, 0])
+        np.testing.assert_allclose(shown[1, :, 1], means[place, 1])
+        np.testing.assert_allclose(shown[0, :, 1], np.linspace(-2, 2, 7) * means[:2000, 1].std(), atol=0.1)
+        np.testing.assert_allclose(shown[1, :, 0], np.linspace(-2, 2, 7) * np.sqrt(1.25), atol=0.2)
+    plt.close(figure)
 
 
 def test_layers_vary_one_at_a_time(subject):
@@ -318,7 +358,7 @@ def test_figures_of_2d_latents_are_refused_for_40_dimensions(run_40d, tmp_path, 
 
 def test_figures_of_40_dimensions_are_those_it_has(run_40d, tmp_path):
     figures.figures(run_40d, [], seed=5, out=tmp_path)
-    names = ("samples", "interpolation", "reconstructions", "training_curves", "progress", "neighbours")
+    names = ("samples", "interpolation", "traversals", "reconstructions", "training_curves", "progress", "neighbours")
     assert {path.name for path in tmp_path.iterdir()} == {f"vae_{name}.png" for name in names}
 
 

@@ -501,7 +501,8 @@ class LatentVariableModel(DecoderModel):
         Args:
           optimizer: of all trainable variables.
           seed: of the draws from the posterior.
-          warmup_steps: steps over which the KL's weight rises linearly from 0 to 1; 0 for none.
+          warmup_steps: steps over which the KL's weight, or the objective's capacity, rises linearly from 0; 0 for
+            none.
           jit_compile: whether XLA compiles.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
@@ -526,7 +527,9 @@ class LatentVariableModel(DecoderModel):
         return curves
 
     def score(self, row):
-        return row[f"val_{self.objective.bound}"]
+        if self.objective.bound == "iwae":
+            return row["val_iwae"]
+        return self.objective.score(row["val_elbo"], row["val_kl"])
 
     def validate(self, batches):
         found = _averaged(self, batches)
@@ -551,20 +554,20 @@ class LatentVariableModel(DecoderModel):
     def train_step(self, batch):
         x, y = self.images_and_labels(batch)
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        kl_weight = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
+        warmup = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
         objective, variables = self.objective, self.trainable_variables
         seed = tf.stack([self.seed, step])
         if objective.gradient == "standard":
             with tf.GradientTape() as tape:
                 terms = self.log_terms(x, objective.num_draws, seed, training=True, **told(y))
-                loss = -tf.reduce_mean(objective(terms, kl_weight))
+                loss = -tf.reduce_mean(objective(terms, warmup))
             gradients = tape.gradient(loss, variables)
         else:
             with tf.GradientTape(persistent=True) as tape:
                 path = bounds.PathGradient(tape)
                 terms = self.log_terms(x, objective.num_draws, seed, training=True, hold=path.hold, **told(y))
-                loss = -tf.reduce_mean(objective(terms, kl_weight))
-            scale = bounds.dreg_scale(terms, kl_weight) if objective.gradient == "dreg" else 1.0
+                loss = -tf.reduce_mean(objective(terms, warmup))
+            scale = bounds.dreg_scale(terms, warmup) if objective.gradient == "dreg" else 1.0
             gradients = path.gradients(loss, scale, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(terms)

@@ -25,6 +25,7 @@ from keras_genmnist.config import (
     require_fit,
     require_labels,
     require_likelihood,
+    require_objective,
     require_positive,
 )
 from keras_genmnist.datasets.spec import DatasetSpec
@@ -299,9 +300,8 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
     num_classes = require_labels(config, spec.name, spec.num_classes)
     require_positive(config, "num_layers", "latent_size", "hidden_layers", "hidden_size", "train_draws")
     require_positive(config, "encoder_channels", "decoder_channels")
-    require_finite(config, "free_bits", "bottom_up_noise")
-    if config.free_bits:
-        require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+    require_objective(config)
+    require_finite(config, "bottom_up_noise")
     require(config, "dropout", 0 <= config.dropout < 1, "0 (none) or a value below 1")
     for field in ("dropout", "bottom_up_noise"):
         if config[field]:
@@ -338,6 +338,6 @@ def build(config: ConfigDict, spec: DatasetSpec) -> HierarchicalVAE:
         encoder,
         TopDown(conditionals, DECODERS[config.decoder](image, spec.image_shape), latent_sizes),
         spec.image_shape,
-        Objective(config.bound, config.train_draws, free_bits=free_bits),
+        Objective(config.bound, config.train_draws, free_bits=free_bits, beta=config.beta, capacity=config.capacity),
         num_classes,
     )

@@ -15,11 +15,11 @@ from keras_genmnist.config import (
     LARGEST,
     require,
     require_choice,
-    require_finite,
     require_fit,
     require_kernel,
     require_labels,
     require_likelihood,
+    require_objective,
     require_positive,
 )
 from keras_genmnist.datasets.spec import DatasetSpec
@@ -106,19 +106,20 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require(config, "refine_steps", 0 <= config.refine_steps <= 1000, "0 to 1000")
     require(config, "refine_learning_rate", 0 < config.refine_learning_rate <= LARGEST, "a value above 0, finite")
     if config.inference != "amortized":
-        require_fit(config, "inference", posterior=["gaussian"], class_conditional=[False])
+        # The gradient ascent is on the ELBO.
+        require_fit(config, "inference", posterior=["gaussian"], class_conditional=[False], beta=[1.0], capacity=[0.0])
     if config.inference == "svi":
         require_positive(config, "refine_steps")  # its start knows nothing of the image
         require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
-    require_finite(config, "free_bits")
-    if config.free_bits:
-        require_fit(config, "free_bits", bound=["elbo"])  # the weights of the IWAE bound have no KL to spare
+    require_objective(config)
     if config.gradient != "standard":
         require_fit(config, "gradient", posterior=["gaussian"])
     if config.gradient == "dreg":
         require_fit(config, "gradient", bound=["iwae"])
+    if config.capacity:
+        require_fit(config, "capacity", gradient=["standard"])  # as below: the sign of KL - C multiplies the score
     if config.gradient == "stl":
         # The score that it leaves out has expectation 0 only where nothing that depends on the draws multiplies it: the
         # weights of the IWAE bound do, and so does whether the KL of the draws is above the free bits.
@@ -153,6 +154,6 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
         piece,
         prior,
         shape,
-        Objective(config.bound, config.train_draws, config.gradient, config.free_bits),
+        Objective(config.bound, config.train_draws, config.gradient, config.free_bits, config.beta, config.capacity),
         num_classes=num_classes,
     )

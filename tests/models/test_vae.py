@@ -342,6 +342,11 @@ def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
         ({"posterior": "planar", "inference": "svi"}, "posterior='planar' does not go with config.inference='svi'"),
         ({"prior": "vamp", "inference": "svi"}, "prior='vamp' does not go with config.inference='svi'"),
         ({"bound": "iwae", "free_bits": 0.5}, "bound='iwae' does not go with config.free_bits=0.5: give elbo"),
+        ({"bound": "iwae", "beta": 4.0}, "bound='iwae' does not go with config.beta=4.0: give elbo"),
+        ({"bound": "iwae", "capacity": 25.0}, "bound='iwae' does not go with config.capacity=25.0: give elbo"),
+        ({"free_bits": 2.0, "capacity": 25.0}, "free_bits=2.0 does not go with config.capacity=25.0: give 0.0"),
+        ({"gradient": "stl", "capacity": 25.0}, "gradient='stl' does not go with config.capacity=25.0: give standard"),
+        ({"inference": "svi", "beta": 4.0}, "beta=4.0 does not go with config.inference='svi': give 1.0"),
         ({"posterior": "iaf", "gradient": "stl"}, "posterior='iaf' does not go with config.gradient='stl'"),
         ({"gradient": "dreg"}, "bound='elbo' does not go with config.gradient='dreg': give iwae"),
         ({"gradient": "stl", "bound": "iwae"}, "bound='iwae' does not go with config.gradient='stl': give elbo"),
@@ -402,6 +407,24 @@ def test_gradient_estimators_agree_on_the_decoder(gradient, bound, digits):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)  # float32 differences of weights
 
 
+@pytest.mark.parametrize("name", ["vae", "ladder"])
+def test_beta_changes_what_is_trained_and_not_what_is_reported(name, digits):
+    def trained(**options):
+        model = models.build(tiny.config(name, free_bits=0.0, norm="none", **options))
+        model.compile(tf_keras.optimizers.SGD(1e-3), warmup_steps=4)
+        model.optimizer.iterations.assign(4)
+        logs = {metric: float(value) for metric, value in model.train_step(digits).items()}
+        return model, logs
+
+    (plain, logs), (weighed, same) = trained(), trained(beta=4.0)
+    assert logs == same  # of the step before the weights changed
+    moved = [float(tf.reduce_max(tf.abs(a - b))) for a, b in zip(plain.weights, weighed.weights, strict=True)]
+    assert max(moved) > 1e-6
+    assert weighed.score({"val_elbo": -100.0, "val_kl": 20.0}) == -160
+    capacity = models.build(tiny.config(name, free_bits=0.0, beta=2.0, capacity=25.0))
+    assert capacity.score({"val_elbo": -100.0, "val_kl": 20.0}) == -90
+
+
 def test_iwae_is_monitored_by_its_own_bound(digits):
     model = models.build(tiny.config("vae", bound="iwae", train_draws=5))
     assert model.score({"val_iwae": -85.0, "val_elbo": -90.0}) == -85
@@ -421,6 +444,9 @@ def test_iwae_is_monitored_by_its_own_bound(digits):
         {"flow_steps": 0, "posterior": "planar"},
         {"prior_components": 0, "prior": "vamp"},
         {"train_draws": 0},
+        {"beta": 0.0},
+        {"beta": float("nan")},
+        {"capacity": -1.0},
         {"free_bits": -1.0},
         {"free_bits": float("nan")},
         {"free_bits": float("inf")},
