@@ -163,13 +163,21 @@ class UNet(tf_keras.Model):
 
     On the way down, strided convolutions halve the image to each of the `halved_sizes`, and learned features say where
     each position is; at the coarsest, a fully connected layer sees all of them.  The way up doubles it again, and adds
-    what the way down had found at each size.
+    what the way down had found at each size.  Told a context, [N, F], a hidden layer makes of it what scales and shifts
+    each feature, before the residual blocks of each size on either way.
 
-    Source: Ronneberger et al. (2015), figure 1, arxiv.org/abs/1505.04597, with sums in place of concatenations
+    Source: Ronneberger et al. (2015), figure 1, arxiv.org/abs/1505.04597, with sums in place of concatenations; for the
+      context Perez et al. (2018), section 2.1, arxiv.org/abs/1709.07871
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], features: int, num_blocks: int, hidden_size: int, outputs: int
+        self,
+        image_shape: tuple[int, int, int],
+        features: int,
+        num_blocks: int,
+        hidden_size: int,
+        outputs: int,
+        takes_context: bool = False,
     ):
         """
         Args:
@@ -178,6 +186,7 @@ class UNet(tf_keras.Model):
           num_blocks: residual blocks at each size, on the way down and on the way up.
           hidden_size: units of the fully connected layer.
           outputs: O.
+          takes_context: whether it is told a context.
         """
         super().__init__(name="u_net")
         sizes = halved_sizes(image_shape)
@@ -197,16 +206,33 @@ class UNet(tf_keras.Model):
         every = layers.Dense(math.prod(coarsest), kernel_initializer="zeros")
         whole = [layers.ELU(), layers.Flatten(), layers.Dense(hidden_size), layers.ELU(), every]
         self.whole = tf_keras.Sequential([*whole, layers.Reshape(coarsest)])
+        if takes_context:
+            self.hear = layers.Dense(hidden_size, "elu")
+            self.tell = [layers.Dense(2 * number) for number in (*maps[1:], *maps[:0:-1])]
 
-    def call(self, x):
+    def call(self, x, context=None):
+        levels = len(self.halve)
+        # Of each size on the way down, and then of each on the way up.
+        told = [None] * 2 * levels
+        if context is not None:
+            hidden = self.hear(context)
+            told = [tell(hidden) for tell in self.tell]
         found = []
-        for halve, positions, down in zip(self.halve, self.positions, self.down, strict=True):
-            x = down(halve(tf_keras.activations.elu(x) if found else x) + positions)
+        for halve, positions, down, own in zip(self.halve, self.positions, self.down, told[:levels], strict=True):
+            x = down(_modulated(halve(tf_keras.activations.elu(x) if found else x) + positions, own))
             found.append(x)
         x = self.whole(x)
-        for above, up, double in zip(found[::-1], self.up[::-1], self.double[::-1], strict=True):
-            x = double(up(x + above))
+        for above, up, double, own in zip(found[::-1], self.up[::-1], self.double[::-1], told[levels:], strict=True):
+            x = double(up(_modulated(x + above, own)))
         return x
+
+
+def _modulated(x: tf.Tensor, told: tf.Tensor | None) -> tf.Tensor:
+    """x [N, H, W, C], scaled and shifted by what is told of each feature, [N, 2 C]; or as it is."""
+    if told is None:
+        return x
+    scale, shift = tf.split(told[:, None, None, :], 2, axis=-1)
+    return x * (1 + scale) + shift
 
 
 def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_keras.Sequential:

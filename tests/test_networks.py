@@ -180,3 +180,28 @@ def test_u_net_starts_without_its_branches(digits_like):
             block.first.kernel.assign(100 * block.first.kernel)
     network.whole.layers[2].kernel.assign(100 * network.whole.layers[2].kernel)
     np.testing.assert_array_equal(network(digits_like), start)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (8, 6, 3)])
+def test_u_net_hears_a_context_everywhere_and_is_the_same_without(shape):
+    told = networks.UNet(shape, features=4, num_blocks=1, hidden_size=8, outputs=2, takes_context=True)
+    context = tf.constant([[0.5, -0.5, 1.0], [0.0, 2.0, 1.0]])
+    x = tf.zeros([2, *shape])
+    first, second = told(x, context)
+    assert (first != second).numpy().all()  # from the start, though the residual branches are silent
+    # What the context adds comes last: a checkpoint of a network without fits the others.
+    untold = networks.UNet(shape, features=4, num_blocks=1, hidden_size=8, outputs=2)
+    untold(x)
+    own = [weight.shape for weight in untold.weights]
+    assert [weight.shape for weight in told.weights][: len(own)] == own and len(told.weights) > len(own)
+    for ours, theirs in zip(untold.weights, told.weights, strict=False):
+        ours.assign(theirs)
+    for part in (told.hear, *told.tell):
+        part.set_weights([np.zeros_like(value) for value in part.get_weights()])
+    np.testing.assert_array_equal(told(x, context), untold(x))
+    levels = len(told.halve)
+    for part in told.tell:  # each is heard
+        part.bias.assign(part.bias + 1)
+        assert (told(x, context) != untold(x)).numpy().all()
+        part.bias.assign(part.bias - 1)
+    assert len(told.tell) == 2 * levels
