@@ -80,7 +80,7 @@ def evaluate(argv: list[str]) -> None:
     flags.DEFINE_integer(
         "num_draws",
         None,
-        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of the ELBO of masked_diffusion; 10.",
+        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of a bound; 10 of masked_diffusion, else 1.",
         1,
         flag_values=values,
     )
@@ -188,7 +188,7 @@ def sample(argv: list[str]) -> None:
     """Draw images from a run or an export.
 
     genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
-    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model] [--num_steps=98, of a masked_diffusion]
+    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model] [--num_steps=20, of a model that draws in steps]
     """
     values = _run_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
@@ -196,7 +196,7 @@ def sample(argv: list[str]) -> None:
     flags.DEFINE_integer("seed", 1, "The same seed gives the same images.", *SEEDS, flag_values=values)
     flags.DEFINE_integer("digit", None, "The one to draw; of class-conditional models.", 0, flag_values=values)
     flags.DEFINE_string("label", None, "The class to draw, by name or number, as --digit.", flag_values=values)
-    flags.DEFINE_integer("num_steps", None, "To draw in; of a masked_diffusion's run.", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, "Of masked_diffusion and flow_matching.", flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
     if values.export and (values.model or values.workdir):

@@ -98,6 +98,8 @@ def _config(name: str, dataset: str, spec: DatasetSpec) -> ConfigDict:
     training.check_config(config)
     if models.build(config, spec).likelihood is None:
         raise UsageError(f"{name} has no likelihood to compare: leave it out")
+    if config.binarization == "none":
+        raise UsageError(f"{name} is a model of grey levels, the others are of bits: leave it out")
     return config
 
 

@@ -79,8 +79,9 @@ def evaluate(
     elif model.likelihood == "bound":
         any_order = hasattr(model, "log_prob_in_order")
         for name, orders in (("validation", 0), ("test", likelihood.ORDERS if any_order else 0)):
-            images, _ = _scored(model, dataset, name, run)
-            measured[name] = likelihood.bounded(model, images, num_draws or model.bound_draws, name, orders)
+            images, labels = _scored(model, dataset, name, run)
+            draws = num_draws or model.bound_draws
+            measured[name] = likelihood.bounded(model, images, draws, name, orders, labels)
     record |= {name: own.scores for name, own in measured.items()}
     files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
     if per_image:
@@ -182,25 +183,24 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
       model: with the weights that are scored.
       dataset: the run's.
     Returns:
-      `samples`: mean images, or a GAN's grey levels, against grey levels; not of a model that draws pixel by pixel, and
-        not where the test images are bits.  `samples_raw`: a GAN's, by the weights that the average is of.
-        `samples_binary`: drawn bits against the reference binarization.  `samples_grey`: grey levels drawn by a model
-        that has a likelihood of them, against grey levels.  `pixels` of each says which.
+      `samples`: mean images, or the grey levels that a model without these draws, against grey levels; not of a model
+        that draws pixel by pixel, and not where the test images are bits.  `samples_raw`: a GAN's, by the weights that
+        the average is of.  `samples_binary`: drawn bits against the reference binarization.  `samples_grey`: grey
+        levels drawn by a model that has mean images too, against grey levels.  `pixels` of each says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
     asked = {"labels": drawn["labels"]} if model.takes_labels else {}
-    means = model.likelihood is not None  # a GAN's images are drawn without further noise
     if dataset.spec.values == "grey" and not model.pixel_by_pixel:
-        pixels = {"pixels": "mean images" if means else "grey levels"}
+        pixels = {"pixels": "mean images" if model.mean_images else "grey levels"}
         found["samples"] = pixels | quality.score(drawn["probabilities"], dataset, **asked)
-        if not means and run.config.ema_decay:  # samples are all that tells the two kinds of weights apart
+        if model.likelihood is None and run.config.ema_decay:  # samples are all that tells the kinds of weights apart
             raw = draw(runs.load_model(run, raw=True), len(dataset.test.images))
             found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset, **asked)
     if model.draws_bits:
         found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(
             drawn["images"], dataset, binary=True, **asked
         )
-    elif means:
+    elif model.mean_images:
         found["samples_grey"] = {"pixels": "drawn grey levels"} | quality.score(drawn["images"], dataset, **asked)
     return found
 

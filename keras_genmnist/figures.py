@@ -283,30 +283,39 @@ def classes(subject: Subject) -> Figure:
 
 
 def steps(subject: Subject) -> Figure:
-    """Of a model that draws some pixels at a time: samples, their Frechet distance and nats, by the number of steps."""
-    model, dataset, size = subject.model, subject.dataset, subject.model.size
-    numbers = sorted({max(1, round(size / 8 / 3.5**k)) for k in range(3)} | {size})
+    """Of a model that draws in steps: samples, their Frechet distance, and what else tells, by the number of steps.
+
+    That is the nats of a model whose steps draw pixels, which do not see each other; of others precision and recall.
+    """
+    model, dataset, numbers = subject.model, subject.dataset, subject.model.steps_shown
     x = _scored(subject)[:STEP_IMAGES]
     count = min(STEP_SAMPLES, len(dataset.test.images))
-    rows, scores, nats = [], [], []
+    rows, scores, nats = [], [], {}
     for number in numbers:
         drawn = evaluate.draw(model, count, num_steps=number)["images"]
         rows.append(drawn[:20])
-        scores.append(quality.score(drawn, dataset, binary=True))
-        nats.append(-likelihood.bounded(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"])
+        scores.append(quality.score(drawn, dataset, binary=model.draws_bits))
+        if model.pixel_by_pixel:
+            nats[number] = -likelihood.bounded(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"]
     sheet = images.tile(np.concatenate(rows), columns=20)
     inches = 10 * sheet.shape[0] / sheet.shape[1]
     figure = Drawing(figsize=(10, 4 + inches), layout="constrained")
-    axes = figure.subplot_mosaic([["frechet", "nats"], ["samples", "samples"]], height_ratios=[3.4, inches])
+    axes = figure.subplot_mosaic([["frechet", "other"], ["samples", "samples"]], height_ratios=[3.4, inches])
     distances, floor = [score["frechet"] for score in scores], scores[0]["frechet_floor"]["mean"]
     spread = [distance["spread"] or 0 for distance in distances]
     axes["frechet"].errorbar(numbers, [distance["mean"] for distance in distances], spread, marker="o", capsize=3)
     axes["frechet"].axhline(floor, linestyle="--", color="gray", label="as many training images")
     axes["frechet"].set(ylabel=f"Frechet distance of {count:,} samples", yscale="log")
     axes["frechet"].legend()
-    axes["nats"].plot(numbers, nats, marker="o")
-    axes["nats"].set(ylabel=f"-ELBO of {len(x):,} test images (nats)")
-    for axis in (axes["frechet"], axes["nats"]):
+    if nats:
+        axes["other"].plot(numbers, list(nats.values()), marker="o")
+        axes["other"].set(ylabel=f"-ELBO of {len(x):,} test images (nats)")
+    else:
+        for name in ("precision", "recall"):
+            axes["other"].plot(numbers, [score[name]["mean"] for score in scores], marker="o", label=name)
+        axes["other"].set(ylabel="share", ylim=(0, 1))
+        axes["other"].legend()
+    for axis in (axes["frechet"], axes["other"]):
         axis.set(xlabel="steps", xscale="log")
         axis.set_xticks(numbers, [str(number) for number in numbers])
         axis.minorticks_off()
@@ -314,7 +323,8 @@ def steps(subject: Subject) -> Figure:
     axes["samples"].imshow(sheet, cmap="gray", vmin=0, vmax=1)
     height = sheet.shape[0] / len(numbers)
     axes["samples"].set(xticks=[], yticks=[height * (n + 0.5) for n in range(len(numbers))], yticklabels=numbers)
-    figure.suptitle(f"Drawn bits by the number of steps, {_caption(subject)}", fontsize=11)
+    drawn = "bits" if model.draws_bits else "grey levels"
+    figure.suptitle(f"Drawn {drawn} by the number of steps, {_caption(subject)}", fontsize=11)
     return figure
 
 
@@ -414,7 +424,7 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     if name == "completion" and not hasattr(model, "complete"):
         return "it needs a PixelCNN without latents, or a masked diffusion"
     if name == "steps" and not hasattr(model, "sampling_steps"):
-        return "it needs a model that draws some pixels at a time"
+        return "it needs a model that draws in steps, as masked_diffusion and flow_matching"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
     if name == "latent_means" and dataset.test.labels is None:

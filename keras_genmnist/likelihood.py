@@ -266,6 +266,7 @@ def bounded(
     num_draws: int | None,
     label: str,
     num_orders: int = 0,
+    labels: np.ndarray | None = None,
     **given,
 ) -> Measured:
     """The bound of a model that knows no more, and a tighter one for some images of a model that draws in any order.
@@ -279,15 +280,20 @@ def bounded(
       num_draws: of the bound, for each image; None where it has no noise.
       label: of the progress bar.
       num_orders: M, drawn for each of the first ORDERED_IMAGES images; 0 for none.
+      labels: [N], of a model that takes them: all this is then given the image's own.
       given: what else `bound_terms` is to be told.
     Returns:
+      With labels all scores as `given_label`.
       With orders, `mixture` among the scores: of these images the `nll` by the mean over M orders, the `elbo` by the
       mean of their logs, and the `gain` of one over the other.
     """
     images = images[: model.bound_images]
     measure = tf.function(model.bound_terms, autograph=model.autograph, reduce_retracing=True)
-    batches = progress.batches(eval_batches(images, BATCH), label)
-    parts = [measure(x, num_draws=num_draws or 1, seed=tf.constant([0, b]), **given) for b, x in enumerate(batches)]
+    pairs = eval_batches(images, BATCH, None if labels is None else labels[: len(images)])
+    parts = []
+    for b, batch in enumerate(progress.batches(pairs, label)):
+        x, *y = [batch] if labels is None else batch
+        parts.append(measure(x, *y, num_draws=num_draws or 1, seed=tf.constant([0, b]), **given))
     terms = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
     scores = {"num_images": len(images)} | {name: mean_and_error(values) for name, values in terms.items()}
     if num_draws:
@@ -305,7 +311,10 @@ def bounded(
         scores["mixture"] |= {name: mean_and_error(values) for name, values in found.items()}
     if not model.draws_bits:
         scores["bits_per_dimension"] = _bits(model, negative_elbo=-terms["elbo"])
-    return Measured(scores, terms)
+    if labels is None:
+        return Measured(scores, terms)
+    columns = {f"{name}_given_label": values for name, values in terms.items()}
+    return Measured({"num_images": len(images), "given_label": scores}, columns)
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
@@ -323,7 +332,9 @@ def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
             return f"{score['label_accuracy']['mean']:.2%} +- {score['label_accuracy']['se']:.2%}"
 
         found = {"ELBO, of p(x)": _nats("elbo")} if "elbo" in scores else {}
-        found |= {"NLL, of p(x)": _nats("nll"), "likeliest class right": share, "given the label:": lambda score: ""}
+        if "nll" in scores:
+            found |= {"NLL, of p(x)": _nats("nll"), "likeliest class right": share}
+        found["given the label:"] = lambda score: ""
         return found | {label: of_given(cell) for label, cell in rows(scores["given_label"]).items()}
     if "elbo" not in scores:
         numbers = range(len(scores.get("orders", [])))
@@ -416,7 +427,7 @@ def write(path: Path, per_image: dict[str, np.ndarray], labels: np.ndarray | Non
       UsageError: if the path cannot be written.
     """
     count = len(next(iter(per_image.values())))
-    columns = {"index": np.arange(count)} | ({} if labels is None else {"label": labels}) | per_image
+    columns = {"index": np.arange(count)} | ({} if labels is None else {"label": labels[:count]}) | per_image
     if path.suffix == ".npz":
         content = io.BytesIO()
         np.savez(content, **columns)

@@ -36,7 +36,7 @@ def of_run(run: Run, num_steps: int | None = None) -> Source:
 
     Args:
       run: the run.
-      num_steps: in which images are drawn, of a model that draws some pixels at a time.
+      num_steps: in which images are drawn, of a model that draws in steps.
     Raises:
       UsageError: if num_steps means nothing for the model, or is out of range.
     """
@@ -44,10 +44,11 @@ def of_run(run: Run, num_steps: int | None = None) -> Source:
     if num_steps is not None:
         if not hasattr(model, "sampling_steps"):
             raise UsageError(
-                f"--num_steps={num_steps} means nothing for {run.name}: leave it out, or give a masked_diffusion"
+                f"--num_steps={num_steps} means nothing for {run.name}: leave it out, or give a masked_diffusion or a "
+                "flow_matching"
             )
-        if not 1 <= num_steps <= model.size:
-            raise UsageError(f"--num_steps={num_steps} is out of range: give 1 to {model.size}, the number of pixels")
+        if not 1 <= num_steps <= model.most_steps:
+            raise UsageError(f"--num_steps={num_steps} is out of range: give 1 to {model.most_steps}")
         model.sampling_steps = num_steps
     return Source(signatures.of(model), f"{run.name} on {run.spec.name}", run.spec, run.config, model)
 

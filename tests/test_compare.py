@@ -51,6 +51,11 @@ def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypa
         compare.compare(["vae", "iaf"], 0.05, "mnist", 2, tmp_path / "runs", tmp_path / "figures", "")
 
 
+def test_a_model_of_grey_levels_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="flow_matching is a model of grey levels, the others are of bits: leave it"):
+        compare.compare(["vae", "flow_matching"], 5, "mnist_5k", 2, tmp_path / "runs", tmp_path / "figures", "")
+
+
 def test_workdir_that_cannot_be_written_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "_within", lambda *arguments: pytest.fail("timed"))
     (tmp_path / "file").write_text("")

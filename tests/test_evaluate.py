@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import bounds, classifier, datasets, evaluate, gap, likelihood, models, quality, runs
+from keras_genmnist import bounds, classifier, datasets, evaluate, files, gap, likelihood, models, quality, runs
 from keras_genmnist.errors import UsageError
+from keras_genmnist.models.flow_matching import FlowMatching
 from tests import tiny
 
 
@@ -208,6 +209,34 @@ def test_evaluate_of_a_masked_diffusion_tells_its_bound_and_a_mixture_of_orders(
         assert images["elbo"].mean() == pytest.approx(test["elbo"]["mean"])
     with pytest.raises(UsageError, match=r"--proposal=defensive means nothing for masked_diffusion: .* no posterior"):
         evaluate.evaluate(run, None, results=False, proposal="defensive")
+
+
+@pytest.mark.parametrize("class_conditional", [False, True])
+def test_evaluate_of_a_flow_tells_its_bound_and_the_grey_levels_it_draws(
+    few, tmp_path, monkeypatch, capsys, class_conditional
+):
+    monkeypatch.setattr(FlowMatching, "bound_images", 5)
+    options = {"class_conditional": class_conditional, "ema_decay": 0.9}
+    run = tiny.untrained(tiny.begin(tmp_path / "flow", "flow_matching", **options))
+    files.write(run.metrics_jsonl, b'{"epoch": 1, "step": 4, "loss": 900.0, "val_loss": 900.0, "seconds": 1.0}\n')
+    record = evaluate.evaluate(run, 2, results=False, per_image=tmp_path / "images.npz")
+    test = record["test"]["given_label"] if class_conditional else record["test"]
+    assert record["test"]["num_images"] == test["num_images"] == 5 and test["elbo"]["num_draws"] == 2
+    model, data = runs.load_model(run), runs.load_data(run)
+    x, y = data.test.images[:5].astype(np.float32) / 255, data.test.labels[:5]
+    expected = model.log_likelihood(x, *[y] * class_conditional, num_draws=2, seed=tf.constant([0, 0]))
+    with np.load(tmp_path / "images.npz") as images:
+        name = "elbo_given_label" if class_conditional else "elbo"
+        assert list(images) == ["index", "label", name]
+        np.testing.assert_array_equal(images["label"], y)
+        np.testing.assert_allclose(images[name], expected, rtol=1e-5)
+    bits = test["bits_per_dimension"]["negative_elbo"]["mean"]
+    assert bits == pytest.approx(-np.mean(expected) / (784 * np.log(2)), rel=1e-5)
+    assert record["samples"]["pixels"] == "grey levels"
+    assert not record.keys() & {"samples_raw", "samples_binary", "samples_grey"}
+    printed = capsys.readouterr().out
+    assert f"-ELBO, bits/dimension   {bits:.4f} +-"[:30] in printed.replace("      ", "   ")
+    assert ("given the label:" in printed) is class_conditional
 
 
 @pytest.fixture(scope="module")

@@ -540,6 +540,33 @@ def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeyp
     plt.close(figure)
 
 
+def test_steps_of_a_flow_show_precision_and_recall_by_their_number(mnist_5k, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "STEP_SAMPLES", 20)
+    run = tiny.untrained(tiny.begin(tmp_path / "flow", "flow_matching"))
+    steps, asked = [], []
+
+    def drawn(model, count, num_steps):
+        return steps.append(num_steps) or {"images": np.zeros([count, 28, 28, 1])}
+
+    def score(images, dataset, binary):
+        names = ("frechet", "frechet_floor", "precision", "recall")
+        return asked.append(binary) or {name: {"mean": 0.1 * len(asked), "spread": None} for name in names}
+
+    monkeypatch.setattr(figures.evaluate, "draw", drawn)
+    monkeypatch.setattr(figures.quality, "score", score)
+    model = runs.load_model(run)
+    monkeypatch.setattr(model, "bound_terms", lambda *given, **named: pytest.fail("its bound knows no such steps"))
+    figure = figures.steps(Subject(run, model, mnist_5k, [], seed=5))
+    assert steps == [1, 2, 4, 8, 16, 32] and asked == [False] * 6
+    _, shares, samples = figure.axes
+    assert [line.get_label() for line in shares.lines] == ["precision", "recall"]
+    for line in shares.lines:
+        np.testing.assert_allclose(line.get_xydata(), [[step, 0.1 * (i + 1)] for i, step in enumerate(steps)])
+    assert picture(samples).shape == (6 * 28, 20 * 28)
+    assert figure.get_suptitle().startswith("Drawn grey levels by the number of steps, flow")
+    plt.close(figure)
+
+
 def test_steps_are_drawn_only_where_they_are_asked_for(run, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "_lacks", lambda name, model, dataset: None if name in ("steps", "samples") else "no")
     assert [name for name, _ in figures.draw(run, [])] == ["samples"]

@@ -55,8 +55,19 @@ def test_sample_draws_in_as_many_steps_as_asked_for(run, tmp_path, eager):
     for steps in (0, 785):
         with pytest.raises(UsageError, match=rf"--num_steps={steps} is out of range: give 1 to 784"):
             sources.of_run(masked, num_steps=steps)
-    with pytest.raises(UsageError, match=r"--num_steps=5 means nothing for vae: .* masked_diffusion"):
+    with pytest.raises(UsageError, match=r"--num_steps=5 means nothing for vae: .* or a flow_matching"):
         sources.of_run(run, num_steps=5)
+
+
+def test_sample_of_a_flow_draws_in_as_many_steps_as_asked_for(tmp_path, eager):
+    run = tiny.untrained(tiny.begin(tmp_path / "flow", "flow_matching"))
+    found, _ = draw(sources.of_run(run, num_steps=2), tmp_path / "a.png", num_samples=2)
+    model, seeds = runs.load_model(run), tf.constant([[3, 0], [3, 1]])
+    np.testing.assert_allclose(found, model.draw(seeds, num_steps=2)["probabilities"], atol=1e-6)
+    assert not np.allclose(found, model.draw(seeds)["probabilities"], atol=1e-3)
+    for steps in (0, 1001):
+        with pytest.raises(UsageError, match=rf"--num_steps={steps} is out of range: give 1 to 1000"):
+            sources.of_run(run, num_steps=steps)
 
 
 @pytest.mark.parametrize("num_samples", [0, MAX_SAMPLES + 1])

@@ -44,6 +44,7 @@ class GenerativeModel(tf_keras.Model):
     takes_levels = False
     autograph = True
     draws_bits = True  # whether the images of `draw` are bits; else they are grey levels, as its probabilities
+    mean_images = True  # whether these are mean images, without the noise of pixels; else they are what is drawn
     completes_any = False  # whether `complete`, where there is one, takes pixels known anywhere; else the first ones
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
     judge = None  # the name of the classifiers that see samples in validation, see judges.py; read by `compile`
@@ -257,12 +258,13 @@ class BoundedModel(LikelihoodModel):
     bound_draws = 1  # of `bound_terms` for each image in evaluate, by default; None where the bound has no noise
     bound_images: int | None = None  # how many of a split are scored; None for all
 
-    def __init__(self, image_shape: tuple[int, int, int]):
+    def __init__(self, image_shape: tuple[int, int, int], quantity: str = "elbo"):
         """
         Args:
           image_shape: (H, W, C).
+          quantity: as of LikelihoodModel; where it is another, a subclass defines `curves` and `score` too.
         """
-        super().__init__(image_shape, "elbo")
+        super().__init__(image_shape, quantity)
 
     def bound_terms(
         self, x: tf.Tensor, *, num_draws: tf.Tensor | int = 1, seed: tf.Tensor | int = 0

@@ -38,7 +38,7 @@ class GAN(DecoderModel):
     Of a class-conditional one both networks are told the class, of a sample that of the real image beside it.
     """
 
-    draws_bits = False
+    draws_bits = mean_images = False
 
     def __init__(
         self,

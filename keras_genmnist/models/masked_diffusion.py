@@ -60,6 +60,16 @@ class MaskedDiffusion(BoundedModel):
         self.step_losses = self.add_weight("step_losses", [2, BINS], trainable=False)
         self.step_losses.assign(even)
 
+    @property
+    def most_steps(self) -> int:
+        """Each draws a pixel."""
+        return self.size
+
+    @property
+    def steps_shown(self) -> list[int]:
+        """For a figure: some, and as many as there are pixels."""
+        return sorted({max(1, round(self.size / 8 / 3.5**k)) for k in range(3)} | {self.size})
+
     def build_variables(self):
         blank = tf.zeros([1, *self.image_shape])
         self.logits(blank, blank)

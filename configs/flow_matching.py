@@ -1,0 +1,34 @@
+"""Flow matching along straight paths (Lipman et al. 2023, arxiv.org/abs/2210.02747)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "flow_matching",
+            "features": 32,  # at half the image's size; twice as many at a quarter of it
+            "num_blocks": 2,
+            "hidden_size": 128,
+            "times": "uniform",
+            "sampling_steps": 12,
+            "solver": "heun",
+            "class_conditional": False,
+            "label_dropout": 0.1,
+            "guidance": 1.0,  # none
+            "dataset": "mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
+            "binarization": "none",
+            "batch_size": 32,
+            "epochs": 15,
+            # After 27,200 images the error is 201, at half the rate 218.
+            "learning_rate": 2e-3,
+            "decay": "cosine",
+            "clip_norm": 1000.0,  # the gradient's is about 300; what is far above it would be a leap
+            "ema_decay": 0.999,
+            "patience": 0,
+            "jit_compile": False,  # 210 images/s of a busy core
+            "seed": 3435,
+        }
+    )
