@@ -76,7 +76,9 @@ class FlowMatching(BoundedModel):
         self.velocity(tf.zeros([1, *self.image_shape]), tf.zeros([1]), classes)
 
     def velocity(self, x: tf.Tensor, t: tf.Tensor, classes: tf.Tensor | None) -> tf.Tensor:
-        """v(x, t | y).
+        """v(x, t | y): that of standard normal images, and what the network adds to it.
+
+        With c = (1 - t)^2 + t^2 the variance of x, it is (2 t - 1) / c x + network(x / c^(1/2), t, y) / c^(1/2).
 
         Args:
           x: [B, H, W, C].
@@ -84,10 +86,14 @@ class FlowMatching(BoundedModel):
           classes: one-hot [B, K], all zero for v(x, t); None of a model that takes no labels.
         Returns:
           [B, H, W, C].
+        Source: Karras et al. (2022), equation 7, arxiv.org/abs/2206.00364, for straight paths
         """
-        angles = tf.broadcast_to(t, tf.shape(x)[:1])[:, None] * FREQUENCIES
-        context = [tf.sin(angles), tf.cos(angles)] + ([] if classes is None else [classes])
-        return self.network(x, tf.concat(context, axis=-1))
+        t = tf.broadcast_to(t, tf.shape(x)[:1])[:, None]
+        context = [tf.sin(t * FREQUENCIES), tf.cos(t * FREQUENCIES)] + ([] if classes is None else [classes])
+        t = t[:, :, None, None]
+        variance = (1 - t) ** 2 + t**2
+        scale = tf.math.rsqrt(variance)
+        return (2 * t - 1) / variance * x + scale * self.network(scale * x, tf.concat(context, axis=-1))
 
     def guided(self, x: tf.Tensor, t: tf.Tensor, classes: tf.Tensor | None) -> tf.Tensor:
         """(1 - w) v(x, t) + w v(x, t | y), with w the guidance; as `velocity`.
