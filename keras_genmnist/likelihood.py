@@ -280,24 +280,33 @@ def bounded(
       num_draws: of the bound, for each image; None where it has no noise.
       label: of the progress bar.
       num_orders: M, drawn for each of the first ORDERED_IMAGES images; 0 for none.
-      labels: [N], of a model that takes them: all this is then given the image's own.
+      labels: [N], of a model that takes them, which knows the bound without them too.
       given: what else `bound_terms` is to be told.
     Returns:
-      With labels all scores as `given_label`.
+      With labels, as `given_label` the same scores, all given the image's own.
       With orders, `mixture` among the scores: of these images the `nll` by the mean over M orders, the `elbo` by the
       mean of their logs, and the `gain` of one over the other.
     """
     images = images[: model.bound_images]
     measure = tf.function(model.bound_terms, autograph=model.autograph, reduce_retracing=True)
-    pairs = eval_batches(images, BATCH, None if labels is None else labels[: len(images)])
-    parts = []
-    for b, batch in enumerate(progress.batches(pairs, label)):
-        x, *y = [batch] if labels is None else batch
-        parts.append(measure(x, *y, num_draws=num_draws or 1, seed=tf.constant([0, b]), **given))
-    terms = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
-    scores = {"num_images": len(images)} | {name: mean_and_error(values) for name, values in terms.items()}
-    if num_draws:
-        scores["elbo"]["num_draws"] = num_draws
+
+    def measured(*y):
+        batches = progress.batches(eval_batches(images, BATCH, *y), label)
+        draws, parts = num_draws or 1, []
+        for b, batch in enumerate(batches):
+            parts.append(measure(*(batch if y else [batch]), num_draws=draws, seed=tf.constant([0, b]), **given))
+        terms = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+        scores = {"num_images": len(images)} | {name: mean_and_error(values) for name, values in terms.items()}
+        if num_draws:
+            scores["elbo"]["num_draws"] = num_draws
+        if not model.draws_bits:
+            scores["bits_per_dimension"] = _bits(model, negative_elbo=-terms["elbo"])
+        return scores, terms
+
+    scores, terms = measured()
+    if labels is not None:
+        scores["given_label"], known = measured(labels[: len(images)])
+        terms |= {f"{name}_given_label": values for name, values in known.items()}
     if num_orders:
         in_order = tf.function(
             lambda x, seeds: model.log_prob_in_order(x, model.orders(seeds)), autograph=model.autograph
@@ -309,12 +318,7 @@ def bounded(
         found = {"elbo": mean, "nll": -log_px, "gain": log_px - mean}
         scores["mixture"] = {"num_images": len(x), "num_orders": num_orders}
         scores["mixture"] |= {name: mean_and_error(values) for name, values in found.items()}
-    if not model.draws_bits:
-        scores["bits_per_dimension"] = _bits(model, negative_elbo=-terms["elbo"])
-    if labels is None:
-        return Measured(scores, terms)
-    columns = {f"{name}_given_label": values for name, values in terms.items()}
-    return Measured({"num_images": len(images), "given_label": scores}, columns)
+    return Measured(scores, terms)
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:

@@ -19,7 +19,7 @@ from keras_genmnist.models.base import BoundedModel, told
 from keras_genmnist.networks import UNet
 
 LEVELS = 256  # each a piece of [-1, 1] as wide as all others
-SCORING_STEPS = 20
+SCORING_STEPS = 32  # within 0.2 nats of an image of 64 steps, where 20 are within 2.3
 FREQUENCIES = np.geomspace(1.0, 100.0, 16, dtype=np.float32)  # of the time, in radians
 
 
@@ -72,8 +72,12 @@ class FlowMatching(BoundedModel):
         self.label_dropout, self.guidance = label_dropout, guidance
 
     def build_variables(self):
-        classes = tf.zeros([1, self.num_classes]) if self.takes_labels else None
-        self.velocity(tf.zeros([1, *self.image_shape]), tf.zeros([1]), classes)
+        x = tf.zeros([1, *self.image_shape])
+        self.velocity(x, tf.zeros([1]), self.no_class(x))
+
+    def no_class(self, x: tf.Tensor) -> tf.Tensor | None:
+        """What a model that takes labels is told where an image may be of any class; of others None."""
+        return tf.zeros([tf.shape(x)[0], self.num_classes]) if self.takes_labels else None
 
     def velocity(self, x: tf.Tensor, t: tf.Tensor, classes: tf.Tensor | None) -> tf.Tensor:
         """v(x, t | y): that of standard normal images, and what the network adds to it.
@@ -132,31 +136,22 @@ class FlowMatching(BoundedModel):
 
         Args:
           x: images [B, H, W, C] of levels k / 255.
-          y: labels [B], of a model that takes them; without, the log mean over the classes, by the same draws of each.
+          y: labels [B], of a model that takes them; without, by the velocity of all classes together.
           num_draws: of the dequantized image and of the probes of the trace, for each image.
           seed: int32 [] or [2].
         Source: Theis et al. (2016), section 3.1, arxiv.org/abs/1511.01844
         """
         x, seed = tf.cast(x, tf.float32), tf.broadcast_to(seed, [2])
 
-        def given(classes):
-            def term(number):
-                level_seed, probe_seed = tf.unstack(tf.random.split(tf.random.fold_in(seed, number), 2))
-                density = self.log_density(self.dequantized(x, level_seed), probe_seed, classes)
-                return density - self.size * math.log(LEVELS / 2)
+        classes = self.no_class(x) if y is None else self.context(y)
 
-            terms = tf.map_fn(term, tf.range(num_draws), fn_output_signature=tf.float32, parallel_iterations=1)
-            return tf.reduce_mean(terms, axis=0)
+        def term(number):
+            level_seed, probe_seed = tf.unstack(tf.random.split(tf.random.fold_in(seed, number), 2))
+            density = self.log_density(self.dequantized(x, level_seed), probe_seed, classes)
+            return density - self.size * math.log(LEVELS / 2)
 
-        if y is not None or not self.takes_labels:
-            return {"elbo": given(self.context(y))}
-        by_class = tf.map_fn(
-            lambda label: given(self.context(tf.fill(tf.shape(x)[:1], label))),
-            tf.range(self.num_classes),
-            fn_output_signature=tf.float32,
-            parallel_iterations=1,
-        )
-        return {"elbo": tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))}
+        terms = tf.map_fn(term, tf.range(num_draws), fn_output_signature=tf.float32, parallel_iterations=1)
+        return {"elbo": tf.reduce_mean(terms, axis=0)}
 
     def log_likelihood(self, x, y: tf.Tensor | None = None, *, num_draws=1, seed=0):
         """The bound, as `bound_terms`: [B], nats."""
@@ -333,11 +328,10 @@ def build(config: ConfigDict, spec: DatasetSpec) -> FlowMatching:
     num_classes = require_labels(config, spec.name, spec.num_classes)
     require_choice(config, solver=SOLVERS, times=TIMES)
     require_positive(config, "features", "num_blocks", "hidden_size", "sampling_steps")
-    require(config, "label_dropout", 0 <= config.label_dropout < 1, "0 (none) or a value below 1")
+    require(config, "label_dropout", 0 < config.label_dropout < 1, "a value above 0 and below 1")
     require(config, "guidance", 0 <= config.guidance <= LARGEST, "0 or more, finite; 1 for none")
     if config.guidance != 1:
         require_fit(config, "guidance", class_conditional=[True])
-        require(config, "label_dropout", config.label_dropout > 0, "more than 0, which guidance needs")
     sizes = config.features, config.num_blocks, config.hidden_size
     network = UNet(spec.image_shape, *sizes, outputs=spec.image_shape[-1], takes_context=True)
     return FlowMatching(
