@@ -32,7 +32,7 @@ EDGE = 3  # of the map
 ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
-MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "cvae"]
+MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "flow_matching", "cvae"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -691,7 +691,7 @@ def test_controls_have_names_and_a_visible_focus(page, server, model):
             assert found[1] == "solid", found[0]
             reached |= set(found[0].split())
     expected = {"picker", "pad", "clear", "num_samples", "seed", "another", "download"}
-    own = {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}, "masked_diffusion": {"black"}}
+    own = {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}, "masked_diffusion": {"black"}, "flow_matching": set()}
     expected |= own.get(model, {"random", "zero", "alpha", "stop"})
     assert expected <= reached
 
