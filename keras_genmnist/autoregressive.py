@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from keras_genmnist.codes import Codes
 from keras_genmnist.patches import Patches
 
 
@@ -140,7 +141,8 @@ class GatedPixelCNN(tf_keras.Model):
 
     The network goes from place to place, and a place is a pixel, or a patch of pixels that are drawn at once: "before"
     is by places, row by row, and within a patch by pixels.  The channels of one place do not see each other: given what
-    is before it, they are independent.
+    is before it, they are independent.  Or a place is one of K codes, and what is said of images below holds of codes
+    [B, R, S, 1], but for `log_prob_known` and `probabilities`, which are of pixels.
 
     Source: figure 2 and section 2.3; of attention, see CausalAttention
     """
@@ -155,6 +157,7 @@ class GatedPixelCNN(tf_keras.Model):
         patch_size: int = 1,
         attention_every: int = 0,
         attention_heads: int = 1,
+        num_codes: int = 0,
     ):
         """
         Args:
@@ -166,10 +169,11 @@ class GatedPixelCNN(tf_keras.Model):
           patch_size: p, of places of p x p pixels.
           attention_every: after how many layers each comes one of attention; 0 for none.
           attention_heads: of these layers.
+          num_codes: K, of places that are a code each; 0 for places of pixels.
         """
         super().__init__()
-        self.patches = Patches(patch_size, channels)
-        maps = self.patches.pixels * channels
+        self.patches = Codes(num_codes) if num_codes else Patches(patch_size, channels)
+        maps = self.patches.maps
         sizes = [first_size] + (num_layers - 1) * [size]
         inputs = [maps] + (num_layers - 1) * [features]
         self.gated = [
@@ -198,7 +202,7 @@ class GatedPixelCNN(tf_keras.Model):
           logits [B, R, S, L] of each place given those before it: of pixels [B, H, W, C], and of patches what
           Patches says.
         """
-        vertical = horizontal = signed(self.patches.split(x))
+        vertical = horizontal = self.patches.seen(self.patches.split(x))
         for number, (layer, (own, across)) in enumerate(zip(self.gated, self._contexts(context), strict=True)):
             vertical, horizontal = layer(vertical, horizontal, own, across)
             if attention := self._attention_after(number):
@@ -274,7 +278,7 @@ class GatedPixelCNN(tf_keras.Model):
                 for layer, last, (_, across) in zip(self.gated, seen, here, strict=True)
             ]
             drawn, new = self._draw_row(uniform[:, i], above, before)
-            vertical, new_rows, new_seen = signed(drawn[..., 0]), [], []
+            vertical, new_rows, new_seen = self.patches.seen(drawn[..., 0]), [], []
             for layer, cached, (own, _) in zip(self.gated, rows, here, strict=True):
                 window = tf.concat([cached, vertical], axis=1)
                 new_seen.append(layer.add(layer.see_rows(window), own))
@@ -315,7 +319,7 @@ class GatedPixelCNN(tf_keras.Model):
                     parts = [before[len(new_own) - 1], new_own[-1]]
                     horizontal += attention.attend(queries, parts)[:, None]
             pixels, probabilities = self.patches.draw(self.head(horizontal), uniform[:, None, j, None])
-            new_left[0] = tf.concat([new_left[0], signed(pixels)], axis=2)
+            new_left[0] = tf.concat([new_left[0], self.patches.seen(pixels)], axis=2)
             drawn = tf.stack([pixels, probabilities], axis=-1)
             return j + 1, row + tf.one_hot(j, num_columns)[:, None, None] * drawn, new_left, new_own
 
@@ -334,11 +338,6 @@ def _growing(state: tuple, caches: list) -> tuple:
     fixed = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value).shape, state[:-1])
     growing = tf.nest.map_structure(lambda cache: tf.TensorShape([*cache.shape[:2], None, cache.shape[3]]), caches)
     return (*fixed, growing)
-
-
-def signed(pixels: tf.Tensor) -> tf.Tensor:
-    """0 and 1 as -1 and 1: the zeros around the image are neither."""
-    return 2 * pixels - 1
 
 
 def _slice(values: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:

@@ -6,7 +6,7 @@ So is a file of the user's own, by its path; a model of the user's own stands in
 import difflib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -251,18 +251,19 @@ def require_labels(config: ConfigDict, dataset: str, num_classes: int | None) ->
     return num_classes
 
 
-def require_likelihood(config: ConfigDict, values: str) -> None:
+def require_likelihood(config: ConfigDict, values: str, of_bits: Sequence[str] = ("bernoulli", "pixelcnn")) -> None:
     """Checks that `config.decoder` has a likelihood of the pixels that `config.binarization` makes.
 
     Args:
       config: the config.
       values: of the data set's images, "binary" or "grey".
+      of_bits: the decoders that have a likelihood of bits.
     Raises:
       UsageError: naming two fields that do not go together, their values and the values accepted.
     """
     if values == "binary":
         bits = ["dynamic", "static", "threshold"]
-        require_fit(config, "dataset", decoder=["bernoulli", "pixelcnn"], binarization=bits)
+        require_fit(config, "dataset", decoder=of_bits, binarization=bits)
     elif config.decoder == "logistic":
         require_fit(config, "decoder", binarization=["none"])
     elif config.binarization == "none":

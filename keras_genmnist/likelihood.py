@@ -285,7 +285,8 @@ def bounded(
     Returns:
       With labels, as `given_label` the same scores, all given the image's own.
       With orders, `mixture` among the scores: of these images the `nll` by the mean over M orders, the `elbo` by the
-      mean of their logs, and the `gain` of one over the other.
+      mean of their logs, and the `gain` of one over the other.  Of a model of codes, also their `perplexity` and how
+      many there are, `num_codes`.
     """
     images = images[: model.bound_images]
     measure = tf.function(model.bound_terms, autograph=model.autograph, reduce_retracing=True)
@@ -307,6 +308,10 @@ def bounded(
     if labels is not None:
         scores["given_label"], known = measured(labels[: len(images)])
         terms |= {f"{name}_given_label": values for name, values in known.items()}
+    if hasattr(model, "encode_codes"):
+        encode = tf.function(model.encode_codes, autograph=model.autograph, reduce_retracing=True)
+        codes = np.concatenate([encode(x).numpy().ravel() for x in eval_batches(images, BATCH)])
+        scores |= {"perplexity": perplexity(codes), "num_codes": model.num_codes}
     if num_orders:
         in_order = tf.function(
             lambda x, seeds: model.log_prob_in_order(x, model.orders(seeds)), autograph=model.autograph
@@ -319,6 +324,12 @@ def bounded(
         scores["mixture"] = {"num_images": len(x), "num_orders": num_orders}
         scores["mixture"] |= {name: mean_and_error(values) for name, values in found.items()}
     return Measured(scores, terms)
+
+
+def perplexity(codes: np.ndarray) -> float:
+    """exp(entropy) of how often each code is used, as whole numbers [...]: how many are as good as in equal use."""
+    shares = np.unique(codes, return_counts=True)[1] / codes.size
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def rows(scores: dict) -> dict[str, Callable[[dict], str]]:
@@ -407,6 +418,8 @@ def _rows_of_bound(scores: dict) -> dict[str, Callable[[dict], str]]:
     if "num_draws" in scores["elbo"]:
         found["  draws an image"] = lambda score: f"{score['elbo']['num_draws']:,}"
     found |= {label: _nats(key) for label, key in (("KL", "kl"), ("reconstruction", "reconstruction")) if key in scores}
+    if "perplexity" in scores:
+        found["perplexity of codes"] = lambda score: f"{score['perplexity']:.1f} of {score['num_codes']}"
     if "bits_per_dimension" in scores:
         found["-ELBO, bits/dimension"] = _bits_cell("negative_elbo")
     found["images"] = lambda score: f"{score['num_images']:,}"

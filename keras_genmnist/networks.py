@@ -118,13 +118,18 @@ def conv_encoder(
       hidden_size: units of the fully connected layer at the end.
       norm: of these, of NORMS.
     """
+    network = [*_halvings(image_shape, channels), layers.Flatten(), *_dense(hidden_size, norm), layers.ELU()]
+    return tf_keras.Sequential(network, name="conv_encoder")
+
+
+def _halvings(image_shape: tuple[int, int, int], channels: int) -> list[layers.Layer]:
+    """Strided convolutions and residual blocks to the coarsest of the `halved_sizes`; see `conv_encoder`."""
     network = []
     for level in range(len(halved_sizes(image_shape)) - 1):
         maps = channels * 2**level
         kernel_size = 5 if level == 0 else 3
         network += [layers.Conv2D(maps, kernel_size, strides=2, padding="same"), ResidualBlock(maps), layers.ELU()]
-    network += [layers.Flatten(), *_dense(hidden_size, norm), layers.ELU()]
-    return tf_keras.Sequential(network, name="conv_encoder")
+    return network
 
 
 def conv_decoder(
@@ -144,12 +149,51 @@ def conv_decoder(
     *finer, coarsest = halved_sizes(image_shape)
     maps = channels * 2 ** (len(finer) - 1)
     network = [*_dense(hidden_size, norm), layers.ELU(), layers.Dense(math.prod(coarsest) * maps)]
-    network += [layers.Reshape((*coarsest, maps)), layers.ELU()]
-    for size in finer[:0:-1]:
-        maps //= 2
-        network += [layers.Conv2DTranspose(maps, 4, strides=2, padding="same"), *_cropped(size), layers.ELU()]
-    network += [layers.Conv2DTranspose(outputs or image_shape[-1], 4, strides=2, padding="same"), *_cropped(finer[0])]
+    network += [layers.Reshape((*coarsest, maps)), layers.ELU(), *_doublings(image_shape, channels, outputs)]
     return tf_keras.Sequential(network, name="conv_decoder")
+
+
+def _doublings(image_shape: tuple[int, int, int], channels: int, outputs: int | None = None) -> list[layers.Layer]:
+    """Deconvolutions from the coarsest of the `halved_sizes` to the image's own; see `conv_decoder`."""
+    finer, network = halved_sizes(image_shape)[:-1], []
+    for level in range(len(finer) - 1, 0, -1):
+        deconvolution = layers.Conv2DTranspose(channels * 2 ** (level - 1), 4, strides=2, padding="same")
+        network += [deconvolution, *_cropped(finer[level]), layers.ELU()]
+    last = layers.Conv2DTranspose(outputs or image_shape[-1], 4, strides=2, padding="same")
+    return [*network, last, *_cropped(finer[0])]
+
+
+def grid_encoder(
+    image_shape: tuple[int, int, int], channels: int, num_blocks: int, outputs: int
+) -> tf_keras.Sequential:
+    """As `conv_encoder`, but with residual blocks at the coarsest size: [N, H, W, C] -> [N, R, S, outputs].
+
+    Args:
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many after each further halving.
+      num_blocks: residual blocks at the coarsest size, (R, S).
+      outputs: numbers for each place of it.
+    """
+    network = _halvings(image_shape, channels)
+    maps = channels * 2 ** (len(halved_sizes(image_shape)) - 2)
+    network += [*(ResidualBlock(maps) for _ in range(num_blocks)), layers.ELU(), layers.Dense(outputs)]
+    return tf_keras.Sequential(network, name="grid_encoder")
+
+
+def grid_decoder(image_shape: tuple[int, int, int], channels: int, num_blocks: int, inputs: int) -> tf_keras.Sequential:
+    """As `conv_decoder`, but of a grid of vectors: [N, R S inputs], its places row by row -> [N, H, W, C].
+
+    Args:
+      image_shape: (H, W, C).
+      channels: feature maps at half the image's size; twice as many at each coarser of the `halved_sizes`.
+      num_blocks: residual blocks at the coarsest size, (R, S).
+      inputs: numbers for each place of it.
+    """
+    sizes = halved_sizes(image_shape)
+    maps = channels * 2 ** (len(sizes) - 2)
+    network = [layers.Reshape((*sizes[-1], inputs)), layers.Conv2D(maps, 3, padding="same")]
+    network += [*(ResidualBlock(maps) for _ in range(num_blocks)), layers.ELU(), *_doublings(image_shape, channels)]
+    return tf_keras.Sequential(network, name="grid_decoder")
 
 
 def _cropped(size: tuple[int, int]) -> list[layers.Layer]:

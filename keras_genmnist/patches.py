@@ -25,6 +25,7 @@ class Patches:
         self.size, self.channels, self.pixels = size, channels, size * size
         self.bits = np.array(list(itertools.product([0.0, 1.0], repeat=self.pixels)), np.float32)  # [2^(p p), p p]
         self.num_logits = channels * (1 if size == 1 else len(self.bits))
+        self.maps = self.pixels * channels  # of what `seen` gives
 
     def split(self, images: tf.Tensor, outside: float = 0.0) -> tf.Tensor:
         """Images [B, H, W, C] as places [B, R, S, p p C]; pixels beyond the image are `outside`."""
@@ -38,6 +39,10 @@ class Patches:
     def join(self, places: tf.Tensor, height: int, width: int) -> tf.Tensor:
         """What `split` split: [B, R, S, p p C] -> [B, H, W, C]."""
         return places if self.size == 1 else tf.nn.depth_to_space(places, self.size)[:, :height, :width]
+
+    def seen(self, places: tf.Tensor) -> tf.Tensor:
+        """What a network sees of places [..., p p C]: 0 and 1 as -1 and 1, for the zeros around them are neither."""
+        return signed(places)
 
     def log_prob(self, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """The mean of log p over the patterns whose pixels are 1 with the probabilities `targets`, independently.
@@ -115,6 +120,11 @@ class Patches:
         if not any(side % self.size for side in images.shape[1:3]):
             return None
         return self.split(tf.fill([1, *images.shape[1:]], 0.5), outside=2.0)
+
+
+def signed(pixels: tf.Tensor) -> tf.Tensor:
+    """0 and 1 as -1 and 1."""
+    return 2 * pixels - 1
 
 
 def _shape(values: tf.Tensor) -> list:

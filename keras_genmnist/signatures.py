@@ -34,6 +34,10 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
         own.append(_log_likelihood(model))
     if model.likelihood == "exact":
         own.append(_log_prob(model))
+    if hasattr(model, "reconstruct"):
+        own.append(_reconstruct(model))
+    if hasattr(model, "encode_codes"):
+        own.append(_encode_codes(model))
     if hasattr(model, "complete"):
         own.append(_complete(model))
     if model.takes_labels:
@@ -109,12 +113,6 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
         y = _of_each(model, label, images)
         return in_chunks(encoded, checked(model, images), noise, *y, autograph=model.autograph)
 
-    @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
-    def reconstruct(images, label=None):
-        images = capped(tf.shape(images)[0], checked(model, images), "the number of images")
-        y = _of_each(model, label, images)
-        return with_png({"probabilities": model.reconstruct(images, **told(*y))})
-
     @tf.function(input_signature=[batch, INTEGER, *labels], autograph=model.autograph)
     def elbo(images, seed, label=None):
         def measured(x, seeds, *y):
@@ -126,7 +124,28 @@ def _posterior(model: GenerativeModel) -> list[Signature]:
         of_each = _of_each(model, label, images)
         return in_chunks(measured, _scored(model, images), seeds, *of_each, autograph=model.autograph)
 
-    return [encode, encode_draw, reconstruct, elbo]
+    return [encode, encode_draw, elbo]
+
+
+def _reconstruct(model: GenerativeModel) -> Signature:
+    @tf.function(input_signature=[_batch(model), *_labels(model)], autograph=model.autograph)
+    def reconstruct(images, label=None):
+        images = capped(tf.shape(images)[0], checked(model, images), "the number of images")
+        y = _of_each(model, label, images)
+        return with_png({"probabilities": model.reconstruct(images, **told(*y))})
+
+    return reconstruct
+
+
+def _encode_codes(model: GenerativeModel) -> Signature:
+    @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
+    def encode_codes(images):
+        def encoded(x):
+            return {"codes": model.encode_codes(x)}
+
+        return in_chunks(encoded, checked(model, images), autograph=model.autograph)
+
+    return encode_codes
 
 
 def _log_likelihood(model: GenerativeModel) -> Signature:
@@ -312,7 +331,7 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, a
     """`function` of all rows, computed CHUNK of them at a time: its memory does not grow with their number.
 
     Args:
-      function: tensors [n, ...] -> float32 tensors [n, ...] by name, each row from its own alone.
+      function: tensors [n, ...] -> tensors [n, ...] by name, each row from its own alone.
       rows: tensors [B, ...].
       autograph: as of the model whose function it is.
     Returns:
@@ -324,7 +343,7 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, a
     count = tf.shape(rows[0])[0]
     chunks = tf.maximum(1, -(-count // CHUNK))  # of no rows, the outputs are empty
     found = {
-        name: tf.TensorArray(tf.float32, chunks, element_shape=[None, *spec.shape[1:]], infer_shape=False)
+        name: tf.TensorArray(spec.dtype, chunks, element_shape=[None, *spec.shape[1:]], infer_shape=False)
         for name, spec in chunk.structured_outputs.items()
     }
 

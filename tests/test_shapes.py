@@ -22,6 +22,7 @@ MODELS = {
     "pixelcnn": {"class_conditional": True, "orders": 4},  # eight transpose
     "gan": {},
     "dcgan": {},
+    "vqvae": {},
 }
 
 
@@ -30,7 +31,7 @@ def test_model_of_any_image_shape_trains_and_draws(name, eager):
     _trains_and_draws(tiny.config(name, **MODELS[name]), levels=2)
 
 
-@pytest.mark.parametrize("name", ["vae", "vae_conv", "ladder", "ladder_conv"])
+@pytest.mark.parametrize("name", ["vae", "vae_conv", "ladder", "ladder_conv", "vqvae"])
 def test_model_of_grey_levels_of_any_image_shape_trains_and_draws(name, eager):
     _trains_and_draws(tiny.config(name, binarization="none", decoder="logistic"), levels=256)
 

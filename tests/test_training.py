@@ -71,6 +71,7 @@ def assert_same_training(run: runs.Run, other: runs.Run) -> None:
             },
         ),
         ("dcgan", {}),  # convolutions
+        ("vqvae", {}),  # a codebook that no gradient trains
     ],
 )
 def test_resume_after_a_signal_in_mid_epoch_is_bit_identical(name, options, tmp_path, monkeypatch, one_step_a_call):

@@ -47,6 +47,10 @@ SIZES = {
     "prior_components": 3,
     "prior_steps": 2,
     "prior_size": 8,
+    "num_codes": 4,
+    "code_size": 2,
+    "prior_layers": 2,
+    "prior_features": 2,
 }
 STEPS = 4  # an epoch, of 4,000 training images
 # Not compiled by XLA, which takes most of a short training's time.

@@ -13,11 +13,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
-from keras_genmnist.autoregressive import signed
 from keras_genmnist.config import require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.models.base import BoundedModel
 from keras_genmnist.networks import UNet
+from keras_genmnist.patches import signed
 
 BINS = 16  # of the number of known pixels, the narrower the fewer these are: there the loss falls most steeply
 MEMORY = 0.999  # of the loss in each bin, for a step of training

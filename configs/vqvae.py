@@ -1,0 +1,36 @@
+"""VQ-VAE with a gated PixelCNN over its codes (van den Oord et al. 2017, arxiv.org/abs/1711.00937)"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": "vqvae",
+            "decoder": "bernoulli",  # or logistic, of grey levels
+            "num_codes": 16,
+            "code_size": 8,
+            "channels": 16,  # feature maps at half the image's size; twice as many after each further halving
+            "num_blocks": 2,  # residual ones at the coarsest size
+            "commitment": 0.25,
+            "memory": 0.99,  # of the codebook's means
+            "prior_layers": 4,
+            "prior_features": 32,
+            "prior_kernel": 3,
+            "position_features": 8,  # learned for each place of the grid
+            "dataset": "mnist",
+            "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none
+            "invert": False,  # of images of your own: exchanges black and white
+            "binarization": "dynamic",
+            "batch_size": 50,
+            "epochs": 30,
+            "learning_rate": 1e-3,
+            "prior_learning_rate": 2e-3,
+            "decay": "cosine",
+            "clip_norm": 0.0,
+            "ema_decay": 0.999,
+            "patience": 0,
+            "jit_compile": False,
+            "seed": 3435,
+        }
+    )
