@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
             "channels": 16,  # feature maps at half the image's size; twice as many after each further halving
             "num_blocks": 2,  # residual ones at the coarsest size
             "commitment": 0.25,
+            "rate_weight": 1.0,  # of -log p(z) in the encoder's loss; 0 as van den Oord et al.
+            "warmup_epochs": 1,  # over which that weight rises
             "memory": 0.99,  # of the codebook's means
             "prior_layers": 4,
             "prior_features": 32,

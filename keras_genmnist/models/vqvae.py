@@ -25,6 +25,7 @@ from keras_genmnist.models.base import BoundedModel
 
 DECODERS = {"bernoulli": BernoulliDecoder, "logistic": LogisticDecoder}
 LEAST = 0.01  # of the share that each of K equally frequent codes has; one with less is dead
+TINY = 1e-12  # of a variance, where all that was found are codes
 
 
 class Codebook(tf_keras.layers.Layer):
@@ -122,7 +123,12 @@ class VQVAE(BoundedModel):
     The encoder's gradient is the decoder's at the codes, which holds as far as what it finds is close to them: its
     commitment loss sees to that, sum{ |found - code|^2 : places }.
 
-    Source: equation 3, with a codebook of means in place of its second term
+    From this alone an encoder learns to use all codes at all places, however unlikely the prior finds them.  So that it
+    maximises the whole bound, its loss has the mean of -log p(z) too, with weights for the codes that know how near
+    they are: as if what it finds were a code and Gaussian noise, of the variance that is seen.
+
+    Source: equation 3, with a codebook of means in place of its second term; of the soft weights, Agustsson et al.
+    (2017), section 3.1, arxiv.org/abs/1704.00648
     """
 
     bound_draws = None
@@ -136,6 +142,7 @@ class VQVAE(BoundedModel):
         image_shape: tuple[int, int, int],
         position_features: int = 0,
         commitment: float = 0.25,
+        rate_weight: float = 0.0,
     ):
         """
         Args:
@@ -146,10 +153,11 @@ class VQVAE(BoundedModel):
           image_shape: (H, W, C).
           position_features: P, learned for each place of the grid and told to the prior; 0 for none.
           commitment: weight of the loss by which what the encoder finds keeps to the codes.
+          rate_weight: of the mean of -log p(z) in the encoder's loss; 0 has it learn as van den Oord et al. have it.
         """
         super().__init__(image_shape)
         self.encoder, self.codebook, self.decoder, self.prior = encoder, codebook, decoder, prior
-        self.commitment, self.num_codes = commitment, codebook.number
+        self.commitment, self.rate_weight, self.num_codes = commitment, rate_weight, codebook.number
         self.grid, self.positions = networks.halved_sizes(image_shape)[-1], None
         if position_features:
             start = tf_keras.initializers.RandomNormal(stddev=0.1)
@@ -170,17 +178,18 @@ class VQVAE(BoundedModel):
         positions = [] if self.positions is None else [self.positions]
         return {"optimizer": both, "prior_optimizer": self.prior.trainable_variables + positions}
 
-    def compile(self, optimizer, prior_optimizer, *, seed: int = 0, jit_compile: bool = False):
+    def compile(self, optimizer, prior_optimizer, *, seed: int = 0, warmup_steps: int = 0, jit_compile: bool = False):
         """Readies the model for training.
 
         Args:
           optimizer: of the variables of encoder and decoder.
           prior_optimizer: of those of the prior.
           seed: of where dead codes begin anew.
+          warmup_steps: steps over which the rate's weight rises linearly from 0; 0 for none.
           jit_compile: whether XLA compiles.
         """
         super().compile(optimizer, seed=seed, jit_compile=jit_compile)
-        self.prior_optimizer = prior_optimizer
+        self.prior_optimizer, self.warmup_steps = prior_optimizer, warmup_steps
 
     @property
     def metrics(self):
@@ -206,8 +215,22 @@ class VQVAE(BoundedModel):
 
     def log_prior(self, codes: tf.Tensor) -> tf.Tensor:
         """log p(z) of codes, int32 [B, R, S] -> [B], nats."""
-        log_probs = self.prior.log_prob(tf.cast(codes, tf.float32)[..., None], self.positions)
+        log_probs = self.prior.log_prob(_as_image(codes), self.positions)
         return tf.reduce_sum(log_probs, axis=[1, 2, 3])
+
+    def rate(self, found: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The mean of -log p(z) over the codes that what was found may be of.
+
+        Args:
+          found: by the encoder, [B, R, S, D].
+          logits: of the prior, of each code there, [B, R, S, K].
+        Returns:
+          [B], nats; its gradient is that of the weights of the codes.
+        """
+        distances = self.codebook.distances(found)
+        variance = tf.reduce_mean(tf.reduce_min(distances, axis=-1)) / self.codebook.size
+        weights = tf.nn.softmax(-distances / (2 * tf.stop_gradient(variance) + TINY))
+        return -tf.reduce_sum(weights * tf.stop_gradient(tf.nn.log_softmax(logits)), axis=[1, 2, 3])
 
     def bound_terms(self, x, *, num_draws=1, seed=0):
         """As BoundedModel.bound_terms, but there is nothing to draw: q(z | x) is one point."""
@@ -219,7 +242,8 @@ class VQVAE(BoundedModel):
 
     def train_step(self, batch):
         x, _ = self.images_and_labels(batch)
-        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
+        step = tf.cast(self.optimizer.iterations, tf.int32)
+        warm = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
         with tf.GradientTape() as tape:
             found = self.encoder(x, training=True)
             codes = self.codebook.nearest(found)
@@ -227,13 +251,19 @@ class VQVAE(BoundedModel):
             # Of the codes by their value, of what was found by its gradient.
             straight_through = found + tf.stop_gradient(gap)
             reconstruction = self.decoder(self._flat(straight_through), training=True).log_prob(x)
-            log_prior = self.log_prior(codes)  # whole numbers: the encoder has no gradient of it
+            logits = self.prior(_as_image(codes), self.positions)
+            # Codes are whole numbers: the encoder has no gradient of it.
+            log_prior = tf.reduce_sum(self.prior.patches.log_prob(logits, _as_image(codes)), axis=[1, 2, 3])
             loss = self.commitment * tf.reduce_sum(gap**2, axis=[1, 2, 3]) - reconstruction - log_prior
+            if self.rate_weight:
+                loss += self.rate_weight * warm * self.rate(found, logits)
             loss = tf.reduce_mean(loss)
         variables = self.optimized
         for name, gradients in tape.gradient(loss, variables).items():
             getattr(self, name).apply_gradients(zip(gradients, variables[name], strict=True))
-        self.codebook.update(tf.reshape(found, [-1, self.codebook.size]), tf.reshape(codes, [-1]), seed)
+        self.codebook.update(
+            tf.reshape(found, [-1, self.codebook.size]), tf.reshape(codes, [-1]), tf.stack([self.seed, step])
+        )
         return self._record(_terms(reconstruction, log_prior), codes)
 
     def test_step(self, batch):
@@ -267,6 +297,11 @@ class VQVAE(BoundedModel):
         return tuple(tf.random.stateless_uniform(shape, own) for shape, own in zip(shapes, seeds, strict=True))
 
 
+def _as_image(codes: tf.Tensor) -> tf.Tensor:
+    """What the prior takes, of codes, int32 [B, R, S] -> [B, R, S, 1]."""
+    return tf.cast(codes, tf.float32)[..., None]
+
+
 def _terms(reconstruction: tf.Tensor, log_prior: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"elbo": reconstruction + log_prior, "reconstruction": reconstruction, "kl": -log_prior}
 
@@ -277,7 +312,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VQVAE:
     require_likelihood(config, spec.values, of_bits=["bernoulli"])
     require_positive(config, "num_codes", "code_size", "channels", "num_blocks", "prior_layers", "prior_features")
     require_kernel(config, "prior_kernel")
-    require_finite(config, "commitment")
+    require_finite(config, "commitment", "rate_weight")
     require(config, "memory", 0 <= config.memory < 1, "0 or more, below 1")
     require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
     sizes = spec.image_shape, config.channels, config.num_blocks, config.code_size
@@ -290,4 +325,5 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VQVAE:
         spec.image_shape,
         config.position_features,
         config.commitment,
+        config.rate_weight,
     )

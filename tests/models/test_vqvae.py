@@ -109,6 +109,45 @@ def test_encoder_has_the_gradient_of_the_decoder_at_the_codes(model, x, commitme
         np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-4)  # steps of up to 10
 
 
+def test_rate_pulls_what_is_found_to_codes_by_their_nearness_and_their_probability(model, x):
+    generator = np.random.default_rng(2)
+    logits = generator.normal(0, 2, [8, 2, 2, NUMBER]).astype(np.float32)
+    found = tf.constant(generator.normal(0, 1, [8, 2, 2, 2]), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(found)
+        rate = model.rate(found, logits)
+    gaps = model.codebook.vectors.numpy() - found.numpy()[..., None, :]  # [8, 2, 2, K, D]
+    squares = (gaps**2).sum(axis=-1)
+    variance = squares.min(axis=-1).mean() / 2
+    weights = np.exp(-squares / (2 * variance))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    costs = np.log(np.exp(logits).sum(axis=-1, keepdims=True)) - logits
+    own = (weights * costs).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(rate, own.sum(axis=(1, 2, 3)), rtol=1e-4)
+    # d weight[k] / d found = weight[k] (gap[k] - mean gap) / variance
+    slopes = ((weights * (costs - own))[..., None] * gaps).sum(axis=-2) / variance
+    np.testing.assert_allclose(tape.gradient(rate, found), slopes, rtol=1e-3, atol=1e-4)
+
+
+def test_rate_has_its_weight_from_the_end_of_the_warmup(model, x):
+    moved = {}
+    start = [weight.numpy() for weight in model.weights]
+    for rate_weight, warmup_steps, steps in ((0.0, 0, 1), (200.0, 0, 1), (200.0, 4, 1), (200.0, 4, 3)):
+        for weight, value in zip(model.weights, start, strict=True):
+            weight.assign(value)
+        model.rate_weight = rate_weight
+        optimizer = tf_keras.optimizers.SGD(0.0)
+        model.compile(optimizer, tf_keras.optimizers.SGD(0.0), warmup_steps=warmup_steps)
+        optimizer.iterations.assign(steps - 1)
+        optimizer.learning_rate = 1.0
+        model.train_step(x)
+        moved[rate_weight, warmup_steps, steps] = model.encoder.trainable_variables[0] - start[0]
+    plain, whole = moved[0.0, 0, 1], moved[200.0, 0, 1]
+    assert abs(whole - plain).numpy().max() > 1
+    np.testing.assert_array_equal(moved[200.0, 4, 1], plain)
+    np.testing.assert_allclose(moved[200.0, 4, 3], (plain + whole) / 2, rtol=1e-3, atol=1e-3)
+
+
 def test_each_optimizer_trains_its_own(model, x):
     moved = {}
     for rates in ((0.01, 0.0), (0.0, 0.01)):
@@ -245,6 +284,7 @@ def test_evaluate_tells_the_bound_its_terms_and_the_perplexity(tmp_path, capsys,
         ("prior_kernel", 2, "odd"),
         ("memory", 1.0, "below 1"),
         ("commitment", -1.0, "0 (none) or more"),
+        ("rate_weight", -1.0, "0 (none) or more"),
         ("position_features", -1, "0 to 10000"),
     ],
 )
