@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
             "commitment": 0.25,
             "rate_weight": 1.0,  # of -log p(z) in the encoder's loss; 0 as van den Oord et al.
             "warmup_epochs": 1,  # over which that weight rises
+            "restart_steps": 1000,  # in the first of which dead codes begin anew
             "memory": 0.99,  # of the codebook's means
             "prior_layers": 4,
             "prior_features": 32,
@@ -25,14 +26,14 @@ def get_config() -> ConfigDict:
             "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             "batch_size": 50,
-            "epochs": 30,
-            "learning_rate": 1e-3,
-            "prior_learning_rate": 2e-3,
+            "epochs": 22,
+            "learning_rate": 2e-3,
+            "prior_learning_rate": 3e-3,
             "decay": "cosine",
             "clip_norm": 0.0,
             "ema_decay": 0.999,
             "patience": 0,
-            "jit_compile": False,
+            "jit_compile": False,  # 460 images/s of a core
             "seed": 3435,
         }
     )

@@ -40,7 +40,7 @@ def encode(run: Run, source: str, out: Path) -> None:
     """
     model = runs.load_model(run)
     if not model.has_encoder:
-        raise UsageError(f"{run.name} has no encoder: give a run of a model with a posterior, as vae")
+        raise UsageError(f"{run.name} has no Gaussian posterior: give a run of a model with one, as vae")
     images, labels = sources.images_of(source, run.spec, run.config, str(run.workdir))
     told_of = _numbers(run, source, labels) if model.takes_labels else None
     batches = progress.batches(eval_batches(images, BATCH, told_of), "encoding")

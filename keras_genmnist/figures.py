@@ -154,7 +154,7 @@ def traversals(subject: Subject) -> Figure:
 
 
 def reconstructions(subject: Subject) -> Figure:
-    """Test images, each above its reconstruction from the posterior's mean."""
+    """Test images, each above its reconstruction from the posterior's mean, or from its codes."""
     originals = _scored(subject)[:40].astype(np.float32)
     columns = min(10, len(originals))
     originals = originals[: len(originals) // columns * columns]  # whole rows
@@ -415,7 +415,9 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
     if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"
-    if name in ("traversals", "reconstructions", "latent_means") and not model.has_encoder:
+    lacking = {"reconstructions": not hasattr(model, "reconstruct")}
+    lacking |= dict.fromkeys(("traversals", "latent_means"), not model.has_encoder)
+    if lacking.get(name):
         return "it needs an encoder, the model has none"
     if name == "classes" and not model.takes_labels:
         return "it needs a model that was told the classes: train with config.class_conditional=true"
@@ -495,7 +497,7 @@ def draw(
             others = ", ".join(other for other in FIGURES if other not in lacking)
             raise UsageError(f"{run.name} has no figure {name}: {lacking[name]}; it has {others}")
     if pairs and not model.has_encoder:
-        raise UsageError(f"{run.name} has no encoder to interpolate between test images with: leave out --pairs")
+        raise UsageError(f"{run.name} has no latents of test images to interpolate between: leave out --pairs")
     for number in (number for pair in pairs for number in pair):
         if number >= len(dataset.test.images):
             raise UsageError(f"--pairs has {number}: the test images are 0 to {len(dataset.test.images) - 1}")

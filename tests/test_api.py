@@ -49,7 +49,7 @@ def test_examples_of_docstrings_hold(module, tmp_path, monkeypatch):
     assert outcome.failed == 0
 
 
-@pytest.mark.parametrize("name", ["vae", "ladder", "pixelcnn", "masked_diffusion", "gan"])
+@pytest.mark.parametrize("name", ["vae", "ladder", "pixelcnn", "masked_diffusion", "vqvae", "gan"])
 def test_model_is_fitted_by_plain_keras(name, mnist_5k, tmp_path, eager):
     sizes = {field: value for field, value in tiny.SIZES.items() if field in configs.load(name)}
     model = gm.models.build(name, mnist_5k.spec, **sizes)

@@ -123,7 +123,7 @@ def test_pairs_of_images_that_are_not_there_or_of_a_model_without_encoder_are_re
     with pytest.raises(UsageError, match=r"--pairs has 500: the test images are 0 to 499"):
         figures.figures(run, [], 5, tmp_path, pairs=[(3, 500)])
     monkeypatch.setattr(runs, "load_model", lambda run: models.build(tiny.config("gan")))
-    with pytest.raises(UsageError, match="no encoder"):
+    with pytest.raises(UsageError, match="no latents of test images"):
         figures.figures(run, ["interpolation"], 5, tmp_path, pairs=[(3, 5)])
     assert list(tmp_path.iterdir()) == []
 

@@ -25,7 +25,7 @@ from keras_genmnist.models.base import BoundedModel
 
 DECODERS = {"bernoulli": BernoulliDecoder, "logistic": LogisticDecoder}
 LEAST = 0.01  # of the share that each of K equally frequent codes has; one with less is dead
-TINY = 1e-12  # of a variance, where all that was found are codes
+TINY = 1e-12  # of a squared distance, where all that was found are codes
 
 
 class Codebook(tf_keras.layers.Layer):
@@ -35,9 +35,12 @@ class Codebook(tf_keras.layers.Layer):
     sum[k] <- m sum[k] + (1 - m) (the sum of these vectors, divided by the number of all)
     code[k] = sum[k] / share[k]
 
-    A code that almost no vector is near to is dead: it begins anew as one of the present vectors.
+    A code that almost no vector is near to is dead: it begins anew as one of the present vectors, the likelier the
+    further that is from its code.  Drawn evenly, it would be one of those that all images have, as their background
+    is, and take from the code that is good for them.
 
-    Source: appendix A.1; restarts as Dhariwal et al. (2020), "Jukebox", section 3.1, arxiv.org/abs/2005.00341
+    Source: appendix A.1; restarts as Dhariwal et al. (2020), "Jukebox", section 3.1, arxiv.org/abs/2005.00341, at
+    vectors drawn as Arthur & Vassilvitskii (2007), "k-means++", section 2.2
     """
 
     def __init__(self, number: int, size: int, memory: float):
@@ -74,22 +77,23 @@ class Codebook(tf_keras.layers.Layer):
         """The vectors of codes, int32 [...] -> [..., D]."""
         return tf.gather(self.vectors, codes)
 
-    def update(self, values: tf.Tensor, codes: tf.Tensor, seed: tf.Tensor) -> None:
-        """Takes in vectors, and restarts dead codes at some of them.
+    def update(self, values: tf.Tensor, codes: tf.Tensor, seed: tf.Tensor, restart: tf.Tensor | bool = True) -> None:
+        """Takes in vectors, and has dead codes begin anew at some of them.
 
         Args:
           values: [N, D].
           codes: their nearest, int32 [N].
-          seed: int32 [2], of which of them.
+          seed: int32 [2], of the draws.
+          restart: whether dead codes do so.
         """
-        count = tf.shape(values)[0]
-        near = tf.one_hot(codes, self.number) / tf.cast(count, tf.float32)
+        squares = tf.reduce_sum((values - self(codes)) ** 2, axis=-1)
+        chosen = tf.random.stateless_categorical(tf.math.log(squares + TINY)[None], self.number, seed)[0]
+        near = tf.one_hot(codes, self.number) / tf.cast(tf.size(codes), tf.float32)
         shares = self.memory * self.shares + (1 - self.memory) * tf.reduce_sum(near, axis=0)
         sums = self.memory * self.sums + (1 - self.memory) * tf.matmul(near, values, transpose_a=True)
-        dead, even = shares < LEAST / self.number, 1 / self.number
-        chosen = tf.gather(values, tf.random.stateless_uniform([self.number], seed, 0, count, tf.int32))
+        dead, even = restart & (shares < LEAST / self.number), 1 / self.number
         self.shares.assign(tf.where(dead, even, shares))
-        self.sums.assign(tf.where(dead[:, None], even * chosen, sums))
+        self.sums.assign(tf.where(dead[:, None], even * tf.gather(values, chosen), sums))
 
 
 class Perplexity(tf_keras.metrics.Metric):
@@ -143,6 +147,7 @@ class VQVAE(BoundedModel):
         position_features: int = 0,
         commitment: float = 0.25,
         rate_weight: float = 0.0,
+        restart_steps: int = 0,
     ):
         """
         Args:
@@ -154,10 +159,13 @@ class VQVAE(BoundedModel):
           position_features: P, learned for each place of the grid and told to the prior; 0 for none.
           commitment: weight of the loss by which what the encoder finds keeps to the codes.
           rate_weight: of the mean of -log p(z) in the encoder's loss; 0 has it learn as van den Oord et al. have it.
+          restart_steps: in the first so many steps of training dead codes begin anew.  Later, those that are not worth
+            their rate stay dead: a new code costs what the prior has to learn of it.
         """
         super().__init__(image_shape)
         self.encoder, self.codebook, self.decoder, self.prior = encoder, codebook, decoder, prior
-        self.commitment, self.rate_weight, self.num_codes = commitment, rate_weight, codebook.number
+        self.commitment, self.rate_weight, self.restart_steps = commitment, rate_weight, restart_steps
+        self.num_codes = codebook.number
         self.grid, self.positions = networks.halved_sizes(image_shape)[-1], None
         if position_features:
             start = tf_keras.initializers.RandomNormal(stddev=0.1)
@@ -261,9 +269,8 @@ class VQVAE(BoundedModel):
         variables = self.optimized
         for name, gradients in tape.gradient(loss, variables).items():
             getattr(self, name).apply_gradients(zip(gradients, variables[name], strict=True))
-        self.codebook.update(
-            tf.reshape(found, [-1, self.codebook.size]), tf.reshape(codes, [-1]), tf.stack([self.seed, step])
-        )
+        vectors, seed = tf.reshape(found, [-1, self.codebook.size]), tf.stack([self.seed, step])
+        self.codebook.update(vectors, tf.reshape(codes, [-1]), seed, step < self.restart_steps)
         return self._record(_terms(reconstruction, log_prior), codes)
 
     def test_step(self, batch):
@@ -313,6 +320,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VQVAE:
     require_positive(config, "num_codes", "code_size", "channels", "num_blocks", "prior_layers", "prior_features")
     require_kernel(config, "prior_kernel")
     require_finite(config, "commitment", "rate_weight")
+    require(config, "restart_steps", config.restart_steps >= 0, "0 (none) or more")
     require(config, "memory", 0 <= config.memory < 1, "0 or more, below 1")
     require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
     sizes = spec.image_shape, config.channels, config.num_blocks, config.code_size
@@ -326,4 +334,5 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VQVAE:
         config.position_features,
         config.commitment,
         config.rate_weight,
+        config.restart_steps,
     )

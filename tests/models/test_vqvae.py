@@ -179,11 +179,11 @@ def test_dead_code_begins_anew_and_a_live_one_is_not_touched():
     values = np.random.default_rng(0).normal(0, 1, [50, 2]).astype(np.float32)
     codes = np.repeat([0, 2], 25).astype(np.int32)
 
-    def updated(seed):
+    def updated(seed, restart=True):
         codebook = Codebook(4, 2, 0.9)
         codebook.shares.assign([0.4, 1.2 * LEAST / 4, 0.3, 0.9 * LEAST / 4])
         codebook.sums.assign(np.arange(8).reshape(4, 2) / 10)
-        codebook.update(values, codes, tf.constant([3, seed]))
+        codebook.update(values, codes, tf.constant([3, seed]), restart)
         return codebook.shares.numpy(), codebook.sums.numpy(), codebook.vectors.numpy()
 
     shares, sums, vectors = updated(7)
@@ -194,7 +194,36 @@ def test_dead_code_begins_anew_and_a_live_one_is_not_touched():
     assert shares[3] == 0.25
     assert (abs(values - vectors[3]).max(axis=1) < 1e-6).sum() == 1
     np.testing.assert_array_equal(updated(7)[1], sums)
+    np.testing.assert_allclose(updated(7, restart=False)[1], 0.9 * np.arange(8).reshape(4, 2) / 10 + 0.1 * near)
     assert any((updated(seed)[2][3] != vectors[3]).any() for seed in (8, 9))
+
+
+def test_dead_code_begins_anew_far_from_the_codes():
+    values = np.zeros([1000, 2], np.float32)
+    values[500:] = [[3.0, 4.0]]
+    values[500] = [0.0, 10.0]  # twice as far, and so four times as likely as each of the others
+    codebook, taken = Codebook(1001, 2, 0.9), []
+    for step in range(20):
+        codebook.sums.assign(tf.zeros([1001, 2]))
+        codebook.shares.assign(tf.one_hot(0, 1001))
+        codebook.update(values, tf.zeros([1000], tf.int32), tf.constant([0, step]))
+        taken.append(codebook.vectors.numpy()[1:])
+    taken = np.concatenate(taken)
+    assert (abs(taken).sum(axis=1) > 0).all()
+    share, expected = (taken[:, 1] == 10).mean(), 4 / (4 + 499)
+    assert abs(share - expected) < 4 * np.sqrt(expected / len(taken))
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_dead_codes_begin_anew_in_the_first_steps_alone(model, x, steps):
+    model.restart_steps = 2
+    model.compile(tf_keras.optimizers.SGD(0.0), tf_keras.optimizers.SGD(0.0))
+    for _ in range(steps):
+        model.codebook.shares.assign([1.0, 1e-9, 1e-9])
+        model.codebook.sums.assign([[0.1, 0.2], [1.0, 1.0], [1.0, 1.0]])  # far away
+        model.train_step(x)
+    even = [1 / NUMBER, 1 / NUMBER] if steps == 2 else [0.9e-9, 0.9e-9]
+    np.testing.assert_allclose(model.codebook.shares[1:], even, rtol=1e-5)
 
 
 def test_codes_that_the_first_step_does_not_use_begin_anew_after_it():
@@ -282,6 +311,7 @@ def test_evaluate_tells_the_bound_its_terms_and_the_perplexity(tmp_path, capsys,
         ("prior_layers", 0, "1 or more"),
         ("prior_features", 0, "1 or more"),
         ("prior_kernel", 2, "odd"),
+        ("restart_steps", -1, "0 (none) or more"),
         ("memory", 1.0, "below 1"),
         ("commitment", -1.0, "0 (none) or more"),
         ("rate_weight", -1.0, "0 (none) or more"),

@@ -28,7 +28,7 @@ const seen = {
 };
 
 const reconstruction = {
-  needs: ["encode", "reconstruct"],
+  needs: ["reconstruct"],
   open(call, panel, signal, shape) {
     const { element, show } = picture("Reconstruction", shape);
     return {
