@@ -239,6 +239,25 @@ def test_evaluate_of_a_flow_tells_its_bound(few, tmp_path, monkeypatch, capsys, 
     assert ("ELBO, of p(x)" in printed and "given the label:" in printed) is class_conditional
 
 
+def test_evaluate_of_a_vqvae_tells_its_bound_and_the_perplexity_of_the_codes(few, tmp_path, capsys):
+    run = tiny.untrained(tiny.begin(tmp_path / "vqvae", "vqvae"))
+    run.metrics_jsonl.write_text(json.dumps({"epoch": 1, "step": 4, "seconds": 1.0, "val_elbo": -500.0}) + "\n")
+    record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
+    model, test = runs.load_model(run), record["test"]
+    terms, codes = model.bound_terms(few.binary), model.encode_codes(few.binary.astype(np.float32)).numpy()
+    for name in ("elbo", "kl", "reconstruction"):
+        assert test[name]["mean"] == pytest.approx(float(tf.reduce_mean(terms[name])), rel=1e-5)
+    shares = np.array([(codes == code).mean() for code in range(4)])
+    assert test["perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares + 1e-30)).sum()))
+    assert 1.1 < test["perplexity"] < 3.9
+    assert (test["num_codes"], test["num_images"], "num_draws" in test["elbo"]) == (4, 20, False)
+    assert f"{test['perplexity']:.1f} of 4" in capsys.readouterr().out
+    with np.load(tmp_path / "images.npz") as images:
+        assert list(images) == ["index", "label", "elbo", "reconstruction", "kl"]
+    with pytest.raises(UsageError, match="--num_draws=10 means nothing for vqvae"):
+        evaluate.evaluate(run, 10)
+
+
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory):
     """A trained run of a VAE of grey levels."""

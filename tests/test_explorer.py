@@ -32,7 +32,7 @@ EDGE = 3  # of the map
 ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
-MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "flow_matching", "cvae"]
+MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "flow_matching", "vqvae", "cvae"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 
@@ -459,6 +459,14 @@ def test_drawing_is_scored_and_completed_by_a_pixelcnn(page, server):
     assert not np.array_equal([shown(canvas) for canvas in completions.all()], first)
 
 
+def test_drawing_is_reconstructed_from_its_codes_by_a_vqvae(page, server):
+    visit(page, server, "vqvae")
+    draw(page, SEVEN)
+    expected = predict(server, "vqvae", "reconstruct", images=seen(page).tolist())["probabilities"][0]
+    assert_shows(picture(page, "Reconstruction"), levels(expected))
+    assert page.locator(".code").count() == 0  # of bars or a point in the plane: it has neither
+
+
 def test_parts_of_a_drawing_are_completed_by_a_masked_diffusion(page, server):
     visit(page, server, "masked_diffusion")
     asked = []
@@ -691,7 +699,8 @@ def test_controls_have_names_and_a_visible_focus(page, server, model):
             assert found[1] == "solid", found[0]
             reached |= set(found[0].split())
     expected = {"picker", "pad", "clear", "num_samples", "seed", "another", "download"}
-    own = {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}, "masked_diffusion": {"black"}, "flow_matching": set()}
+    own = {"vae_2d": {"map", "shown"}, "pixelcnn": {"digit"}, "masked_diffusion": {"black"}}
+    own |= {"flow_matching": set(), "vqvae": set()}
     expected |= own.get(model, {"random", "zero", "alpha", "stop"})
     assert expected <= reached
 

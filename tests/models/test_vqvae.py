@@ -5,14 +5,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import evaluate, models, networks, runs
+from keras_genmnist import models, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.distributions import BernoulliDecoder
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.vqvae import LEAST, VQVAE, Codebook, Perplexity
 from tests import conformance, tiny
-
-eager = tiny.eager
 
 SHAPE, NUMBER = (5, 6, 1), 3  # on a grid of 2 x 2
 
@@ -277,26 +275,6 @@ def test_training_moves_every_variable_and_raises_the_bound(digits):
     assert after["elbo"] > before["elbo"] + 200
     assert 2 < after["perplexity"] <= 4
     assert model.score({"val_elbo": -80.0}) > model.score({"val_elbo": -90.0})
-
-
-def test_evaluate_tells_the_bound_its_terms_and_the_perplexity(tmp_path, capsys, eager):
-    run = tiny.train(tiny.begin(tmp_path / "vqvae", "vqvae", epochs=1))
-    row = runs.read_metrics(run)[0]
-    assert {"elbo", "val_elbo", "val_kl", "val_reconstruction", "val_perplexity", "perplexity"} <= row.keys()
-    record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
-    model, images = runs.load_model(run), runs.load_data(run).test.binary.astype(np.float32)
-    terms, test = model.bound_terms(images), record["test"]
-    for name in ("elbo", "kl", "reconstruction"):
-        np.testing.assert_allclose(test[name]["mean"], tf.reduce_mean(terms[name]), rtol=1e-5)
-    assert record["validation"]["perplexity"] == pytest.approx(row["val_perplexity"], rel=1e-5)
-    shares = np.bincount(model.encode_codes(images).numpy().ravel(), minlength=4) / (len(images) * 49)
-    assert test["perplexity"] == pytest.approx(np.exp(-(shares * np.log(shares + 1e-30)).sum()), rel=1e-5)
-    assert test["num_codes"] == 4
-    assert f"{test['perplexity']:.1f} of 4" in capsys.readouterr().out
-    with np.load(tmp_path / "images.npz") as found:
-        assert list(found) == ["index", "label", "elbo", "reconstruction", "kl"]
-    with pytest.raises(UsageError, match="--num_draws=10 means nothing for vqvae"):
-        evaluate.evaluate(run, 10)
 
 
 @pytest.mark.parametrize(
