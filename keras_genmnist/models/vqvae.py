@@ -77,7 +77,14 @@ class Codebook(tf_keras.layers.Layer):
         """The vectors of codes, int32 [...] -> [..., D]."""
         return tf.gather(self.vectors, codes)
 
-    def update(self, values: tf.Tensor, codes: tf.Tensor, seed: tf.Tensor, restart: tf.Tensor | bool = True) -> None:
+    def update(
+        self,
+        values: tf.Tensor,
+        codes: tf.Tensor,
+        seed: tf.Tensor,
+        restart: tf.Tensor | bool = True,
+        pace: tf.Tensor | float = 1.0,
+    ) -> None:
         """Takes in vectors, and has dead codes begin anew at some of them.
 
         Args:
@@ -85,12 +92,14 @@ class Codebook(tf_keras.layers.Layer):
           codes: their nearest, int32 [N].
           seed: int32 [2], of the draws.
           restart: whether dead codes do so.
+          pace: 1 - m is as many times as large.
         """
         squares = tf.reduce_sum((values - self(codes)) ** 2, axis=-1)
         chosen = tf.random.stateless_categorical(tf.math.log(squares + TINY)[None], self.number, seed)[0]
         near = tf.one_hot(codes, self.number) / tf.cast(tf.size(codes), tf.float32)
-        shares = self.memory * self.shares + (1 - self.memory) * tf.reduce_sum(near, axis=0)
-        sums = self.memory * self.sums + (1 - self.memory) * tf.matmul(near, values, transpose_a=True)
+        taken = pace * (1 - self.memory)
+        shares = (1 - taken) * self.shares + taken * tf.reduce_sum(near, axis=0)
+        sums = (1 - taken) * self.sums + taken * tf.matmul(near, values, transpose_a=True)
         dead, even = restart & (shares < LEAST / self.number), 1 / self.number
         self.shares.assign(tf.where(dead, even, shares))
         self.sums.assign(tf.where(dead[:, None], even * tf.gather(values, chosen), sums))
@@ -198,6 +207,7 @@ class VQVAE(BoundedModel):
         """
         super().compile(optimizer, seed=seed, jit_compile=jit_compile)
         self.prior_optimizer, self.warmup_steps = prior_optimizer, warmup_steps
+        self.first_rate = tf.convert_to_tensor(optimizer.learning_rate)
 
     @property
     def metrics(self):
@@ -270,7 +280,10 @@ class VQVAE(BoundedModel):
         for name, gradients in tape.gradient(loss, variables).items():
             getattr(self, name).apply_gradients(zip(gradients, variables[name], strict=True))
         vectors, seed = tf.reshape(found, [-1, self.codebook.size]), tf.stack([self.seed, step])
-        self.codebook.update(vectors, tf.reshape(codes, [-1]), seed, step < self.restart_steps)
+        # The codebook slows down as the networks do.  At its own pace it would go on to split its commonest codes, as
+        # that brings codes nearer to the vectors, when the prior can no longer follow.
+        pace = tf.math.divide_no_nan(tf.convert_to_tensor(self.optimizer.learning_rate), self.first_rate)
+        self.codebook.update(vectors, tf.reshape(codes, [-1]), seed, step < self.restart_steps, pace)
         return self._record(_terms(reconstruction, log_prior), codes)
 
     def test_step(self, batch):

@@ -215,7 +215,7 @@ def test_dead_code_begins_anew_far_from_the_codes():
 @pytest.mark.parametrize("steps", [2, 3])
 def test_dead_codes_begin_anew_in_the_first_steps_alone(model, x, steps):
     model.restart_steps = 2
-    model.compile(tf_keras.optimizers.SGD(0.0), tf_keras.optimizers.SGD(0.0))
+    model.compile(tf_keras.optimizers.SGD(1e-9), tf_keras.optimizers.SGD(1e-9))
     for _ in range(steps):
         model.codebook.shares.assign([1.0, 1e-9, 1e-9])
         model.codebook.sums.assign([[0.1, 0.2], [1.0, 1.0], [1.0, 1.0]])  # far away
@@ -230,6 +230,17 @@ def test_codes_that_the_first_step_does_not_use_begin_anew_after_it():
     for step in range(3):
         codebook.update(values, codebook.nearest(values), tf.constant([0, step]))
     assert len(np.unique(codebook.nearest(values))) > 8
+
+
+def test_codebook_slows_down_as_the_networks_do(model, x):
+    decay = tf_keras.optimizers.schedules.PolynomialDecay(1e-6, 4, end_learning_rate=0.0)
+    model.compile(tf_keras.optimizers.SGD(decay), tf_keras.optimizers.SGD(0.0))
+    before = model.codebook.shares.numpy()
+    near = np.bincount(model.encode_codes(x).numpy().ravel(), minlength=NUMBER) / 32
+    for pace in (1.0, 0.75, 0.5, 0.25, 0.0):
+        model.train_step(x)
+        before += pace * 0.1 * (near - before)
+        np.testing.assert_allclose(model.codebook.shares, before, rtol=1e-4)
 
 
 def test_perplexity_is_the_number_of_codes_in_equal_use():
