@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
             "num_blocks": 2,  # residual ones at the coarsest size
             "commitment": 0.25,
             "rate_weight": 1.0,  # of -log p(z) in the encoder's loss; 0 as van den Oord et al.
-            "warmup_epochs": 1,  # over which that weight rises
-            "restart_steps": 1000,  # in the first of which dead codes begin anew
+            "warmup_epochs": 4,  # over which that weight rises
+            "restart_steps": 4000,  # in the first of which dead codes begin anew
             "memory": 0.99,  # of the codebook's means
             "prior_layers": 4,
             "prior_features": 32,
