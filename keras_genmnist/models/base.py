@@ -30,7 +30,7 @@ class GenerativeModel(tf_keras.Model):
     has_latents: whether it has a `prior`, a `latent_size` and `decode`.
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
     takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B]; it then has
-      `num_classes`, and p(x) is the mean of p(x | y) over the classes.
+      `num_classes`, and p(x) is the mean of p(x | y) over the classes, unless the model knows p(x) of its own.
     takes_levels: whether training aims at the grey levels that bits are drawn from, and in place of its images a batch
       has {"images": bits, "levels": the probabilities that they were drawn with}; without levels it aims at the bits.
     autograph: whether TensorFlow rewrites its Python, so that `if` and `while` may ask tensors; it takes as long as all
