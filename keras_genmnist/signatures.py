@@ -4,8 +4,6 @@ A signature does not enforce its own shapes, and a server cannot be asked to be 
 Of a model that takes labels, what is given latents or images is given the label of each too.
 """
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
 from keras_genmnist import bounds
@@ -28,10 +26,11 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
     own = _draws(model)
     if model.has_latents:
         own += _latents(model)
+    terms = _log_terms(model)
     if model.has_encoder:
-        own += _posterior(model)
+        own += _posterior(model, terms)
     if model.likelihood:
-        own.append(_log_likelihood(model))
+        own.append(_log_likelihood(model, terms))
     if model.likelihood == "exact":
         own.append(_log_prob(model))
     if hasattr(model, "reconstruct"):
@@ -90,39 +89,48 @@ def _latents(model: GenerativeModel) -> list[Signature]:
     return [decode, decode_probabilities, interpolate]
 
 
-def _posterior(model: GenerativeModel) -> list[Signature]:
+def _log_terms(model: GenerativeModel) -> Signature:
+    """The model's log densities of so many draws: (images, number, seeds, labels if it takes them) -> LogTerms."""
+
+    @tf.function(autograph=model.autograph)
+    def log_terms(x, num_draws, seeds, *y):
+        return model.log_terms(x, num_draws, seeds, **told(*y))
+
+    return log_terms
+
+
+def _posterior(model: GenerativeModel, log_terms: Signature) -> list[Signature]:
     batch, labels = _batch(model), _labels(model)
+
+    # Traced once for both, as log_terms for `elbo` and `log_likelihood`.
+    @tf.function(autograph=model.autograph)
+    def encoded(x, noise, *y):
+        return model.encode(x, noise, **told(*y))
 
     @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
     def encode(images, label=None):
-        def encoded(x, *y):
-            return model.encode(x, **told(*y))
-
-        y = _of_each(model, label, images)
-        return in_chunks(encoded, checked(model, images), *y, autograph=model.autograph)
+        y, centre = _of_each(model, label, images), tf.zeros([tf.shape(images)[0], model.latent_size])
+        return in_chunks(encoded, checked(model, images), centre, *y)
 
     @tf.function(input_signature=[batch, tf.TensorSpec([None], tf.int32), *labels], autograph=model.autograph)
     def encode_draw(images, seed, label=None):
-        tf.debugging.assert_equal(tf.size(seed), tf.shape(images)[0], "give a seed for each image")
+        require(tf.equal(tf.size(seed), tf.shape(images)[0]), "give a seed for each image")
         seeds = tf.stack([seed, tf.zeros_like(seed)], axis=1)
         noise = sample_each(StandardNormal(model.latent_size)(), seeds)
-
-        def encoded(x, noise, *y):
-            return model.encode(x, noise, **told(*y))
-
         y = _of_each(model, label, images)
-        return in_chunks(encoded, checked(model, images), noise, *y, autograph=model.autograph)
+        return in_chunks(encoded, checked(model, images), noise, *y)
 
     @tf.function(input_signature=[batch, INTEGER, *labels], autograph=model.autograph)
     def elbo(images, seed, label=None):
+        @tf.function(autograph=model.autograph)
         def measured(x, seeds, *y):
-            terms = model.log_terms(x, 1, seeds, **told(*y))
+            terms = log_terms(x, tf.constant(1), seeds, *y)
             values = {"elbo": bounds.elbo, "kl": bounds.kl, "reconstruction": bounds.reconstruction}
             return {name: value(terms) for name, value in values.items()}
 
         seeds = _seeds(tf.shape(images)[0], seed)
         of_each = _of_each(model, label, images)
-        return in_chunks(measured, _scored(model, images), seeds, *of_each, autograph=model.autograph)
+        return in_chunks(measured, _scored(model, images), seeds, *of_each)
 
     return [encode, encode_draw, elbo]
 
@@ -140,48 +148,51 @@ def _reconstruct(model: GenerativeModel) -> Signature:
 def _encode_codes(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
     def encode_codes(images):
+        @tf.function(autograph=model.autograph)
         def encoded(x):
             return {"codes": model.encode_codes(x)}
 
-        return in_chunks(encoded, checked(model, images), autograph=model.autograph)
+        return in_chunks(encoded, checked(model, images))
 
     return encode_codes
 
 
-def _log_likelihood(model: GenerativeModel) -> Signature:
+def _log_likelihood(model: GenerativeModel, log_terms: Signature) -> Signature:
     @tf.function(input_signature=[_batch(model), INTEGER, INTEGER], autograph=model.autograph)
     def log_likelihood(images, num_draws, seed):
         num_draws = capped(num_draws, num_draws, "num_draws")
         # Unlike other signatures that take images, this one takes as long as it is asked to, for each of them.
         x = capped(tf.shape(images)[0], _scored(model, images), "the number of images")
 
+        @tf.function(autograph=model.autograph)
         def measured(x, seeds):
             if model.likelihood == "importance":
-                measure = _estimated_over_classes if model.takes_labels else _estimated
-                return measure(model, x, num_draws, seeds)
+                if model.takes_labels:
+                    return _estimated_over_classes(log_terms, model.num_classes, x, num_draws, seeds)
+                return _estimated(log_terms, x, num_draws, seeds)
             given = {} if model.likelihood == "exact" else {"num_draws": num_draws, "seed": seeds[0]}
             value = model.log_likelihood(x, **given)
             every = tf.fill(tf.shape(value), tf.cast(num_draws, tf.float32))
             return {"log_likelihood": value, "bound": value, "ess": every}
 
-        return in_chunks(measured, x, _seeds(tf.shape(images)[0], seed), autograph=model.autograph)
+        return in_chunks(measured, x, _seeds(tf.shape(images)[0], seed))
 
     return log_likelihood
 
 
 def _estimated_over_classes(
-    model: GenerativeModel, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor
+    log_terms: Signature, num_classes: int, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """As `_estimated`, of p(x) = (1/C) sum{ p(x | y) : y }, by so many draws for each class; ess of the likeliest."""
 
     def given(label):
-        return _estimated(model, x, num_draws, seeds, tf.fill(tf.shape(x)[:1], label))
+        return _estimated(log_terms, x, num_draws, seeds, tf.fill(tf.shape(x)[:1], label))
 
     outputs = dict.fromkeys(("log_likelihood", "bound", "ess"), tf.float32)
-    by_class = tf.map_fn(given, tf.range(model.num_classes), fn_output_signature=outputs, parallel_iterations=1)
+    by_class = tf.map_fn(given, tf.range(num_classes), fn_output_signature=outputs, parallel_iterations=1)
 
     def mean(log_values):
-        return tf.reduce_logsumexp(log_values, axis=0) - tf.math.log(float(model.num_classes))
+        return tf.reduce_logsumexp(log_values, axis=0) - tf.math.log(float(num_classes))
 
     likeliest = tf.argmax(by_class["log_likelihood"])
     ess = tf.gather(tf.transpose(by_class["ess"]), likeliest, batch_dims=1)
@@ -189,7 +200,7 @@ def _estimated_over_classes(
 
 
 def _estimated(
-    model: GenerativeModel, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor, y: tf.Tensor | None = None
+    log_terms: Signature, x: tf.Tensor, num_draws: tf.Tensor, seeds: tf.Tensor, *y: tf.Tensor
 ) -> dict[str, tf.Tensor]:
     """What `num_draws` draws from the posterior of each image say, DRAWS of them at a time.
 
@@ -201,7 +212,7 @@ def _estimated(
     def step(start, total, squares, elbo):
         count = tf.minimum(DRAWS, num_draws - start)
         own = tf.map_fn(lambda seed: tf.random.fold_in(seed, start), seeds)
-        terms = model.log_terms(x, count, own, **told(y))
+        terms = log_terms(x, count, own, *y)
         log_w = bounds.log_weights(terms)
         return (
             start + count,
@@ -224,10 +235,11 @@ def _estimated(
 def _log_prob(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[_batch(model)], autograph=model.autograph)
     def log_prob(images):
+        @tf.function(autograph=model.autograph)
         def measured(x):
             return {"log_prob": model.log_likelihood(x)}
 
-        return in_chunks(measured, checked(model, images, binary=True), autograph=model.autograph)
+        return in_chunks(measured, checked(model, images, binary=True))
 
     return log_prob
 
@@ -235,7 +247,7 @@ def _log_prob(model: GenerativeModel) -> Signature:
 def _complete(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[_batch(model), _batch(model), INTEGER], autograph=model.autograph)
     def complete(images, mask, seed):
-        tf.debugging.assert_equal(tf.shape(mask), tf.shape(images), "images and mask must agree in shape")
+        require(tf.equal(tf.shape(mask), tf.shape(images)), "images and mask must agree in shape")
         count = capped(tf.shape(images)[0], tf.shape(images)[0], "the number of images")
         known = checked(model, images, binary=True), checked(model, mask, "mask", binary=True)
         return with_png(model.complete(*known, _seeds(count, seed)))
@@ -255,11 +267,12 @@ def _sample_class(model: GenerativeModel) -> Signature:
 def _discriminate(model: GenerativeModel) -> Signature:
     @tf.function(input_signature=[_batch(model), *_labels(model)], autograph=model.autograph)
     def discriminate(images, label=None):
+        @tf.function(autograph=model.autograph)
         def judged(x, *y):
             return {"logits": model.discriminate(x, **told(*y))}
 
         y = _of_each(model, label, images)
-        return in_chunks(judged, checked(model, images), *y, autograph=model.autograph)
+        return in_chunks(judged, checked(model, images), *y)
 
     return discriminate
 
@@ -280,19 +293,14 @@ def _of_each(model: GenerativeModel, label: tf.Tensor | None, rows: tf.Tensor) -
     """The labels given to a signature, one for each row; none where it takes none."""
     if label is None:
         return []
-    tf.debugging.assert_equal(tf.size(label), tf.shape(rows)[0], "give a label for each row")
+    require(tf.equal(tf.size(label), tf.shape(rows)[0]), "give a label for each row")
     return [_known(model, label)]
 
 
 def _known(model: GenerativeModel, label: tf.Tensor) -> tf.Tensor:
     """The labels given to a signature, refused unless there are such classes."""
-    message = f"label is out of range: give 0 to {model.num_classes - 1}"
-    checks = (
-        tf.debugging.assert_non_negative(label, message),
-        tf.debugging.assert_less(label, model.num_classes, message),
-    )
-    with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
-        return tf.identity(label)
+    known = (label >= 0) & (label < model.num_classes)
+    return require(known, f"label is out of range: give 0 to {model.num_classes - 1}", label)
 
 
 def _seeds(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -305,43 +313,33 @@ def checked(model: GenerativeModel, images: tf.Tensor, name: str = "images", bin
     # A signature does not enforce its own shapes, and grey levels 0..255 would pass for pixels.
     images = _finite(tf.ensure_shape(images, [None, *model.image_shape]), name)
     message = f"values of {name} are out of range: give pixels {'of 0 or 1' if binary else 'in [0, 1]'}"
-    checks = [
-        tf.debugging.assert_non_negative(images, message),
-        tf.debugging.assert_less_equal(images, 1.0, message),
-    ]
-    if binary:
-        checks.append(tf.debugging.assert_equal(images, tf.round(images), message))
-    with tf.control_dependencies(checks):
-        return tf.identity(images)
+    fit = (images == 0.0) | (images == 1.0) if binary else (images >= 0.0) & (images <= 1.0)
+    return require(fit, message, images)
 
 
 def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:
     """`values`, once the number of images has been checked: what is made of them cannot run, and allocate, before."""
-    number, most = tf.cast(number, tf.int64), tf.constant(MAX_SAMPLES, tf.int64)
-    message = f"{name} is out of range: give 1 to {MAX_SAMPLES}"
-    checks = (
-        tf.debugging.assert_positive(number, message),
-        tf.debugging.assert_less_equal(number, most, message),
-    )
-    with tf.control_dependencies([check for check in checks if check is not None]):  # None when eager: already done
-        return tf.identity(values)
+    number = tf.convert_to_tensor(number)
+    return require((number > 0) & (number <= MAX_SAMPLES), f"{name} is out of range: give 1 to {MAX_SAMPLES}", values)
 
 
-def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, autograph: bool) -> dict[str, tf.Tensor]:
+def in_chunks(function: Signature, *rows: tf.Tensor) -> dict[str, tf.Tensor]:
     """`function` of all rows, computed CHUNK of them at a time: its memory does not grow with their number.
 
     Args:
-      function: tensors [n, ...] -> tensors [n, ...] by name, each row from its own alone.
+      function: a tf.function of tensors [n, ...] -> tensors [n, ...] by name, each row from its own alone.
       rows: tensors [B, ...].
-      autograph: as of the model whose function it is.
     Returns:
       The outputs, [B, ...].
     """
     # Traced once: the loop needs to know its outputs before it starts.
     specs = [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
-    chunk = tf.function(function, autograph=autograph).get_concrete_function(*specs)
+    chunk = function.get_concrete_function(*specs)
+    # Of no rows, one of zeros is computed and cut off: not every function takes none.
     count = tf.shape(rows[0])[0]
-    chunks = tf.maximum(1, -(-count // CHUNK))  # of no rows, the outputs are empty
+    some = tf.maximum(1, count)
+    rows = [tf.pad(part, [[0, some - count], *([[0, 0]] * (part.shape.rank - 1))]) for part in rows]
+    chunks = -(-some // CHUNK)
     found = {
         name: tf.TensorArray(spec.dtype, chunks, element_shape=[None, *spec.shape[1:]], infer_shape=False)
         for name, spec in chunk.structured_outputs.items()
@@ -352,7 +350,7 @@ def in_chunks(function: Callable[..., dict[str, tf.Tensor]], *rows: tf.Tensor, a
         return i + 1, {name: array.write(i, outputs[name]) for name, array in found.items()}
 
     _, found = tf.while_loop(lambda i, found: i < chunks, step, (0, found), parallel_iterations=1)
-    return {name: array.concat() for name, array in found.items()}
+    return {name: array.concat()[:count] for name, array in found.items()}
 
 
 def _scored(model: GenerativeModel, images: tf.Tensor) -> tf.Tensor:
@@ -364,8 +362,16 @@ def _levels(images: tf.Tensor) -> tf.Tensor:
     """The levels k / 255 nearest to images in [0, 1], refused unless they are as near as four digits can be."""
     levels = tf.round(255 * images)
     message = "values of images are no grey levels: give pixels of k / 255, k from 0 to 255"
-    with tf.control_dependencies([tf.debugging.assert_less(tf.abs(255 * images - levels), 0.02, message)]):
-        return levels / 255
+    return require(tf.abs(255 * images - levels) < 0.02, message, levels / 255)
+
+
+def require(condition: tf.Tensor, message: str, values: tf.Tensor | int = 0) -> tf.Tensor:
+    """`values`, once the condition, bool [...], has been found to hold everywhere."""
+    # Of a message alone: with numbers beside it, tf.debugging.assert_less and the like build a branch for each check,
+    # and these were a fifth of the time that an export takes.
+    check = tf.debugging.Assert(tf.reduce_all(condition), [message])
+    with tf.control_dependencies([] if check is None else [check]):  # None when eager: already done
+        return tf.identity(values)
 
 
 def _finite(values: tf.Tensor, name: str) -> tf.Tensor:

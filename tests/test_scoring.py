@@ -29,7 +29,7 @@ def read(path):
 
 def test_estimate_by_the_true_posterior_is_log_px_and_every_draw_counts():
     x = ORACLE.sample(6)
-    found = signatures._estimated(ORACLE.vae(), x, tf.constant(40), seeds_of(x))
+    found = signatures._estimated(ORACLE.vae().log_terms, x, tf.constant(40), seeds_of(x))
     np.testing.assert_allclose(found["log_likelihood"], ORACLE.log_prob(x), atol=1e-4)
     np.testing.assert_allclose(found["ess"], 40, rtol=1e-3)
 
@@ -39,7 +39,7 @@ def test_estimate_in_parts_is_that_of_all_draws_at_once(num_draws):
     x, model = ORACLE.sample(3), ORACLE.vae(shift=0.3, stretch=1.5)
     terms, log_terms = [], model.log_terms
     model.log_terms = lambda *given: terms.append(log_terms(*given)) or terms[-1]
-    found = signatures._estimated(model, x, tf.constant(num_draws), seeds_of(x))
+    found = signatures._estimated(model.log_terms, x, tf.constant(num_draws), seeds_of(x))
     assert len(terms) == -(-num_draws // signatures.DRAWS)
     log_w = np.concatenate([bounds.log_weights(own) for own in terms]).astype(np.float64)
     assert log_w.shape == (num_draws, 3) and len(np.unique(log_w[:, 0])) == num_draws

@@ -19,7 +19,7 @@ def test_chunks_make_a_whole_of_the_same_rows(rows):
 
     @tf.function(input_signature=[tf.TensorSpec([None, 3]), tf.TensorSpec([None], tf.int32)])
     def whole(x, y):
-        outputs = in_chunks(function, x, y, autograph=False)
+        outputs = in_chunks(tf.function(function), x, y)
         assert {name: output.shape.as_list() for name, output in outputs.items()} == {"sum": [None], "x": [None, 3]}
         return outputs
 
@@ -27,10 +27,10 @@ def test_chunks_make_a_whole_of_the_same_rows(rows):
     outputs = whole(x, y)
     np.testing.assert_array_equal(outputs["x"], 2 * x)
     np.testing.assert_allclose(outputs["sum"], x.sum(axis=1) + y, rtol=1e-6)
-    assert sum(sizes) == rows
+    assert sum(sizes) == max(1, rows)  # of no rows, one is computed and cut off
     assert max(sizes) <= CHUNK  # which is what bounds the memory
 
 
 def test_chunks_are_as_well_made_outside_of_a_graph():
     x = tf.range(float(CHUNK + 1))
-    np.testing.assert_array_equal(in_chunks(lambda x: {"y": -x}, x, autograph=False)["y"], -x)
+    np.testing.assert_array_equal(in_chunks(tf.function(lambda x: {"y": -x}), x)["y"], -x)
