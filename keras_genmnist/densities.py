@@ -3,6 +3,7 @@
 Source: Rezende & Mohamed (2015), section 6.1, table 1 and figure 3, arxiv.org/abs/1505.05770
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -62,6 +63,7 @@ def grid(edge: float, pixels: int) -> np.ndarray:
     return np.stack(np.meshgrid(axis, axis[::-1]), axis=-1).reshape(-1, 2)
 
 
+@functools.cache  # every fit is compared with them
 def log_normalisers() -> np.ndarray:
     """log Z of the four densities by a fine sum that reaches beyond the walls, [4]."""
     points = grid(EDGE + 2, 1200)

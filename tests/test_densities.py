@@ -1,9 +1,18 @@
+import functools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_genmnist import densities
+
+
+@pytest.fixture(autouse=True)
+def not_compiled(monkeypatch):
+    """Without XLA, which compiles a fit for longer than these take."""
+    function = tf.function
+    monkeypatch.setattr(tf, "function", lambda autograph, jit_compile: functools.partial(function, autograph=autograph))
 
 
 def at(*point):
