@@ -89,24 +89,22 @@ class Search:
     def __init__(self, model: LatentVariableModel):
         self.model, self.ticker = model, progress.Ticker()
         self.terms = tf.function(self._terms, autograph=model.autograph, reduce_retracing=True)
-        self.ascents = [tf.function(self._ascent_at(rate), autograph=model.autograph) for rate in RATES]
+        self.ascend = tf.function(self._ascend, autograph=model.autograph)
+        self.lower = tf.function(annealing.lower, autograph=model.autograph)
 
     def _terms(self, x: tf.Tensor, parameters: list[tf.Tensor], num_draws: int, seed: tf.Tensor) -> LogTerms:
         q = posterior(self.model, x, parameters)
         z, log_posterior = q.experimental_sample_and_log_prob(num_draws, seed=seed)
         return LogTerms(self.model.decoder(z).log_prob(x), self.model.prior().log_prob(z), log_posterior)
 
-    def _ascent_at(self, rate: float):
-        def ascend(x, parameters, seed):
-            def gradient(values, t):
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(values)
-                    elbo = bounds.elbo(self._terms(x, values, ASCENT_DRAWS, tf.stack([seed, t])))
-                return tape.gradient(elbo, values)
+    def _ascend(self, x: tf.Tensor, parameters: list[tf.Tensor], seed: tf.Tensor, rate: tf.Tensor) -> list[tf.Tensor]:
+        def gradient(values, t):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                elbo = bounds.elbo(self._terms(x, values, ASCENT_DRAWS, tf.stack([seed, t])))
+            return tape.gradient(elbo, values)
 
-            return GradientAscent(ROUND, "adam", rate).maximise(gradient, parameters)
-
-        return ascend
+        return GradientAscent(ROUND, "adam", rate).maximise(gradient, parameters)
 
     def best(self, x: tf.Tensor, start: list[tf.Tensor]) -> list[tf.Tensor]:
         """The parameters where each image's ascent was highest, by draws that are always the same."""
@@ -115,11 +113,11 @@ class Search:
             return bounds.elbo(self.terms(x, parameters, LOOKING_DRAWS, tf.constant([SEED, 1])))
 
         kept, elbo = start, look(start)
-        for number, ascend in enumerate(self.ascents):
+        for number, rate in enumerate(RATES):
             end, waited = kept, 0
             for looks in range(ROUNDS):
                 # From where the last round ended, also if that was lower: the first steps of Adam may lead down.
-                end = ascend(x, end, tf.constant(ROUNDS * number + looks))
+                end = self.ascend(x, end, tf.constant(ROUNDS * number + looks), tf.constant(rate))
                 reached = look(end)
                 better = reached > elbo
                 kept = [
@@ -128,7 +126,7 @@ class Search:
                 ]
                 gained = tf.reduce_mean(tf.where(better, reached - elbo, 0.0))
                 elbo = tf.maximum(reached, elbo)
-                self.ticker.tell(f"ELBO {elbo.numpy().mean():.2f}, {ROUND * (looks + 1)} steps at {RATES[number]}")
+                self.ticker.tell(f"ELBO {elbo.numpy().mean():.2f}, {ROUND * (looks + 1)} steps at {rate}")
                 waited = waited + 1 if gained < CONVERGED else 0
                 if waited == PATIENCE:
                     break
@@ -144,7 +142,7 @@ class Search:
         return weights.mean(axis=0), np.logaddexp.reduce(weights, axis=0) - np.log(len(weights))
 
 
-def measure(model: LatentVariableModel, images: np.ndarray, label: str, step: float) -> dict[str, np.ndarray]:
+def measure(search: Search, images: np.ndarray, label: str, step: float) -> dict[str, np.ndarray]:
     """The LEVELS of images.
 
     log p(x) is estimated by importance weights from each of the posteriors and by annealing, all below it in
@@ -152,23 +150,23 @@ def measure(model: LatentVariableModel, images: np.ndarray, label: str, step: fl
     highest of the same images would gain from its own luck, and might be above.
 
     Args:
-      model: with one layer of latents.
+      search: of a model with one layer of latents.
       images: [N, H, W, C], of the values that the model has a likelihood of.
       label: of the progress bar.
       step: of annealing's moves.
     Returns:
       [N] each, nats.
     """
-    search, lower, columns = Search(model), tf.function(annealing.lower, autograph=model.autograph), []
+    columns = []
     for batch in progress.batches(eval_batches(images, BATCH), label):
         x = tf.constant(batch)
-        start = amortized(model, x)
+        start = amortized(search.model, x)
         best = search.best(x, start)
         found = {"amortized": start, "best": best, "planar": search.best(x, with_planes(best))}
         scores = [search.scores(x, parameters) for parameters in found.values()]
         elbos, estimates = zip(*scores, strict=True)
         search.ticker.tell("annealing")
-        columns.append([*elbos, *estimates, lower(model, x, SEED, tf.constant(step)).numpy()])
+        columns.append([*elbos, *estimates, search.lower(search.model, x, SEED, tf.constant(step)).numpy()])
     elbos, estimates = np.split(np.concatenate(columns, axis=1), [len(found)])
     return {"log_px": highest_elsewhere(estimates)} | dict(zip(found, elbos, strict=True))
 
@@ -225,9 +223,10 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
         "command": run.command,
     }
     step = annealing.step_size(model, SEED + 1)  # on other images than those of the check below
+    search = Search(model)
     for split, images in splits.items():
         print(f"measuring {num_images} {split} images", flush=True)
-        levels = measure(model, images[:num_images], split, step)
+        levels = measure(search, images[:num_images], split, step)
         gaps = {name: mean_and_error(levels[high] - levels[low]) for name, (_, high, low) in GAPS.items()}
         record[split] = {name: mean_and_error(values) for name, values in levels.items()} | {"gaps": gaps}
     print("checking log p(x) by annealing both ways", flush=True)

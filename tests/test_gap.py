@@ -26,7 +26,7 @@ def test_gaps_of_the_oracle_are_those_it_has(monkeypatch):
     monkeypatch.setattr(annealing, "CHAINS", 64)
     # Its true posterior is Gaussian: all that a shifted and stretched one loses is amortization.
     x = ORACLE.sample(5)
-    levels = gap.measure(ORACLE.vae(shift=0.4, stretch=1.3), x, "test", 0.4)
+    levels = gap.measure(gap.Search(ORACLE.vae(shift=0.4, stretch=1.3)), x, "test", 0.4)
     assert levels.keys() == gap.LEVELS.keys()
     np.testing.assert_allclose(levels["log_px"], ORACLE.log_prob(x), atol=0.1)
     np.testing.assert_allclose(levels["amortized"], ORACLE.elbo(x, 0.4, 1.3), atol=0.15)  # 1,000 draws
@@ -48,10 +48,11 @@ def test_the_search_starts_at_the_posterior_of_the_encoder(flow, digits):
     np.testing.assert_allclose(planes.experimental_sample_and_log_prob(3, seed=[1, 2])[1], expected, rtol=1e-4)
 
 
-def test_the_search_goes_on_through_a_round_that_loses():
+def test_the_search_goes_on_through_a_round_that_loses(monkeypatch):
+    monkeypatch.setattr(gap, "RATES", gap.RATES[:1])
     search = object.__new__(gap.Search)
     search.ticker = progress.Ticker()
-    search.ascents = [lambda x, parameters, seed: [parameters[0] + 1]]
+    search.ascend = lambda x, parameters, seed, rate: [parameters[0] + 1]
 
     def terms(x, parameters, num_draws, seed):
         height = tf.gather(tf.constant([0.0, -1.0, 5.0, 4.0, 3.0, 9.0]), parameters[0][:, 0])[None]
