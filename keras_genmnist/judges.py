@@ -20,6 +20,7 @@ import tf_keras
 from keras_genmnist import classifier, datasets, files, progress
 from keras_genmnist.classifier import Classifier, Judge
 from keras_genmnist.datasets import Dataset, Split
+from keras_genmnist.datasets.splits import ahead
 from keras_genmnist.errors import Fault, UsageError
 
 MNIST = "mnist"  # the judge that a DatasetSpec names where it is one of those that ship with the package
@@ -168,7 +169,7 @@ def batches(split: Split, seed: int) -> tf.data.Dataset:
         images, labels = rows
         return distorted(tf.cast(images, tf.float32) / 255, draw), labels
 
-    return tf.data.Dataset.zip(rows.batch(BATCH), seeds).map(batch).prefetch(tf.data.AUTOTUNE)
+    return ahead(tf.data.Dataset.zip(rows.batch(BATCH), seeds).map(batch))
 
 
 def distorted(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -325,3 +325,10 @@ def test_load_says_that_a_cut_dataset_info_is_damage(mnist_copy):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(Fault, match=r"mnist in .* is damaged"):
         datasets.load("mnist")
+
+
+def test_no_tuner_keeps_the_end_of_a_training_waiting(mnist_5k):
+    batches = [getattr(mnist_5k, name).batches(100) for name in ("train", "test")]
+    batches.append(mnist_5k.train.train_batches(binarization="none", batch_size=9, seed=1, first_step=0, last_step=1))
+    for dataset in [*batches, batches[-1].batch(5).prefetch(1)]:
+        assert dataset.options().autotune.enabled is False

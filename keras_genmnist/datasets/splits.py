@@ -66,7 +66,7 @@ class Split(NamedTuple):
         """
         batch = self._batch_of(binarization, batch_size, seed, labelled, levelled)
         steps = tf.data.Dataset.range(first_step, last_step)
-        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return ahead(steps.map(batch, num_parallel_calls=2, deterministic=True))
 
     def batches(
         self,
@@ -94,7 +94,7 @@ class Split(NamedTuple):
         if self.name != "train":
             images = self.scored(binarization).astype(np.float32)
             rows = tf.data.Dataset.from_tensor_slices((images, self.labels) if labelled else images)
-            return rows.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+            return ahead(rows.batch(batch_size))
         batch = self._batch_of(binarization, batch_size, seed, labelled, levelled)
         steps_per_epoch = len(self.images) // batch_size
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)  # one, another every time
@@ -105,7 +105,7 @@ class Split(NamedTuple):
             return tf.data.Dataset.range(first, first + steps_per_epoch)
 
         steps = epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(steps_per_epoch))
-        return steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+        return ahead(steps.map(batch, num_parallel_calls=2, deterministic=True))
 
     def _batch_of(self, binarization: str, batch_size: int, seed: int, labelled: bool, levelled: bool) -> Callable:
         """The batch of each step, int64 []; see `train_batches`."""
@@ -164,3 +164,14 @@ def eval_batches(images: np.ndarray, batch_size: int, labels: np.ndarray | None 
     cuts = [slice(i, i + batch_size) for i in range(0, len(images), batch_size)]
     batches = [images[cut].astype(np.float32) for cut in cuts]
     return batches if labels is None else list(zip(batches, (labels[cut] for cut in cuts), strict=True))
+
+
+def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches, computed two ahead.
+
+    Not as many ahead as tf.data finds best: the thread that looks for it sleeps for ever longer, and the end of a
+    training waits for it, up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)
