@@ -74,7 +74,11 @@ def assert_same_training(run: runs.Run, other: runs.Run) -> None:
         ("vqvae", {}),  # a codebook that no gradient trains
     ],
 )
-def test_resume_after_a_signal_in_mid_epoch_is_bit_identical(name, options, tmp_path, monkeypatch, one_step_a_call):
+def test_resume_after_a_signal_in_mid_epoch_is_bit_identical(
+    name, options, tmp_path, monkeypatch, one_step_a_call, request
+):
+    if name == "vae":  # whose graph resumes in the next test
+        request.getfixturevalue("eager")
     options = {"epochs": 3, **options, **EVERY_OPTION}
     whole = tiny.train(tiny.begin(tmp_path / "whole", name, **options))
     signal_at(monkeypatch, 2 * tiny.STEPS + 2)
@@ -418,13 +422,18 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("posterior", "steps"), [("planar", 32), ("radial", 32), ("sylvester", 16), ("iaf", 16)])
-def test_deep_posterior_flow_trains_20_epochs(posterior, steps, tmp_path):
+@pytest.mark.parametrize(("posterior", "steps"), [("planar", 32), ("radial", 32), ("sylvester", 8), ("iaf", 8)])
+def test_deep_posterior_flow_trains_20_epochs(posterior, steps, tmp_path, monkeypatch):
+    # Two or three times as deep as the shipped configs.  Without a validation, which takes as long to trace as a step.
+    monkeypatch.setattr(
+        training.Training, "validate", lambda self: {"elbo": float(self.model.averages["elbo"].result())}
+    )
+    monkeypatch.setattr(training, "_line", lambda model, row, epochs: "")
     # Five times the rate of the shipped configs drives clipped scales and constrained maps to their bounds.
     options = {"flow_steps": steps, "latent_size": 4, "hidden_size": 32, "learning_rate": 1e-2, "epochs": 20}
     rows = tiny.rows(tiny.train(tiny.begin(tmp_path, posterior=posterior, **options)))
     assert len(rows) == 20  # a quantity that is not finite ends a training
-    assert rows[-1]["val_elbo"] > rows[0]["val_elbo"] + 50
+    assert rows[-1]["elbo"] > rows[0]["elbo"] + 50
 
 
 def test_divergence_names_the_rates_that_the_model_has(tmp_path):
