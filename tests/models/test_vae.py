@@ -290,8 +290,7 @@ def test_flow_posterior_scores_its_end_and_not_its_start(posterior, digits):
     ],
 )
 def test_any_posterior_goes_with_any_prior_and_network(network, posterior, prior, digits):
-    config = tiny.config("vae", network=network, posterior=posterior, prior=prior)
-    conformance.check(config, digits)
+    conformance.check_together(tiny.config("vae", network=network, posterior=posterior, prior=prior), digits)
 
 
 @pytest.mark.parametrize(
@@ -304,8 +303,8 @@ def test_any_posterior_goes_with_any_prior_and_network(network, posterior, prior
     ],
 )
 def test_vae_of_grey_levels_conforms(changes, grey_digits):
-    config = tiny.config("vae", binarization="none", decoder="logistic", **changes)
-    conformance.check(config, grey_digits)
+    check = conformance.check_together if changes else conformance.check
+    check(tiny.config("vae", binarization="none", decoder="logistic", **changes), grey_digits)
 
 
 def test_vae_of_grey_levels_scores_levels_alone(grey_digits):
