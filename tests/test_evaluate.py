@@ -177,7 +177,7 @@ def test_evaluate_refuses_a_proposal_where_there_are_no_draws(run, gan):
 
 
 def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_path):
-    run = tiny.train(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
+    run = tiny.untrained(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
     record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
     with np.load(tmp_path / "images.npz") as images:
         assert list(images) == ["index", "label", "log_px"]
@@ -189,7 +189,7 @@ def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_pat
 def test_evaluate_of_a_masked_diffusion_tells_its_bound_and_a_mixture_of_orders(few, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(likelihood, "ORDERED_IMAGES", 2)
     monkeypatch.setattr(likelihood, "ORDERS", 2)
-    run = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
+    run = tiny.untrained(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
     record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")
     test, count = record["test"], len(runs.load_data(run).test.images)
     assert (test["num_images"], test["elbo"]["num_draws"]) == (count, 10)
