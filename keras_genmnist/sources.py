@@ -67,12 +67,13 @@ def of_export(path: Path) -> Source:
     if not _is_model(newest):
         raise UsageError(f"no SavedModel in {path}: give exports/NAME or exports/NAME/VERSION of `genmnist export`")
     try:
-        with files.literal(newest) as literal:
-            loaded = tf.saved_model.load(literal)
         record = files.parse_json((newest / "assets.extra" / "genmnist.json").read_text())
-        signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
         label, config = f"{record['model']} on {record['dataset']}", ConfigDict(record["config"])
-        return Source(signatures, label, spec_in(record), config, loaded)
+        spec = spec_in(record)
+        with files.literal(newest) as literal:  # last: it takes the longest
+            loaded = tf.saved_model.load(literal)
+        signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
+        return Source(signatures, label, spec, config, loaded)
     except (OSError, tf.errors.OpError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import test_cli, tiny
+from tests import test_cli, test_export, tiny
 from tests.test_cli import assert_one_line
 
 eager, call, genmnist = tiny.eager, test_cli.call, test_cli.genmnist
@@ -226,7 +226,8 @@ def test_damaged_record_of_an_export_is_one_line(text, run, exported, genmnist):
 
 
 @pytest.mark.parametrize("text", ["null", DEEP], ids=lambda text: text[:10])
-def test_export_beside_a_damaged_record_is_written_and_says_so(text, run, exported, genmnist):
+def test_export_beside_a_damaged_record_is_written_and_says_so(text, run, exported, genmnist, monkeypatch):
+    test_export.stub_save(monkeypatch)
     folder = Path(shutil.copytree(exported, Path("exports") / run.title / "1"))
     (folder / "assets.extra" / "genmnist.json").write_text(text)
     outcome = genmnist("export", f"--workdir={run.workdir}")

@@ -11,7 +11,7 @@ import pytest
 
 from keras_genmnist import annealing, classifier, export, figures, gap, models, runs, training
 from keras_genmnist import config as configs
-from tests import test_cli, test_training, tiny
+from tests import test_cli, test_export, test_training, tiny
 from tests.test_cli import assert_one_line
 
 eager, call, genmnist = tiny.eager, test_cli.call, test_cli.genmnist
@@ -128,6 +128,7 @@ def test_config_from_what_holds_none_is_one_line(flags, status, parts, genmnist)
 
 
 def test_two_runs_of_one_config_write_beside_each_other(run, genmnist, monkeypatch):
+    test_export.stub_save(monkeypatch)
     for workdir in ("small", "runs/vae_big"):
         copy_of(run, workdir)
         printed = genmnist("figures", f"--workdir={workdir}", "--which=samples").out
@@ -149,7 +150,8 @@ def test_captions_name_the_run_and_its_config(run, tmp_path):
     assert caption("deeper/vae").startswith("vae on mnist_5k")
 
 
-def test_export_says_that_the_version_before_is_of_another_run(run, genmnist, eager):
+def test_export_says_that_the_version_before_is_of_another_run(run, genmnist, eager, monkeypatch):
+    test_export.stub_save(monkeypatch)
     copy_of(run, "a/vae")
     assert genmnist("train", "--config_from=a/vae", "--workdir=b/vae", "--config.latent_size=3").status == 0
     assert genmnist("export", "--workdir=a/vae") == (0, "wrote exports/vae/1\n", "")
@@ -179,6 +181,7 @@ def test_identity_of_an_older_run_is_that_of_its_older_exports():
 
 
 def test_warmup_requests_are_for_the_name_that_a_server_gives(run, tmp_path, monkeypatch):
+    test_export.stub_save(monkeypatch)
     asked = []
     own = export.warmup_request
     monkeypatch.setattr(export, "warmup_request", lambda name, *rest: asked.append(name) or own(name, *rest))
