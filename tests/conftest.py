@@ -1,8 +1,10 @@
 """Data and one tiny trained run, shared by all tests.  Nothing is downloaded: TFDS_DATA_DIR names prepared MNIST."""
 
+import fcntl
 import functools
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 # Before TensorFlow starts: tests run side by side, one process for each core, and so do the commands they start.
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import classifier, datasets, export
+from keras_genmnist import classifier, datasets, export, runs
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.runs import Run
 from tests import tiny
@@ -73,14 +75,27 @@ def grey_digits(mnist_5k) -> np.ndarray:
     return mnist_5k.test.images[:8].astype(np.float32) / 255
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` fills, by whichever of the processes side by side asks for it first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which they share
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            make(folder / f"{name}.new")
+            (folder / f"{name}.new").rename(folder / name)
+    return folder / name
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Run:
     """A trained run with a latent of 2 dimensions.  Read it, and write elsewhere."""
-    workdir = tmp_path_factory.mktemp("run") / "vae"
-    return tiny.train(tiny.begin(workdir, epochs=1))
+    made = made_once(tmp_path_factory, "run", lambda folder: tiny.train(tiny.begin(folder / "vae", epochs=1)))
+    return runs.load(made / "vae")
 
 
 @pytest.fixture(scope="session")
 def exported(run, tmp_path_factory) -> Path:
     """The run's export, a version directory.  Read it, and write elsewhere."""
-    return export.export(run, tmp_path_factory.mktemp("exports"))
+    return made_once(tmp_path_factory, "exports", lambda folder: export.export(run, folder)) / "vae" / "1"
