@@ -46,7 +46,7 @@ def test_sample_repeats_with_the_seed(source, tmp_path):
 
 
 def test_sample_draws_in_as_many_steps_as_asked_for(run, tmp_path, eager):
-    masked = tiny.train(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
+    masked = tiny.untrained(tiny.begin(tmp_path / "masked", "masked_diffusion", epochs=1))
     model = runs.load_model(masked)
     found, _ = draw(sources.of_run(masked, num_steps=5), tmp_path / "a.png", num_samples=2)
     seeds = tf.constant([[3, 0], [3, 1]])
