@@ -164,7 +164,7 @@ def test_rows_that_lack_a_column_draw_the_other_curves(run, damaged, genmnist):
     damaged(written("metrics.jsonl", json.dumps(row) + "\n" + json.dumps({**row, "epoch": 2, "kl": None}) + "\n"))
     command = ["figures", "--workdir=w", "--which=training_curves"]
     assert genmnist(*command).status == 0
-    short = {name: row[name] for name in ("epoch", "step", "seconds", "val_elbo")}
+    short = {name: row[name] for name in ("epoch", "step", "seconds", "val_elbo", "val_kl")}
     Path("w/metrics.jsonl").write_text(json.dumps(short) + "\n")
     assert_one_line(genmnist(*command), 3, "w/metrics.jsonl is damaged")
 
