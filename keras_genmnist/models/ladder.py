@@ -43,10 +43,7 @@ MIN_SCALE = 1e-4  # below, a conditional that the image leaves alone shrinks unt
 
 
 class Gaussian(tf_keras.Model):
-    """A diagonal Gaussian given vectors, [..., F] -> distribution, batch [...], event [D].
-
-    N(z; mean, diag(scale^2)), with scale = MIN_SCALE + softplus of the network's output.
-    """
+    """Gaussians given vectors, [..., F] -> tfd.Normal, [..., D]; scale = MIN_SCALE + softplus of what was learned."""
 
     def __init__(self, network: tf_keras.Model, latent_size: int, scale_bias: float = 0.0):
         """
@@ -65,7 +62,8 @@ class Gaussian(tf_keras.Model):
         parameters = self.parameters(self.network(*folded(values, context), training=training))
         parameters = tf.reshape(parameters, tf.concat([tf.shape(values)[:-1], [self.parameters.units]], axis=0))
         mean, scale = tf.split(parameters, 2, axis=-1)
-        return tfd.MultivariateNormalDiag(mean, MIN_SCALE + tf.nn.softplus(scale))
+        # Not a MultivariateNormalDiag: the mean of one of a single latent forgets in a graph how many it has.
+        return tfd.Normal(mean, MIN_SCALE + tf.nn.softplus(scale))
 
 
 class TopDown(tf_keras.Model):

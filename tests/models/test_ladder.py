@@ -88,8 +88,8 @@ def test_ladder_log_weights_are_those_of_z(inference, digits):
     log_p = log_q = 0
     for number, layer in enumerate(layers):
         above = layers[number + 1 :]
-        prior = model.decoder.conditionals[number](above[0].z) if above else tfd.MultivariateNormalDiag(tf.zeros([1]))
-        log_p += prior.log_prob(layer.z)
+        prior = model.decoder.conditionals[number](above[0].z) if above else tfd.Normal(tf.zeros([1]), 1.0)
+        log_p += tf.reduce_sum(prior.log_prob(layer.z), axis=-1)
         # Of e = (z - m) / s it is N(a, b), so of z it is N(m + s a, s b).
         q = layer.posterior
         log_q += tf.reduce_sum(
@@ -237,6 +237,15 @@ def test_ladder_refuses_a_value_out_of_range(field, value, accepted):
     with pytest.raises(UsageError) as refused:
         models.build(tiny.config("ladder", **{field: value}))
     assert field in str(refused.value) and str(value) in str(refused.value) and accepted in str(refused.value)
+
+
+@pytest.mark.parametrize("inference", ["ladder", "bottom_up"])
+def test_layers_of_a_single_latent_are_traced_for_any_number_of_rows(inference):
+    model = random_model(latent_size=2, inference=inference)
+    assert model.layer_sizes == [2, 1, 1]
+    images, noise = tf.TensorSpec([None, 28, 28, 1]), tf.TensorSpec([None, 4])
+    for function, *rows in ((model.decode, noise), (model.encode, images, noise)):
+        tf.function(function, autograph=False).get_concrete_function(*rows)  # raises where a shape is lost
 
 
 def test_dropout_is_of_the_seed_in_training_and_of_the_layers_above_the_lowest(digits):
