@@ -434,7 +434,7 @@ def stub_save(monkeypatch):
         tf.io.gfile.GFile(f"{path}/saved_model.pb", "w").close()
 
     monkeypatch.setattr(tf.saved_model, "save", save)
-    monkeypatch.setattr(export, "_log_likelihoods", lambda measure, images: {})
+    monkeypatch.setattr(export, "_log_likelihoods", lambda measure, images, num_draws: {})
 
 
 def test_export_versions_count_up(run, tmp_path, monkeypatch):
