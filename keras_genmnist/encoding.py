@@ -1,7 +1,8 @@
-"""`genmnist encode`: the posterior of images, as arrays for whatever comes after."""
+"""`genmnist encode`: the posterior of images, or their codes, as arrays for whatever comes after."""
 
 import csv
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from keras_genmnist import files, progress, runs, sources
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import told
+from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
 
 BATCH = 500
@@ -26,9 +27,10 @@ def _numbers(run: Run, source: str, labels: np.ndarray | None) -> np.ndarray:
 
 
 def encode(run: Run, source: str, out: Path) -> None:
-    """Writes `mean` and `log_variance` [N, D] of each image's posterior and, where there are labels, `label` [N].
+    """Writes what the encoder says of each image and, where there are labels, `label` [N].
 
-    The posterior is q(z | x), or of a class-conditional model q(z | x, y) of the image's own label.
+    That is `mean` and `log_variance` [N, D] of the posterior q(z | x), or of a class-conditional model q(z | x, y) of
+    the image's own label; of a model of codes it is the grid of them, `code`, int32 [N, R, S].
 
     Args:
       run: a trained run of a model with an encoder.
@@ -39,26 +41,38 @@ def encode(run: Run, source: str, out: Path) -> None:
       Fault: if the images or the run's weights are damaged, or no epoch is finished.
     """
     model = runs.load_model(run)
-    if not model.has_encoder:
-        raise UsageError(f"{run.name} has no Gaussian posterior: give a run of a model with one, as vae")
+    if not (model.has_encoder or hasattr(model, "encode_codes")):
+        raise UsageError(f"{run.name} has no encoder: give a run of a model with one, as vae")
     images, labels = sources.images_of(source, run.spec, run.config, str(run.workdir))
     told_of = _numbers(run, source, labels) if model.takes_labels else None
     batches = progress.batches(eval_batches(images, BATCH, told_of), "encoding")
-    pairs = map(model.images_and_labels, batches)
-    parts = [model.encode(x, **told(y)) for x, y in pairs]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in ("mean", "log_variance")}
+    parts = [_encoded(model, *model.images_and_labels(batch)) for batch in batches]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if labels is not None:
         columns["label"] = labels
     content = io.BytesIO()
     if out.suffix == ".npz":
         np.savez(content, **columns)
     else:
-        heads = [f"{name}_{number}" for name in ("mean", "log_variance") for number in range(model.latent_size)]
-        rows = [map(str, row) for row in np.concatenate([columns["mean"], columns["log_variance"]], axis=1)]
-        if labels is not None:
-            heads, rows = [*heads, "label"], [[*row, str(label)] for row, label in zip(rows, labels, strict=True)]
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows([heads, *rows])
-        content.write(lines.getvalue().encode())
+        content.write(_table(columns).encode())
     files.write(out, content.getvalue())
-    print(f"wrote {out}: the posteriors of {len(images):,} images, {model.latent_size} latents each")
+    print(f"wrote {out}: {' and '.join(parts[0])} of {len(images):,} images")
+
+
+def _encoded(model: GenerativeModel, x: np.ndarray, y: np.ndarray | None) -> dict[str, np.ndarray]:
+    if not model.has_encoder:
+        return {"code": model.encode_codes(x).numpy()}
+    found = model.encode(x, **told(y))
+    return {name: found[name].numpy() for name in ("mean", "log_variance")}
+
+
+def _table(columns: dict[str, np.ndarray]) -> str:
+    """Arrays [N, ...] as comma-separated values, a row for each of N, each number of an array a column of its own."""
+    flat = {name: values.reshape(len(values), -1) for name, values in columns.items() if values.ndim > 1}
+    heads = [f"{name}_{number}" for name, values in flat.items() for number in range(values.shape[1])]
+    rows = [list(map(str, itertools.chain(*row))) for row in zip(*flat.values(), strict=True)]
+    if "label" in columns:
+        heads, rows = [*heads, "label"], [[*row, str(label)] for row, label in zip(rows, columns["label"], strict=True)]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows([heads, *rows])
+    return lines.getvalue()

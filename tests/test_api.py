@@ -312,6 +312,30 @@ def test_encode_writes_the_posteriors_of_images(trained, tmp_path, genmnist):
     assert {row[-1] for row in rows} == {"bee"}
 
 
+def test_encode_writes_the_codes_of_images(tmp_path, genmnist, eager):
+    run = tiny.untrained(tiny.begin_small(tmp_path / "vqvae", "vqvae", num_codes=5))
+    model = runs.load_model(run)
+    generator = np.random.default_rng(0)
+    model.codebook.sums.assign(generator.normal(size=model.codebook.sums.shape))
+    model.codebook.shares.assign(np.ones(5))
+    runs.save(tf.train.Checkpoint(weights=model.weights), run.best, 2)
+    for out in ("codes.npz", "codes.csv"):
+        outcome = genmnist("encode", f"--workdir={run.workdir}", f"--images={run.config.dataset}", f"--out={out}")
+        assert outcome.status == 0, outcome.err
+        assert "code of 60 images" in outcome.out
+    with np.load("codes.npz") as codes:
+        assert list(codes) == ["code", "label"]
+        code = codes["code"]
+    assert code.shape == (60, 2, 2) and code.dtype == np.int32
+    assert len(np.unique(code)) > 1
+    images = gm.datasets.read(run.config.dataset).train.images
+    bits = importlib.import_module("keras_genmnist.datasets.binarization").reference(images)
+    np.testing.assert_array_equal(code, model.encode_codes(bits.astype(np.float32)))
+    head, *rows = [line.split(",") for line in Path("codes.csv").read_text().splitlines()]
+    assert head == ["code_0", "code_1", "code_2", "code_3", "label"]
+    np.testing.assert_array_equal(np.array(rows)[:, :4].astype(np.int32), code.reshape(60, 4))
+
+
 def test_command_line_warns_of_data_in_one_line(genmnist, eager):
     images = np.full([40, 8, 8], 255, np.uint8)
     images[:, 2:4, 2:6] = np.arange(40, dtype=np.uint8)[:, None, None]
