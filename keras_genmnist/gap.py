@@ -24,7 +24,6 @@ from keras_genmnist.flows import Planar
 from keras_genmnist.inference import GradientAscent
 from keras_genmnist.likelihood import mean_and_error
 from keras_genmnist.models.base import LatentVariableModel
-from keras_genmnist.models.vae import VAE
 from keras_genmnist.runs import Run
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -206,7 +205,7 @@ def gap(run: Run, num_images: int, results: bool, out: Path) -> dict:
     if results:
         require_commits(run)
     model, dataset = runs.load_model(run), runs.load_data(run)
-    if not isinstance(model, VAE):
+    if not model.has_posterior:
         raise UsageError(f"{run.name} has no such gap: give a run of a VAE with one layer of latents")
     if model.takes_labels:
         raise UsageError(f"{run.name} is class-conditional, and the gap is measured of p(x) alone: give another run")

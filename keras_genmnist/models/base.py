@@ -29,6 +29,8 @@ class GenerativeModel(tf_keras.Model):
       None if there is none.
     has_latents: whether it has a `prior`, a `latent_size` and `decode`.
     has_encoder: whether it has `encode`, `reconstruct` and `log_terms` too.
+    has_posterior: whether its `encoder` gives a distribution q(z | x), with a density at any z; one that infers a layer
+      after the other does not.
     takes_labels: whether it learns p(x | y), and a batch is a pair of images and labels, int64 [B]; it then has
       `num_classes`, and p(x) is the mean of p(x | y) over the classes, unless the model knows p(x) of its own.
     takes_levels: whether training aims at the grey levels that bits are drawn from, and in place of its images a batch
@@ -40,6 +42,7 @@ class GenerativeModel(tf_keras.Model):
     likelihood: str | None = None
     has_latents = False
     has_encoder = False
+    has_posterior = False
     takes_labels = False
     takes_levels = False
     autograph = True

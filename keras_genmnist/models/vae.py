@@ -62,6 +62,8 @@ DECODERS = {
 class VAE(LatentVariableModel):
     """One layer of latents: any posterior, prior and decoder; the KL in closed form where TFP knows it."""
 
+    has_posterior = True
+
     def log_terms(self, x, num_samples, seed, training=False, hold=None, y=None):
         encoder, decoder, prior = self.pieces(y)
         posterior, prior = encoder(x, training=training), prior()
