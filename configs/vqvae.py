@@ -13,7 +13,9 @@ def get_config() -> ConfigDict:
             "channels": 16,  # feature maps at half the image's size; twice as many after each further halving
             "num_blocks": 2,  # residual ones at the coarsest size
             "commitment": 0.25,
-            "rate_weight": 1.0,  # of -log p(z) in the encoder's loss; 0 as van den Oord et al.
+            # Of -log p(z) in the encoder's loss; 0 as van den Oord et al.  At 1 the ELBO falls once it is warm: -95.5,
+            # -96.1 and -97.5 after epochs 3 to 5, where at half the weight it goes on rising.
+            "rate_weight": 0.5,
             "warmup_epochs": 4,  # over which that weight rises
             "restart_steps": 4000,  # in the first of which dead codes begin anew
             "memory": 0.99,  # of the codebook's means
