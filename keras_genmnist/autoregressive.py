@@ -102,7 +102,8 @@ class CausalAttention(layers.Layer):
 
     def split(self, values: tf.Tensor) -> list[tf.Tensor]:
         """Queries, keys and values of places [B, N, F], each [B, heads, N, F / heads]."""
-        shape = [tf.shape(values)[0], -1, 3, self.heads, self.features // self.heads]
+        # Numbers of places as they are known, here and in `attend`, not -1: a loop over places holds what has its shape.
+        shape = tf.concat([tf.shape(values)[:2], [3, self.heads, self.features // self.heads]], axis=0)
         return tf.unstack(tf.transpose(tf.reshape(self.project(values), shape), [2, 0, 3, 1, 4]), num=3)
 
     def attend(self, queries: tf.Tensor, parts: list, bias: tf.Tensor | float = 0.0) -> tf.Tensor:
@@ -121,7 +122,7 @@ class CausalAttention(layers.Layer):
         weights = tf.split(weights, [tf.shape(keys)[2] for keys, _ in parts], axis=-1) if len(parts) > 1 else [weights]
         found = tf.add_n([tf.matmul(share, values) for share, (_, values) in zip(weights, parts, strict=True)])
         found = tf.transpose(found, [0, 2, 1, 3])
-        return self.mix(tf.reshape(found, [tf.shape(found)[0], -1, self.features]))
+        return self.mix(tf.reshape(found, tf.concat([tf.shape(found)[:2], [self.features]], axis=0)))
 
     def nothing(self, batch: tf.Tensor) -> list[tf.Tensor]:
         """The keys and values of no places."""

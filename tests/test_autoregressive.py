@@ -106,6 +106,16 @@ def test_cached_sampling_of_patches_and_attention_draws_the_bits_of_naive_sampli
     assert len(np.unique(images.reshape(20, -1), axis=0)) > 10
 
 
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_sampling_is_traced_for_any_number_of_images(options):
+    network = randomised(GatedPixelCNN(3, features=16, size=3, first_size=5, **options))
+    any_number = [tf.TensorSpec([None, *SHAPE, 1])]
+    traced = tf.function(network.draw, any_number, autograph=False).get_concrete_function()  # raises where it is not
+    assert {name: shape[1:] for name, shape in traced.output_shapes.items()} == dict.fromkeys(
+        ("images", "probabilities"), tf.TensorShape([*SHAPE, 1])
+    )
+
+
 def test_context_in_parts_counts_as_one_of_all_their_features():
     parts = [tf.random.stateless_normal(shape, seed=[5, 6]) for shape in ([2, 1, 1, 4], [1, *SHAPE, 3])]
     whole = tf.concat([tf.broadcast_to(part, [2, *SHAPE, part.shape[-1]]) for part in parts], axis=-1)
