@@ -102,7 +102,7 @@ class CausalAttention(layers.Layer):
 
     def split(self, values: tf.Tensor) -> list[tf.Tensor]:
         """Queries, keys and values of places [B, N, F], each [B, heads, N, F / heads]."""
-        # Numbers of places as they are known, here and in `attend`, not -1: a loop over places holds what has its shape.
+        # Numbers of places as known, here and in `attend`, not -1: a loop over places holds what has its shape.
         shape = tf.concat([tf.shape(values)[:2], [3, self.heads, self.features // self.heads]], axis=0)
         return tf.unstack(tf.transpose(tf.reshape(self.project(values), shape), [2, 0, 3, 1, 4]), num=3)
 

@@ -252,8 +252,23 @@ def test_eval_batches_hold_every_image_once_in_order():
 
 
 def test_load_refuses_an_unknown_dataset():
+    with pytest.raises(UsageError, match=r"^no file or folder 'digits.npz' in /.*: give the path of images, or a data"):
+        datasets.load("digits.npz")
+    with pytest.raises(UsageError, match=r"^no file or folder '/no/where': give the path of images"):
+        datasets.load("/no/where")
     with pytest.raises(UsageError, match=r"unknown dataset 'mnits'; did you mean mnist\? Accepted: mnist, binarized"):
         datasets.load("mnits")
+    with pytest.raises(UsageError, match=r"unknown dataset 'emnist/leters'; did you mean emnist/letters\?"):
+        datasets.load("emnist/leters")
+
+
+def test_data_says_what_it_is_in_a_line(mnist_5k):
+    expected = "<data set mnist_5k: 4,000 train, 500 validation, 500 test images of 28 x 28, 10 classes>"
+    assert repr(mnist_5k) == expected
+    assert repr(mnist_5k.test) == "<test split: 500 images, labelled>"
+    colour = datasets.from_arrays(np.random.default_rng(0).integers(0, 256, [60, 8, 10, 3], np.uint8), name="mine")
+    assert repr(colour) == "<data set mine: 42 train, 8 validation, 10 test images of 8 x 10 in colour>"
+    assert repr(colour.train) == "<train split: 42 images>"
 
 
 @pytest.fixture

@@ -90,8 +90,12 @@ def require_as_it_is(name: str, image_size: int, invert: bool) -> None:
 
 def unknown(name: str) -> str:
     """What to say of a name that is neither a data set's nor a path."""
+    near = suggest(name, names())
+    if near == "." and (os.sep in name or Path(name).suffix):
+        place = "" if os.path.isabs(os.path.expanduser(name)) else f" in {os.getcwd()}"
+        return f"no file or folder {name!r}{place}: give the path of images, or a data set's name: {', '.join(SPECS)}"
     return (
-        f"unknown dataset {name!r}{suggest(name, names())} Accepted: {', '.join(SPECS)}, or the path of a .npz file, "
+        f"unknown dataset {name!r}{near} Accepted: {', '.join(SPECS)}, or the path of a .npz file, "
         "of a folder of PNG or JPEG files, or of IDX files"
     )
 

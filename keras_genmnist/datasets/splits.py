@@ -28,6 +28,9 @@ class Split(NamedTuple):
     labels: np.ndarray | None
     name: str = "train"
 
+    def __repr__(self) -> str:
+        return f"<{self.name} split: {len(self.images):,} images{'' if self.labels is None else ', labelled'}>"
+
     def scored(self, binarization: str) -> np.ndarray:
         """The images [N, H, W, C] that a model trained on images binarized so is scored on, in [0, 1]."""
         if binarization == "none":
@@ -140,6 +143,13 @@ class Dataset(NamedTuple):
     train: Split
     validation: Split
     test: Split
+
+    def __repr__(self) -> str:
+        height, width, channels = self.spec.image_shape
+        counts = [f"{len(split.images):,} {split.name}" for split in (self.train, self.validation, self.test)]
+        size, classes = f"{height} x {width}{' in colour' if channels > 1 else ''}", self.spec.num_classes
+        labels = f", {classes} classes" if classes else ""
+        return f"<data set {self.name}: {', '.join(counts)} images of {size}{labels}>"
 
     @property
     def name(self) -> str:
