@@ -118,8 +118,9 @@ def traversals(subject: Subject) -> Figure:
     draws for one image: the mean KL of a Gaussian posterior of one scale from the Gaussian of all draws.
     """
     model, dataset = subject.model, subject.dataset
-    x, y = _scored(subject)[:MEASURED], _labels(subject, MEASURED)
-    encode = tf.function(model.encode, autograph=model.autograph)
+    originals = _scored(subject)
+    x, y = originals[:MEASURED], _labels(subject, MEASURED)
+    encode, decode = (tf.function(each, autograph=model.autograph) for each in (model.encode, model.decode))
     draws = []
     for number, pair in enumerate(map(model.images_and_labels, eval_batches(x, 500, y))):
         noise = tf.random.stateless_normal([2, len(pair[0]), model.latent_size], tf.constant([subject.seed, number]))
@@ -132,13 +133,12 @@ def traversals(subject: Subject) -> Figure:
     rows, height = len(chosen), _height_of(subject)
     figure = Drawing(figsize=(1 + 3.2 * len(places), 0.8 + 0.46 * (rows + 2) * height), layout="constrained")
     axes = figure.subplots(2, len(places), squeeze=False, height_ratios=[1.5, rows])
-    originals = _scored(subject)
     for column, place in enumerate(places):
         image = originals[place : place + 1].astype(np.float32)
         label = dataset.test.labels[place : place + 1] if model.takes_labels else None
         varied = np.tile(encode(image, **told(label))["z"], (rows * len(TRAVERSAL), 1))
         varied[np.arange(len(varied)), np.repeat(chosen, len(TRAVERSAL))] = values[:, chosen].T.ravel()
-        decoded = model.decode(varied, **told(None if label is None else np.repeat(label, len(varied))))
+        decoded = decode(varied, **told(None if label is None else np.repeat(label, len(varied))))
         _show(axes[0, column], image[0])
         axes[0, column].set_title(f"test image {place}", fontsize=10)
         axis, sheet = axes[1, column], images.tile(decoded, len(TRAVERSAL))

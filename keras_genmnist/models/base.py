@@ -283,9 +283,22 @@ class BoundedModel(LikelihoodModel):
         """
         raise NotImplementedError
 
-    def log_likelihood(self, x: tf.Tensor, *, num_draws: tf.Tensor | int = 1, seed: tf.Tensor | int = 0) -> tf.Tensor:
-        """The bound, as `bound_terms`: [B], nats, below log p(x) in expectation."""
-        return self.bound_terms(x, num_draws=num_draws, seed=seed)["elbo"]
+    def log_likelihood(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor | None = None,
+        *,
+        num_draws: tf.Tensor | int | None = None,
+        seed: tf.Tensor | int = 0,
+    ) -> tf.Tensor:
+        """The bound, as `bound_terms`, by `bound_draws` draws unless told: [B], nats, below log p(x) in expectation.
+
+        Args:
+          x, num_draws, seed: as of `bound_terms`.
+          y: labels [B], of a model that takes them.
+        """
+        draws = (self.bound_draws or 1) if num_draws is None else num_draws
+        return self.bound_terms(x, num_draws=draws, seed=seed, **told(y))["elbo"]
 
     @property
     def curves(self):

@@ -15,7 +15,7 @@ from keras_genmnist.config import LARGEST, require, require_choice, require_fit,
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import BoundedModel, told
+from keras_genmnist.models.base import BoundedModel
 from keras_genmnist.networks import UNet
 
 LEVELS = 256  # each a piece of [-1, 1] as wide as all others
@@ -152,10 +152,6 @@ class FlowMatching(BoundedModel):
 
         terms = tf.map_fn(term, tf.range(num_draws), fn_output_signature=tf.float32, parallel_iterations=1)
         return {"elbo": tf.reduce_mean(terms, axis=0)}
-
-    def log_likelihood(self, x, y: tf.Tensor | None = None, *, num_draws=1, seed=0):
-        """The bound, as `bound_terms`: [B], nats."""
-        return self.bound_terms(x, num_draws=num_draws, seed=seed, **told(y))["elbo"]
 
     def log_density(
         self, x: tf.Tensor, seed: tf.Tensor, classes: tf.Tensor | None, num_steps: int = SCORING_STEPS

@@ -99,7 +99,7 @@ class MaskedDiffusion(BoundedModel):
         log_probs = tf.reduce_sum(hidden * _log_probs(x, self.logits(x, 1 - hidden)), axis=[1, 2, 3])
         return self.size * log_probs / tf.cast(self.size - t, tf.float32)
 
-    def bound_terms(self, x, *, num_draws=10, seed=0, num_steps: int | None = None):
+    def bound_terms(self, x, *, num_draws=1, seed=0, num_steps: int | None = None):
         """As BoundedModel.bound_terms.
 
         The draws of t for an image are D / num_draws apart, and shifted from image to image: what is left of their

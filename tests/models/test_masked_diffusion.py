@@ -236,6 +236,15 @@ def test_training_moves_every_variable_and_raises_the_bound(digits):
     assert model.score({"val_elbo": -80.0}) > model.score({"val_elbo": -90.0})
 
 
+def test_likelihood_is_by_as_many_draws_as_in_evaluate_unless_told(model, every):
+    assert model.bound_draws == 10
+    by_default, one, ten = (
+        model.log_likelihood(every[:8], **draws) for draws in ({}, {"num_draws": 1}, {"num_draws": 10})
+    )
+    np.testing.assert_array_equal(by_default, ten)
+    assert np.abs(by_default - one).max() > 0.01
+
+
 def test_losses_by_step_are_those_of_training(digits):
     model = models.build(tiny.config("masked_diffusion"))
     model.compile(tf_keras.optimizers.SGD(0.0))
