@@ -371,6 +371,7 @@ class _Help(Exception):
         described = [(f"--{name}={values[name].default}", values[name].help) for name in values]
         described += [("--debug", "On an error, show the traceback too.")]
         lines = [f"  {flag:30}{text}" for flag, text in described]
+        lines += ["", "docs/models.md says what the fields mean:"] * bool(config)
         lines += [f"  --config.{field}={value}" for field, value in config.items()]
         super().__init__("\n".join(lines))
 

@@ -379,7 +379,7 @@ def latent_grid(subject: Subject) -> Figure:
     edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # an image's centre is its z
     z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
     means, height = subject.model.decode(z, **told(_label(subject, len(z)))), _height_of(subject)
-    decoded = images.tile(means, columns=len(GRID))
+    decoded = images.tile(means, columns=len(GRID), gap=0)  # one picture of the plane
     figure = Drawing(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
     axis = figure.subplots()
     axis.imshow(decoded, cmap="gray", extent=(-edge, edge, -edge, edge), aspect=height)

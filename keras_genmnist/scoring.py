@@ -30,7 +30,7 @@ from keras_genmnist.likelihood import mean_and_error
 from keras_genmnist.signatures import MAX_SAMPLES
 from keras_genmnist.sources import Source, images_of
 
-BATCH = 500
+BATCH = 100  # a class-conditional model takes each in every class: a minute a batch would look like a hang
 VALIDATION = 1000  # images, at most, that H is the mean of: its standard error is below a nat
 SCORES = {  # column -> what tables and figures call it
     "outlier_log_likelihood": "-log p(x)",

@@ -85,8 +85,8 @@ def _is_model(folder: Path) -> bool:
 def images_of(name: str, spec: DatasetSpec, config: ConfigDict, label: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Images for a model: the test split of a data set with a name, or all that is at a path.
 
-    Images from a path become what the model's own are: resized and inverted by its config.  Those that it takes as bits
-    are binarized as test images are: by the reference draw, or at a half.
+    They become what the model's own are: resized, if those are square, and from a path inverted by its config.  Those
+    that it takes as bits are binarized as test images are: by the reference draw, or at a half.
 
     Args:
       name: of the data set, or the path.
@@ -98,10 +98,15 @@ def images_of(name: str, spec: DatasetSpec, config: ConfigDict, label: str) -> t
       UsageError: if there are none, or they have another shape than the model's.
       Fault: if they are damaged.
     """
+    height, width, _ = spec.image_shape
+    side = height if height == width else 0
     if named := datasets.spec(name):
         split, names = datasets.load(name).test, named.class_names
+        if side and split.images.shape[1:3] != (side, side):
+            images = np.stack(arrays.resize(split.images, side, name))
+            split = Split(images, binarization.reference(images), split.labels, "test")
     else:
-        found = datasets.read(name, image_size=config.image_size, invert=config.invert)
+        found = datasets.read(name, image_size=side, invert=config.invert)
         parts = [part for part in (found.train, found.validation, found.test) if part is not None]
         images, names = np.concatenate([part.images for part in parts]), found.class_names
         labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])

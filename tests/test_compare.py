@@ -96,14 +96,14 @@ def test_compare_knows_bounds_without_a_likelihood(digits):
     assert len(row.split()) == 7
 
 
-@pytest.mark.parametrize(("shape", "inches"), [((28, 28, 1), 5.4), ((12, 20, 3), 4.92)])
+@pytest.mark.parametrize(("shape", "inches"), [((28, 28, 1), 5.38), ((12, 20, 3), 4.92)])
 def test_compare_draws_samples_of_any_shape(shape, inches):
     own = {"test": {"nll": {"mean": 81.0, "se": 0.1}}, "curve": {"seconds": [1.0, 2.0], "nats": [90.0, 80.0]}}
     samples = np.random.default_rng(0).random([compare.SHOWN, *shape])
     drawn = compare.figure({"a": own, "b": own}, {"a": samples, "b": samples}, "mine")
     (image,) = drawn.axes[2].images
-    assert image.get_array().shape[:2] == (2 * shape[0], compare.SHOWN * shape[1])
-    np.testing.assert_allclose(drawn.get_size_inches(), [11, inches])
+    assert image.get_array().shape[:2] == (2 * (shape[0] + 1) - 1, compare.SHOWN * (shape[1] + 1) - 1)
+    np.testing.assert_allclose(drawn.get_size_inches(), [11, inches], atol=0.01)
     plt.close(drawn)
 
 

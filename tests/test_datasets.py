@@ -277,6 +277,7 @@ def tfds_folder(monkeypatch, tmp_path):
     import tensorflow_datasets as tfds
 
     def no_network(*args, **kwargs):
+        (tmp_path / "downloads" / "mnist" / "train.gz.tmp").mkdir(parents=True)  # as it does before it asks
         raise ConnectionError("no route to host\nat all")
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
@@ -292,8 +293,9 @@ def test_load_names_both_ways_out_where_nothing_can_be_downloaded(tfds_folder, n
         datasets.load(name)
     message = str(raised.value)
     assert len(message.splitlines()) == 1
-    for part in (f"{name} is not prepared in {tfds_folder}", "no route", "TFDS_DATA_DIR", "--config.dataset=mnist_5k"):
+    for part in (f"{name} is not prepared in {tfds_folder}", "no route", "TFDS_DATA_DIR", "take mnist_5k"):
         assert part in message
+    assert list(tfds_folder.iterdir()) == []
 
 
 @pytest.fixture
@@ -331,8 +333,9 @@ def test_load_says_which_dataset_is_damaged(mnist_copy, file, damage):
         datasets.load("mnist")
     message = str(raised.value)
     assert len(message.splitlines()) == 1
-    for part in (f"mnist in {mnist_copy} is damaged", "TFDS_DATA_DIR", "--config.dataset=mnist_5k"):
+    for part in (f"mnist in {mnist_copy} is damaged", "TFDS_DATA_DIR", "take mnist_5k"):
         assert part in message
+    assert list(tfds_folder.iterdir()) == []
 
 
 def test_load_says_that_a_cut_dataset_info_is_damage(mnist_copy):

@@ -43,7 +43,12 @@ def picture(axis):
 
 
 def cell(sheet, row, column):
-    return sheet[28 * row : 28 * (row + 1), 28 * column : 28 * (column + 1)]
+    return sheet[29 * row : 29 * row + 28, 29 * column : 29 * column + 28]
+
+
+def of_digits(rows, columns):
+    """The shape of a sheet of images of 28 x 28, and the lines between them."""
+    return (29 * rows - 1, 29 * columns - 1)
 
 
 def test_figures_of_a_2d_latent_are_all_written(run, tmp_path):
@@ -77,7 +82,7 @@ def test_figures_say_dataset_and_binarization(draw, name):
 def test_samples_are_a_hundred_draws(draw, subject):
     (axis,) = draw("samples").axes
     sheet = picture(axis)
-    assert sheet.shape == (280, 280)
+    assert sheet.shape == of_digits(10, 10)
     digits = subject.model.sample(100, subject.seed)["probabilities"].numpy()[..., 0]
     np.testing.assert_array_equal(cell(sheet, 2, 3), digits[23])
 
@@ -159,7 +164,7 @@ def test_traversals_vary_one_latent_from_a_test_image_those_that_tell_most_first
     nats = [float(name.split(", ")[1].removesuffix(" nats")) for name in names]
     np.testing.assert_allclose(nats, [np.log(101) / 2, np.log(5) / 2], atol=0.11)  # shown by one decimal
     for place, axis in ((3, first), (8, second), (5, third)):
-        shown = picture(axis)[::28].reshape(2, 7, 28)[..., :2]  # rows, values, z
+        shown = np.stack([[cell(picture(axis), row, column)[0, :2] for column in range(7)] for row in range(2)])
         np.testing.assert_allclose(shown[0, :, 0], means[place, 0])
         np.testing.assert_allclose(shown[1, :, 1], means[place, 1])
         np.testing.assert_allclose(shown[0, :, 1], np.linspace(-2, 2, 7) * means[:2000, 1].std(), atol=0.1)
@@ -184,7 +189,7 @@ def test_layers_vary_one_at_a_time(subject):
 def test_reconstructions_stand_below_their_originals(draw, subject):
     (axis,) = draw("reconstructions").axes
     sheet = picture(axis)
-    assert sheet.shape == (8 * 28, 10 * 28)
+    assert sheet.shape == of_digits(8, 10)
     originals = subject.dataset.test.binary[:40].astype(np.float32)
     decoded = subject.model.reconstruct(originals).numpy()
     for index in (0, 7, 10, 39):
@@ -256,7 +261,7 @@ def test_progress_shows_the_epochs_that_were_drawn(subject, tmp_path):
 def test_neighbours_stand_below_the_sample_they_are_nearest_to(draw, subject):
     (axis,) = draw("neighbours").axes
     sheet = picture(axis)
-    assert sheet.shape == (6 * 28, 280)
+    assert sheet.shape == of_digits(6, 10)
     digits = subject.model.sample(10, subject.seed)["probabilities"].numpy()[..., 0]
     training = subject.dataset.train.images[..., 0].astype(np.float32) / 255
     for column in (0, 7):
@@ -290,7 +295,7 @@ def test_completion_keeps_the_upper_half_and_draws_the_lower(mnist_5k, tmp_path)
     run = tiny.begin(tmp_path / "pixelcnn", "pixelcnn")
     figure = figures.completion(Subject(run, models.build(run.config), mnist_5k, [], seed=5))
     sheet = picture(figure.axes[0])
-    assert sheet.shape == (7 * 28, 280)
+    assert sheet.shape == of_digits(7, 10)
     for column in (0, 7):
         digit = mnist_5k.test.binary[column, ..., 0]
         np.testing.assert_array_equal(cell(sheet, 0, column), digit)
@@ -336,7 +341,8 @@ def test_latent_grid_has_each_digit_at_its_place(draw, subject):
     # With the first row on top, z_2 falls from row to row and z_1 rises from column to column.
     for row, column, z in ((0, 0, (-2, 2)), (0, -1, (2, 2)), (-1, 0, (-2, -2)), (-1, -1, (2, -2))):
         expected = subject.model.decode(tf.constant([z], tf.float32))[0, ..., 0]
-        np.testing.assert_allclose(cell(sheet, row % size, column % size), expected, atol=1e-6)  # 400 rows or one
+        decoded = sheet.reshape(size, 28, size, 28)[row, :, column]
+        np.testing.assert_allclose(decoded, expected, atol=1e-6)  # 400 rows or one
 
 
 @pytest.fixture
@@ -398,7 +404,8 @@ def test_sheets_of_colour_images_have_their_shape_and_colours(in_colour, name):
     sheet = picture(figure.axes[0])
     cells = {"samples": (10, 10), "reconstructions": (4, 10), "neighbours": (6, 10), "latent_grid": (20, 20)}
     rows, columns = cells.get(name, (1, 1))
-    assert sheet.shape == (12 * rows, 20 * columns, 3)
+    gap = name != "latent_grid"
+    assert sheet.shape == ((12 + gap) * rows - gap, (20 + gap) * columns - gap, 3)
     assert np.ptp(sheet, axis=-1).max() > 0.001  # not grey
     # As they are drawn, all pixels are square.
     figure.draw_without_rendering()
@@ -411,7 +418,7 @@ def test_reconstructions_of_few_images_stand_below_their_originals(in_colour):
     figure = figures.reconstructions(in_colour)
     sheet, originals = picture(figure.axes[0]), in_colour.dataset.test.binary
     for row, column in ((0, 3), (2, 9)):
-        shown = sheet[12 * row : 12 * (row + 1), 20 * column : 20 * (column + 1)]
+        shown = sheet[13 * row : 13 * row + 12, 21 * column : 21 * column + 20]
         np.testing.assert_array_equal(shown, originals[5 * row + column])
     plt.close(figure)
 
@@ -464,7 +471,7 @@ def of_classes(mnist_5k, tmp_path_factory):
 def test_classes_are_rows_of_the_same_latents(of_classes):
     (axis,) = figures.classes(of_classes).axes
     sheet, model = picture(axis), of_classes.model
-    assert sheet.shape == (280, 280)
+    assert sheet.shape == of_digits(10, 10)
     assert [label.get_text() for label in axis.get_yticklabels()] == [str(digit) for digit in range(10)]
     for label in (0, 7):
         drawn = model.draw_given(tf.constant([[5, 0], [5, 1]]), tf.constant([label, label]))["probabilities"].numpy()
@@ -536,7 +543,7 @@ def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeyp
     x = mnist_5k.test.binary[:6].astype(np.float32)
     expected = -model.bound_terms(x, num_draws=4, seed=tf.constant([0, 0]), num_steps=8)["elbo"].numpy().mean()
     np.testing.assert_allclose(values[0], expected, rtol=1e-5)
-    assert picture(samples).shape == (4 * 28, 20 * 28)
+    assert picture(samples).shape == of_digits(4, 20)
     plt.close(figure)
 
 
@@ -562,7 +569,7 @@ def test_steps_of_a_flow_show_precision_and_recall_by_their_number(mnist_5k, tmp
     assert [line.get_label() for line in shares.lines] == ["precision", "recall"]
     for line in shares.lines:
         np.testing.assert_allclose(line.get_xydata(), [[step, 0.1 * (i + 1)] for i, step in enumerate(steps)])
-    assert picture(samples).shape == (6 * 28, 20 * 28)
+    assert picture(samples).shape == of_digits(6, 20)
     assert figure.get_suptitle().startswith("Drawn grey levels by the number of steps, flow")
     plt.close(figure)
 

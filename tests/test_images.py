@@ -7,7 +7,7 @@ from keras_genmnist import images
 def test_tile_lays_images_out_row_by_row():
     a, b, c = (np.full([2, 3, 1], value, np.float32) for value in (0.1, 0.2, 0.3))
     a[0, 0] = 0.9  # not symmetric: a transposed tile would show
-    sheet = images.tile(np.stack([a, b, c]), columns=2)
+    sheet = images.tile(np.stack([a, b, c]), columns=2, gap=0)
     assert sheet.shape == (4, 6, 1)
     assert sheet.dtype == np.float32
     np.testing.assert_array_equal(sheet[:2, :3], a)
@@ -15,8 +15,16 @@ def test_tile_lays_images_out_row_by_row():
     np.testing.assert_array_equal(sheet[2:, :3], c)
 
 
+def test_tile_draws_a_line_between_images_and_none_around_them():
+    sheet = images.tile(np.ones([4, 2, 3, 1]), columns=2)
+    assert sheet.shape == (5, 7, 1)
+    expected = np.ones([5, 7])
+    expected[2], expected[:, 3] = images.LINE, images.LINE
+    np.testing.assert_array_equal(sheet[..., 0], expected)
+
+
 def test_tile_leaves_empty_places_black():
-    sheet = images.tile(np.ones([5, 2, 2, 1]), columns=3)
+    sheet = images.tile(np.ones([5, 2, 2, 1]), columns=3, gap=0)
     assert sheet.shape == (4, 6, 1)
     assert sheet[2:, 4:].max() == 0
     assert sheet.sum() == 5 * 4

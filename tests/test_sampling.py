@@ -28,7 +28,7 @@ def test_sample_writes_the_model_s_draws(run, source, tmp_path):
     digits, sheet = draw(source, tmp_path / "new" / "digits.png")
     expected = runs.load_model(run).sample(5, 3)["probabilities"]
     np.testing.assert_allclose(digits, expected, atol=1e-6)  # eager or in a graph: rounding
-    assert sheet.shape == (3 * 2 * 28, 3 * 3 * 28, 1)  # 5 in rows of 3, enlarged three times
+    assert sheet.shape == (3 * (2 * 29 - 1), 3 * (3 * 29 - 1), 1)  # 5 in rows of 3, enlarged three times
     np.testing.assert_array_equal(sheet[::3, ::3], sheet[2::3, 1::3])
     np.testing.assert_allclose(sheet[::3, ::3] / 255, images.tile(digits, 3), atol=1 / 255)  # one of 255 levels
 
@@ -180,4 +180,4 @@ def test_class_names_come_before_numbers():
 def test_small_images_are_enlarged_more(tmp_path, shape, times):
     sampling.sample(stand_in(DatasetSpec("own", shape), "sample"), 4, 1, tmp_path / "sheet.png")
     sheet = tf.io.decode_png((tmp_path / "sheet.png").read_bytes())
-    assert sheet.shape == (2 * times * shape[0], 2 * times * shape[1], shape[2])
+    assert sheet.shape == (times * (2 * shape[0] + 1), times * (2 * shape[1] + 1), shape[2])

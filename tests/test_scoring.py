@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_genmnist import bounds, datasets, models, quadrature, runs, scoring, signatures, sources
+from keras_genmnist.datasets import binarization
 from keras_genmnist.errors import UsageError
 from tests import test_cli, tiny
 from tests.oracles import ORACLE
@@ -100,10 +101,12 @@ def test_scores_of_a_run_are_its_log_likelihoods(source, run, mnist_5k, tmp_path
     assert (np.array([float(row["bound"]) for row in rows]) < values).mean() > 0.9
     assert found["log_likelihood"]["mean"] == pytest.approx(values.mean())
     assert f"log p(x) of 500 images of mnist_5k: {values.mean():.2f} +- " in capsys.readouterr().out
-    validation = sources.of_run(run).signatures["log_likelihood"](
-        images=mnist_5k.validation.binary.astype(np.float32), num_draws=tf.constant(400), seed=tf.constant(0)
-    )
-    typical = abs(-values + np.mean(validation["log_likelihood"]))
+    ask, validation = sources.of_run(run).signatures["log_likelihood"], mnist_5k.validation.binary.astype(np.float32)
+    parts = [
+        ask(images=validation[start : start + 100], num_draws=tf.constant(400), seed=tf.constant(start // 100))
+        for start in range(0, 500, 100)
+    ]
+    typical = abs(-values + np.mean([part["log_likelihood"] for part in parts]))
     np.testing.assert_allclose([float(row["outlier_typicality"]) for row in rows], typical, atol=1e-3)
     for row in rows[:9]:
         assert float(row["outlier_log_likelihood"]) == -float(row["log_likelihood"])
@@ -143,10 +146,23 @@ def test_score_refuses_what_it_cannot_score(source, run, tmp_path):
         scoring.score(source, None, out, 1025)
     with pytest.raises(UsageError, match="--against=mnist_5k is what --images gives: give other images"):
         scoring.score(source, None, out, 5, "mnist_5k")
-    np.savez(tmp_path / "small.npz", images=np.arange(576, dtype=np.uint8).reshape(9, 8, 8))
-    with pytest.raises(UsageError, match=r"small.npz are 8 x 8, and vae on mnist_5k is of images of 28 x 28"):
-        scoring.score(source, None, out, 5, str(tmp_path / "small.npz"))
+    np.savez(tmp_path / "colour.npz", images=np.random.default_rng(0).integers(0, 256, [9, 28, 28, 3], np.uint8))
+    with pytest.raises(UsageError, match=r"colour.npz are 28 x 28 x 3, and vae on mnist_5k is of images of 28 x 28:"):
+        scoring.score(source, None, out, 5, str(tmp_path / "colour.npz"))
     assert not out.exists()
+
+
+def test_images_of_another_size_are_resized_to_the_model_s(source, mnist_5k, tmp_path):
+    digits = mnist_5k.test.images[:9]
+    np.savez(tmp_path / "twice.npz", images=digits.repeat(2, axis=1).repeat(2, axis=2))
+    images, _ = sources.images_of(str(tmp_path / "twice.npz"), source.spec, source.config, source.label)
+    np.testing.assert_array_equal(images, binarization.reference(digits))
+    smaller = source.spec._replace(image_shape=(14, 14, 1))
+    images, labels = sources.images_of("mnist_5k", smaller, source.config, source.label)
+    assert images.shape == (500, 14, 14, 1)
+    np.testing.assert_array_equal(labels, mnist_5k.test.labels)
+    means = mnist_5k.test.images.reshape(500, 14, 2, 14, 2, 1).mean(axis=(2, 4))
+    np.testing.assert_array_equal(images, binarization.reference(np.rint(means).astype(np.uint8)))
 
 
 def test_data_that_are_gone_are_told_of(source, tmp_path):

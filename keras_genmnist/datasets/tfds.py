@@ -1,12 +1,15 @@
 """Data sets that come through TensorFlow Datasets, which downloads each of them once."""
 
+import contextlib
 import logging
 import os
 import string
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from keras_genmnist import files
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.datasets.splits import Dataset, cut
 from keras_genmnist.errors import Fault
@@ -87,7 +90,7 @@ def _rows(name: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     from tensorflow_datasets.core.download import downloader
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    ways_out = "set TFDS_DATA_DIR to a folder where it is prepared, or use --config.dataset=mnist_5k"
+    ways_out = "set TFDS_DATA_DIR to a folder where it is prepared, or take mnist_5k, which comes with this package"
 
     def damaged(where: str, reason: str) -> Fault:
         return Fault(f"{name} in {where} is damaged ({reason}): delete it, or {ways_out}")
@@ -104,7 +107,12 @@ def _rows(name: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
             # Without a network, tfds' ten retries a file would take minutes and a warning each.
             downloader.MAX_RETRIES = 3
             logging.getLogger("urllib3").setLevel(logging.ERROR)
-        builder.download_and_prepare()
+        with files.made(Path(folder).expanduser()):
+            try:
+                builder.download_and_prepare()
+            finally:
+                for place in ("downloads", name.split("/")[0]):
+                    _remove_empty_folders(Path(folder).expanduser() / place)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Fault(
@@ -121,6 +129,13 @@ def _rows(name: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     if len(rows["image"]) != expected:
         raise damaged(builder.data_path, f"{len(rows['image'])} images in {split}, not {expected}")
     return rows["image"], rows.get("label")
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Removes what tfds leaves of a download that failed."""
+    for place in sorted(folder.glob("**/"), reverse=True):  # those inside first
+        with contextlib.suppress(OSError):  # it holds something
+            place.rmdir()
 
 
 def _in_original_order(images: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
