@@ -331,6 +331,34 @@ def compare(argv: list[str]) -> None:
     )
 
 
+def sweep(argv: list[str]) -> None:
+    """Train and evaluate models by several seeds: the spread of their scores, and differences image by image.
+
+    genmnist sweep --models=NAME|path/to/FILE.py,... [--seeds=3] [--jobs=CORES] [--num_draws=1000]
+    [--workdir=runs/sweep] [--results] [--config.FIELD=VALUE ...]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_list("models", [], "Of which to train each.", flag_values=values)
+    flags.DEFINE_integer("seeds", 3, "Of each model, from config.seed on.", 1, 1000, flag_values=values)
+    flags.DEFINE_integer("jobs", None, "Runs at a time; by default one a core, or GPU.", 1, flag_values=values)
+    flags.DEFINE_integer("num_draws", None, "As of `genmnist evaluate`.", 1, flag_values=values)
+    flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.", flag_values=values)
+    flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
+    _parse(values, argv, before_config=True)
+    titles = [configs.title(name) for name in values.models]
+    if not titles or len(set(titles)) < len(titles):
+        given = ",".join(values.models)
+        raise UsageError(f"--models={given} must be one or more, each once, of {', '.join(configs.names())}")
+    plans = {}
+    for name in values.models:
+        fields = flags.FlagValues()
+        plans[name] = _overridden(fields, configs.load(name), [a for a in argv if a.startswith("--config.")])
+    with _quiet():
+        from keras_genmnist import sweep
+    given = [a for a in argv if a.startswith("--config.")]
+    sweep.sweep(plans, values.seeds, Path(values.workdir), given, values.num_draws, values.jobs, values.results)
+
+
 def list_models(argv: list[str]) -> None:
     """List the models.
 
@@ -360,6 +388,7 @@ VERBS = {
     "serve": serve,
     "gap": gap,
     "compare": compare,
+    "sweep": sweep,
     "list": list_models,
 }
 

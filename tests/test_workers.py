@@ -1,0 +1,62 @@
+import os
+import time
+
+import pytest
+
+from keras_genmnist import workers
+from keras_genmnist.errors import UsageError
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Makes a shell script stand in for this package's commands."""
+
+    def stand_in(script):
+        path = tmp_path / "command"
+        path.write_text(f"#!/bin/sh\nshift 3  # -P -m keras_genmnist\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(workers.sys, "executable", str(path))
+
+    return stand_in
+
+
+def test_shares_part_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 4, 7, 8})
+    parts = workers.shares(2)
+    assert [part.cores for part in parts] == [{1, 4, 8}, {2, 7}]
+    assert [part.gpus for part in parts] == [None, None]
+    assert [part.gpus for part in workers.shares(2, gpus=3)] == [(0, 2), (1,)]
+    with pytest.raises(UsageError, match="--jobs=6 is out of range: give 1 to 5, a core each"):
+        workers.shares(6)
+    with pytest.raises(UsageError, match="--jobs=2 is out of range: give 1 to 1, a GPU each"):
+        workers.shares(2, gpus=1)
+
+
+def test_each_command_runs_on_its_share(command, tmp_path):
+    command('echo "$1 on $(nproc), GPU $CUDA_VISIBLE_DEVICES"; sleep 0.3; exit $2')
+    core = min(os.sched_getaffinity(0))
+    parts = [workers.Share(frozenset({core}), (gpu,)) for gpu in (5, 7)]
+    logs = {item: tmp_path / f"{item}.log" for item in "abc"}
+    start = time.monotonic()
+    with workers.Workers(parts) as crew:
+        ended = list(crew.each("abc", lambda item, run: run([item, str(len(item) + 2)], logs[item])))
+    assert ended == [("a", 3), ("b", 3), ("c", 3)]
+    assert time.monotonic() - start < 0.85  # two of the three side by side
+    said = sorted(workers.last_line(log) for log in logs.values())
+    assert {line.split(" GPU ")[0] for line in said} == {f"{item} on 1," for item in "abc"}
+    assert {line[-1] for line in said} == {"5", "7"}
+    assert workers.last_line(tmp_path / "none.log") == ""
+    assert len(os.sched_getaffinity(0)) >= 1  # this thread keeps all its cores
+
+
+def test_what_still_runs_is_stopped_and_saves(command, tmp_path):
+    command('trap "echo saved; exit 143" TERM; echo started; while :; do sleep 0.05; done')
+    log, queued = tmp_path / "log", tmp_path / "queued"
+    share = workers.Share(frozenset(os.sched_getaffinity(0)), None)
+    with pytest.raises(KeyboardInterrupt), workers.Workers([share]) as crew:
+        crew.each([log, queued], lambda item, run: run([], item))
+        while workers.last_line(log) != "started":
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+    assert workers.last_line(log) == "saved"
+    assert not queued.exists()
