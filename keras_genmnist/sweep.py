@@ -251,9 +251,10 @@ def table(found: dict) -> str:
         lines.append(f"{model:{width}}  {len(own['runs']):5}" + "".join(f"{cell:>26}" for cell in cells))
     for own in found["differences"]:
         seeds = "one seed" if own["se_seeds"] is None else f"{own['se_seeds']:.2f} over seeds"
+        chance = "; that may be chance" if own["mean"] < 2 * own["se"] else ""
         lines.append(
             f"{own['best']} is better than {own['model']} by {own['mean']:.2f} nats an image, standard error "
-            f"{own['se']:.2f} ({own['se_images']:.2f} over images, {seeds})"
+            f"{own['se']:.2f} ({own['se_images']:.2f} over images, {seeds}){chance}"
         )
     return "\n".join(lines)
 
