@@ -345,6 +345,8 @@ def sweep(argv: list[str]) -> None:
     flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.", flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _parse(values, argv, before_config=True)
+    if _wants_help(argv):
+        raise _Help(values, ConfigDict())
     titles = [configs.title(name) for name in values.models]
     if not titles or len(set(titles)) < len(titles):
         given = ",".join(values.models)

@@ -105,6 +105,7 @@ VERB_FLAGS = {
     ],
     "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
     "compare": ["--models", "--minutes", "--dataset", "--num_draws", "--workdir", "--out"],
+    "sweep": ["--models", "--seeds", "--jobs", "--num_draws", "--workdir", "--results"],
     "list": [],
 }
 

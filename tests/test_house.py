@@ -20,7 +20,7 @@ ROOT = TESTS.parent
 LAYERS = [
     {"", "codes", "errors", "patches"},
     {"autoregressive", "bounds", "classifier", "config", "files", "images", "losses", "networks"}
-    | {"device", "importance", "memory", "migrations", "progress", "versions"},
+    | {"device", "importance", "memory", "migrations", "progress", "versions", "workers"},
     {"datasets.binarization", "datasets.spec"},
     {"datasets.splits"},
     {"datasets.arrays", "datasets.tfds"},
@@ -42,7 +42,7 @@ LAYERS = [
     {"sources", "evaluate"},
     {"training", "figures", "export", "sampling", "encoding", "densities"},
     {"scoring"},
-    {"api", "compare", "gap"},
+    {"api", "compare", "gap", "sweep"},
     {"cli"},
     {"__main__"},
 ]
