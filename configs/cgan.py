@@ -9,9 +9,10 @@ def get_config() -> ConfigDict:
     return based_on(
         "dcgan",
         class_conditional=True,
-        # Told the class, the discriminator learns faster: as `dcgan`'s it is at a loss of 0.13 after 160 steps, so at
-        # 0.84, where that of `dcgan` is 0.85.
-        r1_penalty=1.0,
-        discriminator_learning_rate=2e-4,
+        # Batch norm would blow up what little differs between samples, each batch by itself: of them the discriminator
+        # would see the classes, in images that are all the same.  Of the validation samples after an epoch 93 % are in
+        # the class asked for, with it 10 %.
+        discriminator_norm="none",
+        r1_penalty=0.3,
         epochs=30,
     )
