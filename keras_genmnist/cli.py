@@ -152,6 +152,29 @@ def figures(argv: list[str]) -> None:
     figures.figures(_trained(values), values.which, values.seed, out, values.format, pairs, values.label)
 
 
+def report(argv: list[str]) -> None:
+    """Write one HTML page of a run, or of several side by side.
+
+    genmnist report --model=NAME | --workdir=DIR [--workdir=DIR ...] [--out=report.html]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("model", None, "Of the run runs/MODEL.", flag_values=values)
+    flags.DEFINE_multi_string("workdir", [], "Directory of a run; of several, give each.", flag_values=values)
+    flags.DEFINE_string("out", "report.html", "FILE.html.", flag_values=values)
+    _parse(values, argv)
+    out = Path(values.out)
+    if out.suffix != ".html":
+        raise UsageError(f"--out={out} has another suffix: give FILE.html")
+    if bool(values.model) == bool(values.workdir):
+        raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of runs")
+    if values.model:
+        configs.load(values.model)  # refuses a misspelt name
+    workdirs = [Path(workdir) for workdir in values.workdir] or [Path("runs") / configs.title(values.model)]
+    with _quiet():
+        from keras_genmnist import report, runs
+    report.report([runs.load(workdir) for workdir in workdirs], out)
+
+
 def export(argv: list[str]) -> None:
     """Write a run as a SavedModel that needs nothing but TensorFlow.
 
@@ -383,6 +406,7 @@ VERBS = {
     "evaluate": evaluate,
     "classifier": classifier,
     "figures": figures,
+    "report": report,
     "export": export,
     "encode": encode,
     "score": score,

@@ -7,6 +7,7 @@ any how their pixels compare.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -218,16 +219,38 @@ def draw(model: GenerativeModel, count: int, **given) -> dict[str, np.ndarray]:
     return drawn | ({"labels": model.random_labels(seeds).numpy()} if model.takes_labels else {})
 
 
+class Table(NamedTuple):
+    """Some of a record's numbers.
+
+    head: what they are, in words.
+    corner: what the rows are.
+    columns: a split or a set of samples each.
+    rows: by the name of a quantity, its values in the columns.
+    """
+
+    head: str
+    corner: str
+    columns: list[str]
+    rows: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        lines = [f"{self.corner:24}" + "".join(f"{column:>20}" for column in self.columns)]
+        lines += [f"{name:24}" + "".join(f"{cell:>20}" for cell in cells) for name, cells in self.rows.items()]
+        return "\n".join([self.head, *lines])
+
+
 def table(record: dict) -> str:
-    """The record's numbers, a row a quantity, a column a split or a set of samples."""
-    parts = [f"{record['model']} on {record['dataset']}, epoch {record['best_epoch']} of {record['epochs']}"]
-    if "test" in record:
-        parts.append(_likelihood_table(record))
-    parts.append(_samples_table(record))
-    return "\n\n".join(parts)
+    """The record's numbers in words."""
+    head = f"{record['model']} on {record['dataset']}, epoch {record['best_epoch']} of {record['epochs']}"
+    return "\n\n".join([head, *map(str, tables(record))])
 
 
-def _likelihood_table(record: dict) -> str:
+def tables(record: dict) -> list[Table]:
+    """The record's likelihoods, if it has any, and its scores of samples."""
+    return [*([_likelihood_table(record)] if "test" in record else []), _samples_table(record)]
+
+
+def _likelihood_table(record: dict) -> Table:
     rows = likelihood.rows(record["test"])
     binarization = record["binarization"]
     scored = "threshold binarization" if binarization == "threshold" else "reference binarization"
@@ -235,10 +258,10 @@ def _likelihood_table(record: dict) -> str:
     if binarization == "none":
         values = "trained and scored on grey levels"
     head = f"{values}, {record['weights']} weights"
-    return f"{head}\n{_table('nats per image', rows, {split: record[split] for split in ('validation', 'test')})}"
+    return _table(head, "nats per image", rows, {split: record[split] for split in ("validation", "test")})
 
 
-def _samples_table(record: dict) -> str:
+def _samples_table(record: dict) -> Table:
     def seen(key, form):
         def cell(score):
             spread = score[key]["spread"]
@@ -286,14 +309,10 @@ def _samples_table(record: dict) -> str:
         rows |= {f"{label:.23}": by_class(number) for label, number in of_class.items()}
     if any("parzen" in score for score in scores.values()) or "judges" in first:
         rows["Parzen windows"] = parzen
-    corner = f"{first['num_samples']:,} samples"
-    return f"{head}\n{_table(corner, rows, columns)}"
+    return _table(head, f"{first['num_samples']:,} samples", rows, columns)
 
 
-def _table(corner: str, rows: dict[str, Callable[[dict], str]], columns: dict[str, dict]) -> str:
-    """A line for each label of rows, a column for each score."""
-    lines = [f"{corner:24}" + "".join(f"{head:>20}" for head in columns)]
-    lines += [
-        f"{label:24}" + "".join(f"{cell(score):>20}" for score in columns.values()) for label, cell in rows.items()
-    ]
-    return "\n".join(lines)
+def _table(head: str, corner: str, rows: dict[str, Callable[[dict], str]], columns: dict[str, dict]) -> Table:
+    """The cells that each row has of the score of each column."""
+    cells = {name: [cell(score) for score in columns.values()] for name, cell in rows.items()}
+    return Table(head, corner, list(columns), cells)

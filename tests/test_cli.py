@@ -89,6 +89,7 @@ VERB_FLAGS = {
     "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--label", "--seed", "--format", "--out"],
+    "report": ["--model", "--workdir", "--out"],
     "export": ["--model", "--workdir", "--out"],
     "encode": ["--model", "--workdir", "--images", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],

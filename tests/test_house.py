@@ -41,7 +41,7 @@ LAYERS = [
     {"signatures"},
     {"sources", "evaluate"},
     {"training", "figures", "export", "sampling", "encoding", "densities"},
-    {"scoring"},
+    {"report", "scoring"},
     {"api", "compare", "gap", "sweep"},
     {"cli"},
     {"__main__"},
