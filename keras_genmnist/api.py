@@ -171,6 +171,7 @@ def begin(
     source: Path | None = None,
     builder: Callable | None = None,
     init_from: str | Path | None = None,
+    enough: Callable[[list[dict]], bool] = lambda rows: False,
 ) -> None:
     """Trains what `config` says in `workdir`: begins a run, or goes on with the one that is there.
 
@@ -183,6 +184,7 @@ def begin(
       started: time.time() at the start of the process.
       source, builder: of a model of the user's own; see `runs.Run`.
       init_from: a run whose weights training starts from.
+      enough: as of `training.train`.
     Raises:
       UsageError, Fault, SystemExit: as `training.train`.
     """
@@ -202,7 +204,7 @@ def begin(
         run = Run(workdir, name, config, command, runs.commit(), source=source, builder=builder)
     other = runs.load(Path(init_from)) if init_from else None
     with runs.lock(workdir):
-        training.train(run, started, change=change and {**change, "command": command}, init_from=other)
+        training.train(run, started, enough, change=change and {**change, "command": command}, init_from=other)
 
 
 def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:

@@ -70,6 +70,65 @@ def train(argv: list[str]) -> None:
     api.begin(name, config, workdir, _fields(argv), command, STARTED, source=source, init_from=values.init_from)
 
 
+def tune(argv: list[str]) -> None:
+    """Search for the config that is best on the validation images.
+
+    genmnist tune --model=NAME|path/to/FILE.py [--search=FIELD:LOW..HIGH[:log|:STEP],FIELD:A|B|C,...] [--trials=20]
+    [--epochs=N] [--objectives=elbo,seconds] [--pruner=median|hyperband|none] [--workers=2] [--finish]
+    [--workdir=DIR] [--storage=postgresql://USER@HOST/DATABASE|FILE] [--study=NAME] [--config.FIELD=VALUE ...]
+    genmnist tune --workdir=DIR | --storage=STORAGE --study=NAME [--trials=MORE] [--workers=2] [--finish]
+    """
+    values = _run_flags("runs/tune/MODEL")
+    flags.DEFINE_string("search", None, "What is varied; by default what the config says.", flag_values=values)
+    flags.DEFINE_integer("trials", None, "How many in all; by default 20.", 1, flag_values=values)
+    flags.DEFINE_integer("epochs", None, "Of a trial; by default a tenth of the config's.", 1, flag_values=values)
+    flags.DEFINE_list("objectives", [], "Of several, the Pareto front; see docs/scale.md.", flag_values=values)
+    flags.DEFINE_enum(
+        "pruner", "median", ["median", "hyperband", "none"], "What ends poor trials early.", flag_values=values
+    )
+    flags.DEFINE_string("storage", None, "By default the file study.journal in the workdir.", flag_values=values)
+    flags.DEFINE_string("study", None, "Its name in the storage; by default the workdir's.", flag_values=values)
+    flags.DEFINE_integer("workers", 1, "Processes of this machine that train.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "threads", 0, "Of the CPU, of each worker; 0 for the cores divided among them.", 0, flag_values=values
+    )
+    flags.DEFINE_boolean("worker", False, "Only train: no table and no figures at the end.", flag_values=values)
+    flags.DEFINE_boolean("finish", False, "Train the best config to full length at the end.", flag_values=values)
+    _parse(values, argv, before_config=True)
+    if _wants_help(argv):
+        raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
+    name, config = values.model, None
+    if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
+        config = _overridden(values, configs.load(name), argv)
+    else:
+        own = [flag for flag in ("search", "epochs", "objectives") if values[flag].present]
+        if own or _fields(argv):
+            flag = f"--{own[0]}" if own else f"--config.{_fields(argv)[0]}"
+            raise UsageError(f"{flag} needs --model=NAME: a study that is joined has its own")
+    with _quiet():
+        from keras_genmnist import tuning
+        from keras_genmnist.search import space
+    record = None
+    if name is not None:
+        searched = space.default(name, config) if values.search is None else space.written(values.search)
+        source = Path(name) if configs.is_path(name) and configs.builder(Path(name)) else None
+        name = configs.title(name)
+        record = tuning.plan(name, config, searched, values.epochs, values.objectives, values.pruner, source)
+    workdir = Path(values.workdir) if values.workdir else name and Path("runs/tune") / name
+    tuning.begin(
+        record,
+        values.trials,
+        workdir or None,
+        values.storage,
+        values.study,
+        workers=values.workers,
+        threads=values.threads,
+        worker=values.worker,
+        finish=values.finish,
+        command=_command("tune", argv),
+    )
+
+
 def evaluate(argv: list[str]) -> None:
     """Measure a run: ELBO and importance-weighted NLL in nats, and the quality of its samples.
 
@@ -403,6 +462,7 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps")
 HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
 VERBS = {
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "classifier": classifier,
     "figures": figures,
@@ -563,12 +623,12 @@ def _help() -> str:
     return f"genmnist: deep generative models of MNIST\n\n{verbs}\n\n`genmnist VERB --help` tells a verb's flags."
 
 
-def _run_flags() -> flags.FlagValues:
+def _run_flags(workdir: str = "runs/MODEL") -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string(
         "model", None, f"One of {', '.join(configs.names())}, or a file of your own.", flag_values=values
     )
-    flags.DEFINE_string("workdir", None, "Directory of the run; runs/MODEL by default.", flag_values=values)
+    flags.DEFINE_string("workdir", None, f"Directory of the run; {workdir} by default.", flag_values=values)
     return values
 
 

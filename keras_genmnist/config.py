@@ -1,5 +1,7 @@
 """Configs: a file configs/NAME.py with `get_config() -> ConfigDict` is what `--model=NAME` trains.
 
+It may have `search() -> {field: values}`, what `genmnist tune` varies, see search/space.py.
+
 So is a file of the user's own, by its path; a model of the user's own stands in it as `build(config, spec)`.
 """
 
@@ -42,6 +44,18 @@ def load(name: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise UsageError(f"{name} has no get_config(): give a file that returns a ConfigDict by it")
     return module.get_config()
+
+
+def search(name: str) -> dict[str, str] | None:
+    """What `genmnist tune` varies of the config `name`: its `search()`, {field: values}; None where it has none.
+
+    Args:
+      name: as of `load`.
+    Raises:
+      UsageError: as `load`.
+    """
+    found = getattr(_module(name), "search", None)
+    return found and found()
 
 
 def is_path(name: str) -> bool:

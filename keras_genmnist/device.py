@@ -1,5 +1,6 @@
 """The device that TensorFlow computes on, set up so that what is computed on it repeats bit for bit."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -32,6 +33,12 @@ def prepare() -> None:
         tf.config.experimental.enable_op_determinism()
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def use_threads(number: int) -> None:
+    """Has each operation use so many threads of the CPU, of processes that share it; before anything is computed."""
+    with contextlib.suppress(RuntimeError):  # it is too late, as in a notebook
+        tf.config.threading.set_intra_op_parallelism_threads(number)
 
 
 def description() -> str:

@@ -11,3 +11,7 @@ class Fault(Exception):
     """Data, a checkpoint or the training itself is broken."""
 
     exit_code = 3
+
+
+class Diverged(Fault):
+    """A quantity of a training is no longer finite: another config may do."""

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import datasets, device, files, images, memory, models, progress, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
 from keras_genmnist.datasets import arrays, binarization, eval_batches
-from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.errors import Diverged, UsageError
 from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
@@ -364,7 +364,7 @@ class Training:
         """Stops: `quantity` is not finite."""
         kept = f"the last good checkpoint is {self.last_saved}" if self.last_saved else "no epoch was finished"
         epoch = -(-self.step // self.steps_per_epoch)  # rounded up: its last step belongs to it
-        raise Fault(
+        raise Diverged(
             f"{quantity} is not finite at step {self.step} (epoch {epoch}): training stopped, {kept}; "
             f"try {self.model.remedy} in another workdir"
         )

@@ -21,7 +21,7 @@ LAYERS = [
     {"", "codes", "errors", "patches"},
     {"autoregressive", "bounds", "classifier", "config", "files", "images", "losses", "networks"}
     | {"device", "importance", "memory", "migrations", "progress", "versions", "workers"},
-    {"datasets.binarization", "datasets.spec"},
+    {"datasets.binarization", "datasets.spec", "search", "search.space"},
     {"datasets.splits"},
     {"datasets.arrays", "datasets.tfds"},
     {"datasets.files"},
@@ -42,7 +42,11 @@ LAYERS = [
     {"sources", "evaluate"},
     {"training", "figures", "export", "sampling", "encoding", "densities"},
     {"report", "scoring"},
-    {"api", "compare", "gap", "sweep"},
+    {"api", "compare", "gap", "sweep", "search.storage"},
+    {"search.study"},
+    {"search.table"},
+    {"search.figures"},
+    {"tuning"},
     {"cli"},
     {"__main__"},
 ]

@@ -96,6 +96,14 @@ class GenerativeModel(tf_keras.Model):
         """How good the epoch of a row of metrics.jsonl is; the best one's weights are kept."""
         raise NotImplementedError
 
+    @property
+    def measure(self) -> str:
+        """What trainings by different configs compare by: MEASURE of the column val_MEASURE of metrics.jsonl.
+
+        By default the `score`, which is of the model's own objective, as a beta other than 1 changes it.
+        """
+        return "score"
+
     def validate(self, batches: list[np.ndarray]) -> dict[str, float]:
         """What the columns val_* of metrics.jsonl say of a split's images, in batches like those of training."""
         raise NotImplementedError
@@ -249,6 +257,10 @@ class LikelihoodModel(GenerativeModel):
     @property
     def metrics(self):
         return [self.average]
+
+    @property
+    def measure(self):
+        return self.average.name
 
     def validate(self, batches):
         return _averaged(self, batches)
@@ -534,6 +546,10 @@ class LatentVariableModel(DecoderModel):
     @property
     def metrics(self):
         return list(self.averages.values())
+
+    @property
+    def measure(self):
+        return self.objective.bound
 
     @property
     def curves(self):

@@ -192,6 +192,10 @@ class GAN(DecoderModel):
             found["class_asked_for"] = quality.share_as_asked(reading.probabilities, labels)
         return found
 
+    @property
+    def measure(self):
+        return "frechet"
+
     def score(self, row):
         return -row["val_frechet"]
 

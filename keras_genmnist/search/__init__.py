@@ -1,0 +1,1 @@
+"""What `genmnist tune` is made of: space, storage, study, table and figures."""
