@@ -98,19 +98,20 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into the .ipynb beside each
 	$(PY) scripts/notebooks.py $(wildcard notebooks/*.py)
 
-bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, of sampling and of serving
+bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, of sampling, serving and searches
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
 	$(PY) benchmarks/training.py --work=dcgan --rounds=3
 	$(PY) benchmarks/posteriors.py
 	$(PY) benchmarks/sampling.py
 	$(PY) benchmarks/serving.py
+	$(PY) benchmarks/tuning.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
-	$(UV) $(FLAGS) pyproject.toml --output-file=requirements/cpu.lock
-	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=gpu --output-file=requirements/gpu.lock
-	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=dev --extra=notebooks --output-file=requirements/dev.lock
+	$(UV) $(FLAGS) pyproject.toml --extra=tune --output-file=requirements/cpu.lock
+	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=tune --extra=gpu --output-file=requirements/gpu.lock
+	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=tune --extra=dev --extra=notebooks --output-file=requirements/dev.lock
 	echo hatchling | $(UV) - --constraint=requirements/dev.lock --output-file=requirements/build.lock
 
 clean: ## remove the environments, the demo and the caches; runs/, exports/ and figures/ stay

@@ -42,3 +42,13 @@ def get_config() -> ConfigDict:
             "seed": 3435,
         }
     )
+
+
+def search() -> dict[str, str]:
+    return {
+        "latent_size": "16..128:log",
+        "discriminator_norm": "none|spectral",
+        "r1_penalty": "0.03..3:log",
+        "generator_learning_rate": "1e-4..4e-3:log",
+        "discriminator_learning_rate": "1e-4..4e-3:log",
+    }

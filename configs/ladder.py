@@ -50,3 +50,12 @@ def get_config() -> ConfigDict:
             "seed": 3435,
         }
     )
+
+
+def search() -> dict[str, str]:
+    return {
+        "dropout": "0..0.4",
+        "bottom_up_noise": "0..1",
+        "free_bits": "0..0.5",
+        "learning_rate": "5e-4..1e-2:log",
+    }

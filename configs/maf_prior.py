@@ -7,3 +7,12 @@ from keras_genmnist.config import based_on
 
 def get_config() -> ConfigDict:
     return based_on("vae", prior="maf")
+
+
+def search() -> dict[str, str]:
+    return {
+        "prior_steps": "2..10",
+        "prior_size": "64..512:log",
+        "latent_size": "8..64:log",
+        "learning_rate": "2e-4..1e-2:log",
+    }

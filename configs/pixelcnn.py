@@ -33,3 +33,13 @@ def get_config() -> ConfigDict:
             "seed": 3435,
         }
     )
+
+
+def search() -> dict[str, str]:
+    return {
+        "num_layers": "2..8",
+        "kernel_size": "3|5|7",
+        "attention_every": "0|2",
+        "position_features": "0..16",
+        "learning_rate": "5e-4..8e-3:log",
+    }

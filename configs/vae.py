@@ -67,3 +67,13 @@ def get_config() -> ConfigDict:
             "seed": 3435,
         }
     )
+
+
+def search() -> dict[str, str]:
+    return {
+        "latent_size": "8..64:log",
+        "hidden_size": "100..800:log",
+        "norm": "none|batch|layer",
+        "learning_rate": "2e-4..1e-2:log",
+        "batch_size": "50..500:log",
+    }

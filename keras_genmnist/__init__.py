@@ -21,9 +21,9 @@ PUBLIC = {
     "datasets": "keras_genmnist.datasets",
     "models": "keras_genmnist.models",
     "train": "keras_genmnist.api:train",
-    "tune": "keras_genmnist.tuning:tune",
     "open": "keras_genmnist.api:open",
     "Trained": "keras_genmnist.api:Trained",
+    "tune": "keras_genmnist.tuning:tune",
     "optimizers": "tf_keras.optimizers",
 }
 __all__ = list(PUBLIC)
