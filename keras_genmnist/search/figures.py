@@ -1,6 +1,9 @@
 """What a search found, as figures: its history, what matters, and where the good trials are."""
 
 import matplotlib
+import matplotlib.cm
+import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -78,19 +81,25 @@ def slices(study: Study) -> Figure:
     """What each value of each field gave."""
     name, done, fields = study.record.objectives[0], _done(study), list(study.space)
     low, high = _limits([row[name] for row in done])
+    colours = matplotlib.colors.Normalize(0, max(1, done[-1]["trial"]))
     columns = min(3, len(fields))
     lines = -(-len(fields) // columns)
     figure = Drawing(figsize=(1.2 + 3 * columns, 0.6 + 3 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis, field in zip(axes.flat, fields, strict=False):
         over = study.space[field]
-        places = [row[field] if isinstance(over, Range) else over.values.index(row[field]) for row in done]
-        shown = np.clip([row[name] for row in done], low, high)
-        drawn = axis.scatter(
-            places, shown, c=[row["trial"] for row in done], cmap=COLOURS, s=25, edgecolor="grey", linewidth=0.4
-        )
-        if isinstance(over, Range):
-            axis.set_xscale("log" if over.log else "linear")
+        for state, marker in (("complete", "o"), ("pruned", "x")):
+            some = [row for row in done if row["state"] == state]
+            places = [row[field] if isinstance(over, Range) else over.values.index(row[field]) for row in some]
+            heights, numbers = np.clip([row[name] for row in some], low, high), [row["trial"] for row in some]
+            axis.scatter(places, heights, c=numbers, norm=colours, cmap=COLOURS, s=25, marker=marker)
+        if isinstance(over, Range) and over.log:
+            axis.set_xscale("log")
+            ticks = np.geomspace(over.low, over.high, 4)
+            axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axis.minorticks_off()
+        elif isinstance(over, Range):
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=isinstance(over.low, int)))
         else:
             axis.set_xticks(range(len(over.values)), list(map(str, over.values)))
             axis.set_xlim(-0.5, len(over.values) - 0.5)
@@ -102,8 +111,9 @@ def slices(study: Study) -> Figure:
         axis.set_ylabel(f"validation {label(name)}")
     for axis in axes.flat[len(fields) :]:
         axis.set_axis_off()
-    figure.colorbar(drawn, ax=axes, label="trial", format=matplotlib.ticker.FormatStrFormatter("%d"))
-    return _titled(figure, study, "Slices")
+    bar = matplotlib.cm.ScalarMappable(colours, COLOURS)
+    figure.colorbar(bar, ax=axes, label="trial", ticks=matplotlib.ticker.MaxNLocator(integer=True))
+    return _titled(figure, study, "Slices, pruned trials crossed")
 
 
 def pareto(study: Study) -> Figure:
