@@ -86,6 +86,10 @@ def test_no_arguments_is_help(genmnist):
 
 VERB_FLAGS = {
     "train": ["--model", "--workdir"],
+    "tune": [
+        *("--model", "--workdir", "--search", "--trials", "--epochs", "--objectives", "--pruner"),
+        *("--storage", "--study", "--workers", "--threads", "--worker", "--finish"),
+    ],
     "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--label", "--seed", "--format", "--out"],
