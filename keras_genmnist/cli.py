@@ -443,6 +443,24 @@ def sweep(argv: list[str]) -> None:
     sweep.sweep(plans, values.seeds, Path(values.workdir), given, values.num_draws, values.jobs, values.results)
 
 
+def mix(argv: list[str]) -> None:
+    """Make a mixture of trained runs, with the shares under which validation images are the likeliest.
+
+    genmnist mix --workdirs=DIR,DIR,... [--workdir=runs/mixture] [--num_draws=100]
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_list("workdirs", [], "Directories of the runs.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/mixture", "Directory of the mixture.", flag_values=values)
+    flags.DEFINE_integer("num_draws", 100, "Of log p(x) where it is not known.", 1, flag_values=values)
+    _parse(values, argv)
+    if len(values.workdirs) < 2:
+        raise UsageError(f"--workdirs={','.join(values.workdirs)}: give two runs or more, each once")
+    with _quiet():
+        from keras_genmnist import mixing, runs
+    those = [runs.load(Path(workdir)) for workdir in values.workdirs]
+    mixing.mix(those, Path(values.workdir), values.num_draws, _command("mix", argv))
+
+
 def list_models(argv: list[str]) -> None:
     """List the models.
 
@@ -475,6 +493,7 @@ VERBS = {
     "gap": gap,
     "compare": compare,
     "sweep": sweep,
+    "mix": mix,
     "list": list_models,
 }
 

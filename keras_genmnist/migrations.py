@@ -95,4 +95,6 @@ def migrate(config: dict, schema: int) -> dict:
         raise ValueError(f"no schema {schema}")
     for migration in MIGRATIONS[schema - 1 :]:
         config = migration(config)
+    if "components" in config:  # of a mixture, written with it
+        config = config | {"components": [migrate(own, schema) for own in config["components"]]}
     return config

@@ -239,9 +239,15 @@ def _read(path: Path, workdir: Path) -> Run | None:
 
 def _config_of(record: dict) -> ConfigDict:
     """The config in a record, as it would be written today."""
-    if not all(isinstance(value, str | int | float) for value in record["config"].values()):
-        raise ValueError("a config has only text, numbers and truth values")
+    if not all(map(_plain, record["config"].values())):
+        raise ValueError("a config has only text, numbers and truth values, and that of a mixture lists of configs")
     return ConfigDict(migrations.migrate(record["config"], record.get("schema", 1)))
+
+
+def _plain(value) -> bool:
+    if isinstance(value, list):
+        return all(map(_plain, [part for own in value for part in (own.values() if isinstance(own, dict) else [own])]))
+    return isinstance(value, str | int | float)
 
 
 def _data_of(record: dict) -> dict | None:

@@ -111,6 +111,7 @@ VERB_FLAGS = {
     "gap": ["--model", "--workdir", "--num_images", "--results", "--out"],
     "compare": ["--models", "--minutes", "--dataset", "--num_draws", "--workdir", "--out"],
     "sweep": ["--models", "--seeds", "--jobs", "--num_draws", "--workdir", "--results"],
+    "mix": ["--workdirs", "--workdir", "--num_draws"],
     "list": [],
 }
 

@@ -43,7 +43,7 @@ LAYERS = [
     {"training", "figures", "export", "sampling", "encoding", "densities"},
     {"report", "scoring"},
     {"api", "compare", "gap", "sweep", "search.storage"},
-    {"search.study"},
+    {"mixing", "search.study"},
     {"search.table"},
     {"search.figures"},
     {"tuning"},
@@ -189,7 +189,8 @@ def test_every_traced_function_says_whether_autograph_rewrites_it():
 @pytest.mark.parametrize("name", models.names())
 def test_model_has_a_test_file_and_a_config(name):
     assert (TESTS / "models" / f"test_{name}.py").is_file()
-    assert name in {configs.load(config).model for config in configs.names()}
+    if name != "mixture":  # which `genmnist mix` makes of runs
+        assert name in {configs.load(config).model for config in configs.names()}
 
 
 @pytest.mark.parametrize("name", configs.names())

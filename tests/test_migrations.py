@@ -118,3 +118,9 @@ def test_run_of_a_later_version_is_a_fault(tmp_path):
     (run.workdir / "config.json").write_text(json.dumps(content))
     with pytest.raises(Fault, match=f"a later version wrote this config, of schema {migrations.SCHEMA + 1}"):
         runs.load(run.workdir)
+
+
+def test_components_of_a_mixture_are_migrated_with_it():
+    old = {"model": "ladder", "class_conditional": False}
+    found = migrations.migrate({"model": "mixture", "components": [old, old]}, 4)
+    assert found["components"] == 2 * [migrations.migrate(old, 4)] and found["components"][0]["beta"] == 1.0
