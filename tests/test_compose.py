@@ -56,3 +56,16 @@ def test_compose_serves_the_same_models_by_genmnist(served):
     assert verb in cli.VERBS
     assert arguments == [f"--export={model.base_path}" for model in served]
     assert SERVICES["genmnist"]["volumes"] == [SERVICES["tensorflow-serving"]["volumes"][0]]
+
+
+def test_compose_tunes_by_workers_that_reach_the_database():
+    worker, database = SERVICES["tune"], SERVICES["postgresql"]
+    verb, *arguments = worker["command"]
+    given = dict(argument.split("=", 1) for argument in arguments)
+    own = database["environment"]
+    user, password = own["POSTGRES_USER"], own["POSTGRES_PASSWORD"]
+    assert given["--storage"] == f"postgresql://{user}:{password}@postgresql/{own['POSTGRES_DB']}"
+    assert "ports" not in database  # the password is no secret
+    assert verb in cli.VERBS and given["--workdir"].startswith("runs/")
+    assert worker["deploy"]["replicas"] == 2 and worker["profiles"] == database["profiles"] == ["tune"]
+    assert worker["depends_on"] == {"postgresql": {"condition": "service_healthy"}}
