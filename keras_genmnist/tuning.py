@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from keras_genmnist.search import space
 from keras_genmnist.search.storage import Journal, hidden, open_storage
 from keras_genmnist.search.study import MAXIMISED, Claim, Lost, Record, Study, require_finished
 from keras_genmnist.search.table import as_csv, label, rows, shown, table
+from keras_genmnist.workers import num_cores, start
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -240,8 +240,7 @@ def begin(
         files.write(_source(workdir), study.record.source.encode())
     if not worker:
         print(_head(study, workdir), flush=True)
-    cores = len(os.sched_getaffinity(0))
-    threads = threads or (max(1, cores // workers) if workers > 1 else 0)
+    threads = threads or (max(1, num_cores() // workers) if workers > 1 else 0)
     if workers > 1:
         _supervise(study, workdir, workers, threads)
     else:
@@ -396,12 +395,11 @@ def _supervise(study: Study, workdir: Path, workers: int, threads: int) -> None:
     Raises:
       Fault: if they ended before the study did.
     """
-    command = [sys.executable, "-m", "keras_genmnist", "tune", f"--storage={study.storage}", f"--study={study.name}"]
-    command += [f"--workdir={workdir}", "--worker", f"--threads={threads}"]
-    # In sessions of their own: what a terminal sends to all of its group would reach them twice.
-    started = [
-        subprocess.Popen(command, start_new_session=True, env=os.environ | _gpu(number)) for number in range(workers)
-    ]
+    arguments = ["tune", f"--storage={study.storage}", f"--study={study.name}"]
+    arguments += [f"--workdir={workdir}", "--worker", f"--threads={threads}"]
+    gpus = len(tf.config.list_physical_devices("GPU"))  # of several, each has one, in turn
+    own = [[number % gpus] if gpus > 1 else None for number in range(workers)]
+    started = [start(arguments, each) for each in own]
     print(f"{workers} workers of {threads} thread{'s' * (threads > 1)} each, processes {_pids(started)}", flush=True)
     try:
         left = list(started)
@@ -424,15 +422,6 @@ def _supervise(study: Study, workdir: Path, workers: int, threads: int) -> None:
             f"all workers ended after {done} of {study.wanted} trials: what is told above is the reason; go on by "
             f"`{_join(study, workdir, f'--workers={workers}')}`"
         )
-
-
-def _gpu(number: int) -> dict[str, str]:
-    """The environment by which the workers of a machine with several GPUs take one each, in turn."""
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    if gpus < 2:
-        return {}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-    return {"CUDA_VISIBLE_DEVICES": visible[number % gpus]}
 
 
 def _pids(processes: list[subprocess.Popen]) -> str:

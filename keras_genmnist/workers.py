@@ -87,26 +87,37 @@ class Workers:
         os.sched_setaffinity(0, share.cores)  # of this thread, and of the processes that it starts
 
     def _run(self, arguments: list[str], log: Path) -> int:
-        gpus = self._own.share.gpus
-        visible = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))}
         with self._lock:
             if self._stopped:
                 return -1
             with open(log, "a") as file:
-                # In a session of its own: Ctrl-C would reach it beside the signal of __exit__, and a second one kills.
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "keras_genmnist", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=os.environ | visible,
-                    start_new_session=True,
-                )
+                process = start(arguments, self._own.share.gpus, stdout=file, stderr=subprocess.STDOUT)
             self._running.add(process)
         status = process.wait()
         with self._lock:
             self._running.discard(process)
         return status
+
+
+def start(arguments: Sequence[str], gpus: Sequence[int] | None = None, **given) -> subprocess.Popen:
+    """Starts `genmnist ARGUMENTS`.
+
+    In a session of its own: what a terminal sends to all of its group would reach it beside the signal that stops it,
+    and a second one kills.
+
+    Args:
+      arguments: of the command.
+      gpus: which of the GPUs that this process sees it sees; None for all.
+      given: of Popen.
+    """
+    package = Path(__file__).parent.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
+    environment["PYTHONSAFEPATH"] = "1"  # a random.py in the present folder is none of its business
+    if gpus is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(max(gpus) + 1)))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(seen.split(",")[gpu] for gpu in gpus)
+    command = [sys.executable, "-m", "keras_genmnist", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, start_new_session=True, **given)
 
 
 def last_line(log: Path) -> str:

@@ -13,7 +13,7 @@ def command(monkeypatch, tmp_path):
 
     def stand_in(script):
         path = tmp_path / "command"
-        path.write_text(f"#!/bin/sh\nshift 3  # -P -m keras_genmnist\n{script}\n")
+        path.write_text(f"#!/bin/sh\nshift 2  # -m keras_genmnist\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setattr(workers.sys, "executable", str(path))
 
@@ -32,10 +32,11 @@ def test_shares_part_the_machine(monkeypatch):
         workers.shares(2, gpus=1)
 
 
-def test_each_command_runs_on_its_share(command, tmp_path):
+def test_each_command_runs_on_its_share(command, tmp_path, monkeypatch):
     command('echo "$1 on $(nproc), GPU $CUDA_VISIBLE_DEVICES"; sleep 0.3; exit $2')
     core = min(os.sched_getaffinity(0))
-    parts = [workers.Share(frozenset({core}), (gpu,)) for gpu in (5, 7)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    parts = [workers.Share(frozenset({core}), (gpu,)) for gpu in (0, 1)]
     logs = {item: tmp_path / f"{item}.log" for item in "abc"}
     start = time.monotonic()
     with workers.Workers(parts) as crew:
