@@ -1,10 +1,13 @@
 """How grey levels become bits: drawn anew in every epoch, drawn once, or cut at a half."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 BINARIZATIONS = ("dynamic", "static", "threshold", "none")
 REFERENCE_SEED = 3435
+WORDS = 4  # that Philox makes at each count; Salmon et al. (2011), section 4.2, doi.org/10.1145/2063384.2063405
 
 
 def label(values: str, binarization: str) -> str:
@@ -42,7 +45,7 @@ def threshold(images: np.ndarray) -> np.ndarray:
     return (images >= 128).astype(np.uint8)
 
 
-def dynamic(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def dynamic(images: tf.Tensor, seed: tf.Tensor, first: int = 0) -> tf.Tensor:
     """Draws pixels that are 1 with probability images / 255, exact at 0 and 255 and within 2^-16 between.
 
     Integers, because 784 float uniforms an image cost as much as a decoder.
@@ -50,11 +53,25 @@ def dynamic(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     Args:
       images: uint8 [B, H, W, C].
       seed: int64 [2].
+      first: of the batch that these are some rows of, the number of the first: their bits are those that they would
+        have beside all others, none of which are drawn.
     Returns:
       bool [B, H, W, C].
     """
-    size = tf.size(images)
-    words = tf.random.stateless_uniform([(size + 1) // 2], seed, minval=None, maxval=None, dtype=tf.uint32)
+    size, before = tf.size(images), first * math.prod(images.shape[1:])
+    block, skipped = divmod(before, 2 * WORDS)
     # Two pixels a word: where their number is odd, one draw is left over.
-    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:size], tf.shape(images))
+    words = _words(seed, block, (skipped + size + 1) // 2)
+    bits = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint16), [-1])[skipped : skipped + size], tf.shape(images))
     return 255 * tf.cast(bits, tf.int32) < 65536 * tf.cast(images, tf.int32)
+
+
+def _words(seed: tf.Tensor, block: int, count: tf.Tensor) -> tf.Tensor:
+    """Random numbers, uint32 [count], from the block of WORDS on; from block 0 those of tf.random.stateless_uniform."""
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    low = counter[0] + block
+    counter = tf.stack([low, counter[1] + tf.cast(low < counter[0], tf.uint64)])
+    philox = tf.random.Algorithm.PHILOX.value
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[count], key=key, counter=counter, alg=philox, dtype=tf.uint32
+    )

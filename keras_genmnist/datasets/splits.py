@@ -49,6 +49,7 @@ class Split(NamedTuple):
         last_step: int,
         labelled: bool = False,
         levelled: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
         """Training batches number first_step .. last_step - 1, each a pure function of (seed, step).
 
@@ -63,11 +64,13 @@ class Split(NamedTuple):
           first_step, last_step: counted from the start of training.
           labelled: whether to give the labels too.
           levelled: whether to give the grey levels too, that `dynamic` draws bits from.
+          share: (number, of how many): the rows of each batch that a replica takes, of as many shares of B; no others
+            are read.
         Returns:
           tf.data.Dataset of images, float32 [B, H, W, C] in [0, 1], or levelled of {"images", "levels"}, both of that
           shape; labelled, of pairs of either and int64 [B].
         """
-        batch = self._batch_of(binarization, batch_size, seed, labelled, levelled)
+        batch = self._batch_of(binarization, batch_size, seed, labelled, levelled, share)
         steps = tf.data.Dataset.range(first_step, last_step)
         return ahead(steps.map(batch, num_parallel_calls=2, deterministic=True))
 
@@ -110,22 +113,33 @@ class Split(NamedTuple):
         steps = epochs.flat_map(epoch).apply(tf.data.experimental.assert_cardinality(steps_per_epoch))
         return ahead(steps.map(batch, num_parallel_calls=2, deterministic=True))
 
-    def _batch_of(self, binarization: str, batch_size: int, seed: int, labelled: bool, levelled: bool) -> Callable:
+    def _batch_of(
+        self,
+        binarization: str,
+        batch_size: int,
+        seed: int,
+        labelled: bool,
+        levelled: bool,
+        share: tuple[int, int] = (0, 1),
+    ) -> Callable:
         """The batch of each step, int64 []; see `train_batches`."""
+        number, shares = share
+        rows = batch_size // shares
+        first = number * rows
         steps_per_epoch = len(self.images) // batch_size
         source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
 
         @tf.autograph.experimental.do_not_convert
         def batch(step):
             epoch, place = step // steps_per_epoch, step % steps_per_epoch
-            position = place * batch_size + tf.range(batch_size, dtype=tf.int64)
+            position = place * batch_size + tf.range(first, first + rows, dtype=tf.int64)
             index = tf.random.experimental.index_shuffle(
                 position, seed=tf.stack([tf.cast(seed, tf.int64), epoch]), max_index=len(self.images) - 1
             )
             images = levels = tf.gather(source, index)
             if binarization == "dynamic":
                 # Negative, so that no model draws from the same words: its seeds, of the same steps, are not.
-                images = binarizations.dynamic(images, seed=tf.stack([tf.constant(-1 - seed, tf.int64), step]))
+                images = binarizations.dynamic(images, tf.stack([tf.constant(-1 - seed, tf.int64), step]), first)
             images = tf.cast(images, tf.float32)
             if binarization == "none":
                 images /= 255
