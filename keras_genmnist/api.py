@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from keras_genmnist import cluster, datasets, files, models, runs, training
 from keras_genmnist import config as configs
-from keras_genmnist import datasets, files, models, runs, training
 from keras_genmnist.datasets import Dataset
 from keras_genmnist.errors import UsageError
 from keras_genmnist.runs import Run
@@ -108,6 +108,7 @@ def train(
     dataset: str | Dataset | None = None,
     workdir: str | Path | None = None,
     init_from: str | Path | None = None,
+    devices: str | None = None,
     **fields,
 ) -> Trained:
     """Trains a model, or goes on with its run where it stopped; what `genmnist train` does.
@@ -126,6 +127,8 @@ def train(
       dataset: a name or a path, see `datasets.load`; or a Dataset, a copy of which is kept beside the run.
       workdir: directory of the run; runs/NAME by default.
       init_from: the directory of a run of the same kind of model, whose weights training starts from.
+      devices: what to train on: "all", the numbers of GPUs as "0,1", "cpu", or "cpu:4" for so many parts of the CPU;
+        all GPUs by default, or as many as divide the batch.  See docs/scale.md, also for several machines.
       fields: values of the config's fields, as epochs=20.
     Raises:
       UsageError: if a value is not accepted, or the directory holds another run.
@@ -154,7 +157,18 @@ def train(
         asked = [repr(name), *(f"{field}={value!r}" for field, value in given.items())]
         command = f"gm.train({', '.join(asked)})"
         try:
-            begin(name, config, workdir, given, command, started, source=source, builder=builder, init_from=init_from)
+            begin(
+                name,
+                config,
+                workdir,
+                given,
+                command,
+                started,
+                source=source,
+                builder=builder,
+                init_from=init_from,
+                devices=devices,
+            )
         except SystemExit as stopped:
             raise KeyboardInterrupt(f"stopped; go on with gm.train(workdir={str(workdir)!r})") from stopped
     return open(workdir, builder=builder)
@@ -172,6 +186,9 @@ def begin(
     builder: Callable | None = None,
     init_from: str | Path | None = None,
     enough: Callable[[list[dict]], bool] = lambda rows: False,
+    devices: str | None = None,
+    workers: list[str] | None = None,
+    index: int | None = None,
 ) -> None:
     """Trains what `config` says in `workdir`: begins a run, or goes on with the one that is there.
 
@@ -185,9 +202,11 @@ def begin(
       source, builder: of a model of the user's own; see `runs.Run`.
       init_from: a run whose weights training starts from.
       enough: as of `training.train`.
+      devices, workers, index: as of `cluster.strategy`.
     Raises:
       UsageError, Fault, SystemExit: as `training.train`.
     """
+    strategy = cluster.strategy(devices, workers, index, config.batch_size)
     change = {}
     if runs.exists(workdir):
         if init_from:
@@ -203,8 +222,12 @@ def begin(
     else:
         run = Run(workdir, name, config, command, runs.commit(), source=source, builder=builder)
     other = runs.load(Path(init_from)) if init_from else None
+    if not cluster.is_chief(strategy):
+        training.follow(run, strategy)
+        return
     with runs.lock(workdir):
-        training.train(run, started, enough, change=change and {**change, "command": command}, init_from=other)
+        change = change and {**change, "command": command}
+        training.train(run, started, enough, change=change, init_from=other, strategy=strategy)
 
 
 def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_genmnist import replicas
+
 
 class LogTerms(NamedTuple):
     """Log densities of S draws for B images, in nats.
@@ -67,7 +69,8 @@ class Objective(NamedTuple):
         if self.bound == "iwae":
             return iwae_bound(terms, warmup)
         if self.capacity:
-            return reconstruction(terms) - self.beta * tf.abs(tf.reduce_mean(kl(terms)) - warmup * self.capacity)
+            mean_kl = replicas.mean(tf.reduce_mean(kl(terms)))
+            return reconstruction(terms) - self.beta * tf.abs(mean_kl - warmup * self.capacity)
         return elbo(terms, self.beta * warmup, self.free_bits)
 
     def score(self, elbo: float, kl: float) -> float:
@@ -190,7 +193,7 @@ def elbo(terms: LogTerms, kl_weight: tf.Tensor | float = 1.0, free_bits: float |
     if np.any(free_bits):
         floors = tf.reshape(tf.constant(free_bits, costs.dtype), [-1, 1])
         # A KL by draws may be below 0: a floor of 0 would hold it there.
-        free = (floors > 0) & (tf.reduce_mean(costs, axis=1, keepdims=True) <= floors)
+        free = (floors > 0) & (replicas.mean(tf.reduce_mean(costs, axis=1, keepdims=True)) <= floors)
         costs = tf.where(free, floors, costs)
     return reconstruction(terms) - kl_weight * tf.reduce_sum(costs, axis=0)
 

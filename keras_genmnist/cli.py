@@ -33,6 +33,7 @@ def train(argv: list[str]) -> None:
     genmnist train --model=NAME|path/to/FILE.py [--workdir=DIR] [--init_from=DIR_OF_A_RUN] [--config.FIELD=VALUE ...]
     genmnist train --workdir=DIR [--config.epochs=MORE]
     genmnist train --config_from=DIR_OF_A_RUN|results/NAME.json [--workdir=DIR] [--config.FIELD=VALUE ...]
+    genmnist train ... [--devices=all|0,1|cpu] [--workers=HOST:PORT,HOST:PORT,... --index=0, on each of them its own]
     """
     values = _run_flags()
     flags.DEFINE_string(
@@ -41,11 +42,23 @@ def train(argv: list[str]) -> None:
     flags.DEFINE_string(
         "init_from", None, "A run's directory, for the weights that training starts from.", flag_values=values
     )
+    flags.DEFINE_string(
+        "devices", None, "all; GPUs by number, 0,1; cpu; or cpu:4, parts of it.  By default all.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "workers", [], "HOST:PORT of each process that trains; else as TF_CONFIG says.", flag_values=values
+    )
+    flags.DEFINE_integer("index", None, "Which of --workers this one is; 0 writes.", 0, flag_values=values)
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
     if values.config_from and values.model:
         raise UsageError("give either --model or --config_from, not both")
+    if values.workers and values.index not in range(len(values.workers)):
+        given = "is not given" if values.index is None else f"is {values.index}"
+        raise UsageError(f"--index {given}: say which of the {len(values.workers)} --workers this is, from 0")
+    if values.index is not None and not values.workers:
+        raise UsageError(f"--index={values.index} needs --workers=HOST:PORT,HOST:PORT,... that it counts")
     name, source = values.model, None
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
         config = _overridden(values, configs.load(name), argv)
@@ -67,7 +80,19 @@ def train(argv: list[str]) -> None:
         name = resumed.name
         config = _overridden(values, resumed.config.copy_and_resolve_references(), argv)
     command = _command("train", argv)
-    api.begin(name, config, workdir, _fields(argv), command, STARTED, source=source, init_from=values.init_from)
+    api.begin(
+        name,
+        config,
+        workdir,
+        _fields(argv),
+        command,
+        STARTED,
+        source=source,
+        init_from=values.init_from,
+        devices=values.devices,
+        workers=values.workers,
+        index=values.index,
+    )
 
 
 def tune(argv: list[str]) -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
+from keras_genmnist import replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.networks import folded, inputs
 
@@ -99,7 +100,8 @@ def draw_noise(seed: tf.Tensor, num_samples: int, shape: tuple[tf.Tensor | int, 
       shape: (B, D).
     """
     if tf.convert_to_tensor(seed).shape.rank == 1:
-        return tf.random.stateless_normal([num_samples, *shape], seed)
+        count, size = shape
+        return replicas.rows(lambda n: tf.random.stateless_normal([num_samples, n, size], seed), count, axis=1)
     own = tf.map_fn(
         lambda seed: tf.random.stateless_normal([num_samples, shape[1]], seed), seed, fn_output_signature=tf.float32
     )
@@ -116,11 +118,29 @@ def sample_and_log_prob(
       num_samples: S.
       seed: as that of `draw_noise`.
     """
-    if tf.convert_to_tensor(seed).shape.rank == 1:
+    if tf.convert_to_tensor(seed).shape.rank == 1 and not replicas.several():
         return distribution.experimental_sample_and_log_prob(num_samples, seed=seed)
-    mean = base_of(distribution).mean()
-    z = point_of(distribution, draw_noise(seed, num_samples, (tf.shape(mean)[0], mean.shape[1])))
+    z = draws_of(distribution, num_samples, seed)
     return z, distribution.log_prob(z)
+
+
+def draws_of(distribution: tfd.Distribution, num_samples: int, seed: tf.Tensor) -> tf.Tensor:
+    """Draws z [S, B, D]: as `sample_and_log_prob`, or of several replicas this one's rows of them."""
+    if tf.convert_to_tensor(seed).shape.rank == 1 and not replicas.several():
+        return distribution.sample(num_samples, seed=seed)
+    mean = base_of(distribution).mean()
+    count, size = tf.shape(mean)[0], mean.shape[1]
+    if tf.convert_to_tensor(seed).shape.rank == 1:
+        # Of TFP, which makes other numbers of a seed than `draw_noise`.
+        noise = replicas.rows(lambda n: _normal([n, size]).sample(num_samples, seed=seed), count, axis=1)
+    else:
+        noise = draw_noise(seed, num_samples, (count, size))
+    return point_of(distribution, noise)
+
+
+def _normal(shape: list) -> tfd.Distribution:
+    """Standard normal, with the last axis as its event."""
+    return tfd.Independent(tfd.Normal(tf.zeros(shape), 1.0), reinterpreted_batch_ndims=1)
 
 
 def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor | None:
@@ -309,7 +329,7 @@ class StandardNormal(tf.Module):
     def __call__(self, context=None):
         batch = [] if context is None else [tf.shape(context)[0]]
         # Of the family whose KL with the Gaussian posterior is registered.
-        return tfd.Independent(tfd.Normal(tf.zeros([*batch, self.latent_size]), 1.0), reinterpreted_batch_ndims=1)
+        return _normal([*batch, self.latent_size])
 
 
 class ConditionalNormal(tf.Module):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_genmnist import replicas
+
 
 class Loss(NamedTuple):
     """The two sides of an adversarial loss.
@@ -62,7 +64,7 @@ def gradient_penalty(
       seed: int32 [2].
     Source: Gulrajani et al. (2017), equation 3, arxiv.org/abs/1704.00028
     """
-    mix = tf.random.stateless_uniform([tf.shape(real)[0], 1, 1, 1], seed)
+    mix = replicas.rows(lambda count: tf.random.stateless_uniform([count, 1, 1, 1], seed), tf.shape(real)[0])
     norms = tf.sqrt(_squared_gradient(discriminator, mix * real + (1 - mix) * fake) + 1e-12)  # a root's slope at 0
     return tf.reduce_mean((norms - 1) ** 2)
 

@@ -6,6 +6,8 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from keras_genmnist import replicas
+
 NORMS = ("none", "batch", "layer")  # of fully connected layers
 COARSEST = 8  # the longest side of the grid between convolutions and fully connected layers
 
@@ -30,11 +32,36 @@ def _dense(units: int, norm: str) -> list[layers.Layer]:
     if norm == "none":
         return [layers.Dense(units)]
     # No scale: the next layer's weights scale as well.
-    if norm == "batch":
-        by = layers.BatchNormalization(momentum=0.9, scale=False)
-    else:
-        by = layers.LayerNormalization(scale=False)
+    by = batch_norm(scale=False) if norm == "batch" else layers.LayerNormalization(scale=False)
     return [layers.Dense(units, use_bias=False), by]
+
+
+def batch_norm(scale: bool = True) -> layers.Layer:
+    """Batch norm, by the statistics of the whole batch."""
+    if replicas.several():
+        return BatchNormOfReplicas(momentum=0.9, scale=scale, synchronized=True)
+    return layers.BatchNormalization(momentum=0.9, scale=scale)
+
+
+class BatchNormOfReplicas(layers.BatchNormalization):
+    """Batch norm by the statistics of the rows of all replicas: the numbers of one that has them all.
+
+    What tf_keras has for this takes the variance as a difference of large numbers, and one of 4 axes learns another
+    variance than on one device, where TensorFlow's own operation estimates that of all images there are.
+    """
+
+    def call(self, x, training=False):
+        if not training:
+            return super().call(x, training=False)
+        axes = list(range(len(x.shape) - 1))
+        mean = replicas.mean(tf.reduce_mean(x, axes))
+        variance = learned = replicas.mean(tf.reduce_mean((x - mean) ** 2, axes))
+        if len(x.shape) == 4:
+            count = replicas.total(tf.cast(tf.size(x) // x.shape[-1], tf.float32))
+            learned *= count / (count - 1)
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, learned)):
+            moving.assign(moving - (moving - now) * (1 - self.momentum))
+        return tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
 
 
 class Conditional(tf_keras.Model):
@@ -306,7 +333,7 @@ def dcgan_generator(image_shape: tuple[int, int, int], channels: int, hidden_siz
     """
 
     def norm():
-        return [layers.BatchNormalization(momentum=0.9), layers.ReLU()]
+        return [batch_norm(), layers.ReLU()]
 
     *finer, coarsest = halved_sizes(image_shape)
     maps = channels * 2 ** (len(finer) - 1)
@@ -376,7 +403,7 @@ def _add(network: tf_keras.Sequential, layer: layers.Layer, norm: str) -> None:
     """Appends the layer, its norm, and a leaky ReLU."""
     network.add(_spectral(layer, norm))
     if norm == "batch":
-        network.add(layers.BatchNormalization(momentum=0.9))
+        network.add(batch_norm())
     network.add(layers.LeakyReLU(0.2))
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from keras_genmnist import replicas
 from keras_genmnist.config import require_choice
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
@@ -111,7 +112,9 @@ class Orders(TractableModel):
 
     def objective(self, x, y, levels):
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
-        order = tf.random.stateless_uniform([tf.shape(x)[0]], seed, 0, self.orders, tf.int32)
+        order = replicas.rows(
+            lambda count: tf.random.stateless_uniform([count], seed, 0, self.orders, tf.int32), tf.shape(x)[0]
+        )
         x, levels = (None if images is None else self._permuted(images, self.forward, order) for images in (x, levels))
         return self.model.objective(x, self._labels(order, y), levels)
 

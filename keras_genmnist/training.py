@@ -21,10 +21,11 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import datasets, device, files, images, memory, models, progress, runs
+from keras_genmnist import cluster, datasets, device, files, images, memory, models, progress, replicas, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
 from keras_genmnist.datasets import arrays, binarization, eval_batches
-from keras_genmnist.errors import Diverged, UsageError
+from keras_genmnist.errors import Diverged, Fault, UsageError
+from keras_genmnist.mirrored import FAILED, GO_ON, STOPPED, Lost, Mirrored
 from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
@@ -58,10 +59,11 @@ class WeightAverage(tf.Module):
         self.decay, self.weights = decay, weights
         self.averages = [tf.Variable(weight, trainable=False) for weight in weights] if decay else []
 
-    def update(self, step: tf.Tensor) -> None:
+    def update(self, step: tf.Tensor, weights: list[tf.Variable] | None = None) -> None:
+        """Takes in the weights, or those of a replica of the model."""
         step = tf.cast(step, tf.float32)
         rate = 1 - tf.minimum(self.decay, (1 + step) / (10 + step))
-        for average, weight in zip(self.averages, self.weights, strict=False):
+        for average, weight in zip(self.averages, weights or self.weights, strict=False):
             average.assign_add(rate * (weight - average))
 
     @property
@@ -141,28 +143,40 @@ def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.op
       name: of the optimizer.
     """
     rate, prefix = learning_rate(config, steps, name), name.removesuffix("optimizer")
-    # The optimizer clips: it sees the gradient of the whole batch also when several workers share it.
-    return tf_keras.optimizers.Adam(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
+    make = AdamOfReplicas if replicas.several() else tf_keras.optimizers.Adam
+    # The optimizer clips: it sees the gradient of the whole batch also when several replicas share it.
+    return make(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
+
+
+class AdamOfReplicas(tf_keras.optimizers.Adam):
+    """Adam by the mean of the replicas' gradients, each of the mean over its rows of the batch."""
+
+    def aggregate_gradients(self, grads_and_vars):
+        count = tf.distribute.get_strategy().num_replicas_in_sync
+        shares = [(None if g is None else tf.convert_to_tensor(g) / count, v) for g, v in grads_and_vars]
+        return super().aggregate_gradients(shares)
 
 
 class Training:
     """A run in training: its model, its data, and the state that a checkpoint holds."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, strategy: tf.distribute.Strategy | None = None):
         """
         Args:
           run: the run; `self.run` says of what data it is too.
+          strategy: of several replicas.
         Raises:
           UsageError: if a config value is out of range.
           Fault: if the data or every checkpoint is damaged.
         """
-        self.run, config = run, run.config
+        self.run, self.strategy, config = run, strategy, run.config
         self.origin = runs.origin()  # now: the checkout may change while this process goes on
         with runs.building(run):
             check_config(config)
             # Images of the user's own are at hand, and say what they are; others may have to be downloaded, so last.
             own = None if datasets.spec(config.dataset) else runs.load_data(run)
-            self.model = runs.build_model(run, own.spec if own else run.spec)
+            spec = own.spec if own else run.spec
+            self.model = runs.build_model(run, spec)
             require_memory(self.model, config)
         self.dataset = own or runs.load_data(run)
         self.run = run = replace(run, data=run.data or runs.describe(self.dataset))
@@ -178,20 +192,13 @@ class Training:
         self.last_step = config.epochs * self.steps_per_epoch
 
         with runs.building(run):
-            optimizers = {
-                name: adam(config, self.model.optimizer_steps(name, self.last_step), name)
-                for name in self.model.optimized
-            }
-            warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
             self.model.judge = run.spec.judge  # which only the data, once they are loaded, tell
-            self.model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
-        for name, variables in self.model.optimized.items():
-            optimizers[name].build(variables)
+            optimizers = self._compiled(self.model)
         self.average = WeightAverage(self.model.weights, config.ema_decay)
         self.progress = Progress()
 
         self.state = tf.train.Checkpoint(model=self.model, average=self.average, progress=self.progress)
-        self.last_saved = runs.restore_latest(self.state, run.checkpoints)
+        self.last_saved = runs.restore_latest(self.state, run.checkpoints) if cluster.is_chief(strategy) else None
         self.scored = runs.scored(self.average.scored, self.model.weights)
 
         self.first_step = self.step
@@ -199,10 +206,70 @@ class Training:
         self.saving_seconds = 0.0  # spent on saving and logging the epoch before
         self.seconds_per_step = SECONDS_PER_CALL  # so that the first call, which compiles, takes one step
 
-        self._train_steps = tf.function(
-            self._train_steps, autograph=self.model.autograph, jit_compile=config.jit_compile
-        )
+        if strategy is None:
+            self.mirrored = None
+            steps = tf.function(self._train_steps, autograph=self.model.autograph, jit_compile=config.jit_compile)
+        else:
+
+            def another():
+                model = runs.build_model(run, spec)
+                return model, self._compiled(model)
+
+            with runs.building(run):
+                self.mirrored = Mirrored(strategy, self.model, optimizers, another)
+            steps = tf.function(self._steps_of_replicas, autograph=self.model.autograph)
+        self._train_steps = steps
         self._sample = tf.function(self.model.sample, autograph=self.model.autograph)
+
+    @contextlib.contextmanager
+    def leading(self) -> Iterator[None]:
+        """Tells the other workers, if there are any, how the training ends, so that they end with it.
+
+        Raises:
+          Lost: if one of them ended before.
+        """
+        order = FAILED
+        try:
+            yield
+            order = STOPPED
+        except SystemExit:
+            order = STOPPED
+            raise
+        except Lost as lost:
+            order = None
+            raise Lost(f"{lost}; resume with {runs.resume(self.run.workdir)}, by as many workers or others") from lost
+        finally:
+            if self.mirrored and order is not None:
+                self.mirrored.tell(order)
+
+    def share(self) -> None:
+        """Gives this worker's state to all replicas, those of other workers too, which `follow`."""
+        if self.mirrored:
+            self.mirrored.tell(GO_ON, self.step)
+            self.mirrored.begin()
+
+    def follow(self, stopped: Callable[[], bool]) -> bool:
+        """Takes the steps that the first worker tells, from its state on, to its end; returns whether that is well."""
+        order, step, _ = self.mirrored.tell(GO_ON)
+        if order == GO_ON:
+            self.mirrored.begin()
+            self.progress.step.assign(step)
+            self.first_step, chunks = step, self.chunks()
+        while order == GO_ON:
+            order, num_steps, _ = self.mirrored.tell(GO_ON, stop=stopped())
+            if order == GO_ON:
+                self.take(chunks, num_steps)
+        return order == STOPPED
+
+    def _compiled(self, model: models.GenerativeModel) -> dict[str, tf_keras.optimizers.Optimizer]:
+        """Readies the model for training, and returns its optimizers."""
+        config = self.run.config
+        optimizers = {name: adam(config, model.optimizer_steps(name, self.last_step), name) for name in model.optimized}
+        warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
+        model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
+        for name, variables in model.optimized.items():
+            optimizers[name].build(variables)
+        return optimizers
 
     def start_from(self, other: Run) -> None:
         """Takes over the weights that another run is scored with, where they fit, and says which do not.
@@ -259,6 +326,10 @@ class Training:
 
     def chunks(self) -> Iterator[tf.Tensor]:
         """The batches from the present step to the last, [steps_per_chunk, B, ...]; the last chunk has more."""
+        return self.mirrored.parts(self._chunks) if self.mirrored else self._chunks((0, 1))
+
+    def _chunks(self, share: tuple[int, int]) -> Iterator[tf.Tensor]:
+        """Of each batch, the rows of a share; see `Split.train_batches`."""
         config = self.run.config
         num_chunks = -(-(self.last_step - self.step) // self.steps_per_chunk)
         batches = self.dataset.train.train_batches(
@@ -269,6 +340,7 @@ class Training:
             last_step=self.step + num_chunks * self.steps_per_chunk,
             labelled=self.model.takes_labels,
             levelled=self.model.takes_levels,
+            share=share,
         )
         return iter(batches.batch(self.steps_per_chunk, drop_remainder=True).prefetch(1))
 
@@ -286,6 +358,23 @@ class Training:
 
         return tf.while_loop(lambda finite, position: finite & (position < end), step, [tf.constant(True), first])[0]
 
+    def _steps_of_replicas(self, batches, first: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+        """As `_train_steps`, but all of batches[first:end]: the replicas would have to ask one another after each."""
+
+        def after():
+            self.progress.step.assign_add(1)
+            self.average.update(self.progress.step, self.mirrored.weights)
+
+        return self.mirrored.steps(batches, first, end, after)
+
+    def take(self, chunks: Iterator[tf.Tensor], num_steps: int) -> tf.Tensor:
+        """Takes steps of one chunk; returns whether all quantities are finite."""
+        position = (self.step - self.first_step) % self.steps_per_chunk
+        if position == 0:
+            self.chunk = next(chunks)
+        with self.mirrored.together() if self.mirrored else contextlib.nullcontext():
+            return self._train_steps(self.chunk, tf.constant(position), tf.constant(position + num_steps))
+
     def train_epoch(self, chunks: Iterator[tf.Tensor], on_steps: Callable[[int], None], stopped: Callable[[], bool]):
         """Trains to the end of the present epoch, or until `stopped()`; tells `on_steps` how many steps were taken."""
         while True:
@@ -293,16 +382,20 @@ class Training:
             position = (self.step - self.first_step) % self.steps_per_chunk
             affordable = max(1, int(SECONDS_PER_CALL / self.seconds_per_step))
             num_steps = min(left, self.steps_per_chunk - position, affordable)
+            if self.mirrored:
+                _, _, stop = self.mirrored.tell(GO_ON, num_steps)
+                if stop and not stopped():
+                    signal.raise_signal(signal.SIGTERM)  # as if this worker had been asked to
             start = time.time()
-            if position == 0:
-                self.chunk = next(chunks)
-            if not self._train_steps(self.chunk, tf.constant(position), tf.constant(position + num_steps)):
+            if not self.take(chunks, num_steps):
                 self.diverged(next(m.name for m in self.model.metrics if not math.isfinite(m.result())))
             seconds = time.time() - start
             self.seconds_per_step = seconds / num_steps
             self.progress.epoch_seconds.assign_add(seconds)
             on_steps(num_steps)
             if left == num_steps or stopped():
+                if self.mirrored:
+                    self.mirrored.end()
                 return
 
     def end_epoch(self) -> dict:
@@ -376,6 +469,7 @@ def train(
     enough: Callable[[list[dict]], bool] = lambda rows: False,
     change: dict | None = None,
     init_from: Run | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> None:
     """Trains `run` from where it stands to its end.
 
@@ -386,13 +480,42 @@ def train(
       change: where the run goes on with another config than so far, {"old": {field: value}, "new": {field: value},
         "command"}.
       init_from: a run whose weights training starts from.
+      strategy: of several replicas; of several workers this is the first, and the others `follow`.
     Raises:
       UsageError: if a config value is out of range, or more epochs are done than are wanted.
       Fault: if the data, every checkpoint or the best weights are damaged, or a quantity stops being finite.
       SystemExit: 130 or 143 after SIGINT or SIGTERM, with everything saved.
     """
     runs.check_kinds(run.workdir)
-    training = Training(run)
+    training = Training(run, strategy)
+    with training.leading():
+        _train(training, started, enough, change, init_from)
+
+
+def follow(run: Run, strategy: tf.distribute.Strategy) -> None:
+    """Trains `run` as one of several workers that is not the first: it writes nothing, and ends with that.
+
+    Raises:
+      UsageError, Fault, SystemExit: as `train`.
+    """
+    number = cluster.number_of(strategy)
+    training = Training(run, strategy)
+    print(f"worker {number} follows worker 0: {cluster.description(strategy)}{device.description()}", flush=True)
+    with _stop_signal() as received:
+        well = training.follow(stopped=lambda: bool(received))
+    if not well:
+        raise Fault("worker 0 has ended by a fault, which it tells of itself: training stopped")
+    print(f"worker {number} has ended with worker 0 at step {training.step}")
+
+
+def _train(
+    training: Training,
+    started: float,
+    enough: Callable[[list[dict]], bool],
+    change: dict | None,
+    init_from: Run | None,
+) -> None:
+    """See `train`."""
     run = training.run
     if training.step > training.last_step:
         fewer = runs.anew(run.workdir, f"--config.epochs={run.config.epochs}")
@@ -431,9 +554,10 @@ def train(
     print(
         f"{'resuming' if training.step else 'training'} {run.name} on {run.spec.name} in {run.workdir}: "
         f"{training.model.num_parameters:,} parameters, step {training.step} of {training.last_step}, "
-        f"on {device.description()}",
+        f"on {cluster.description(training.strategy)}{device.description()}",
         flush=True,
     )
+    training.share()
     chunks = training.chunks()
     with files.writing(run.tensorboard, runs.ADVICE):
         writer = tf.summary.create_file_writer(str(run.tensorboard))

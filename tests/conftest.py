@@ -23,6 +23,12 @@ from tests import tiny
 # As the command line has it: the default threading adds gradients in an order that varies.
 tf.config.threading.set_inter_op_parallelism_threads(1)
 
+# For trainings on several devices; whatever does not ask for one computes on the first, which has all threads.
+DEVICES = 4
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], DEVICES * [tf.config.LogicalDeviceConfiguration()]
+)
+
 # Where the tests run in the background, SIGINT is ignored, by what they start as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

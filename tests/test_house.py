@@ -18,9 +18,9 @@ ROOT = TESTS.parent
 
 # Who may import whom: a module only what stands in a line above its own.  One that is not listed is a verb.
 LAYERS = [
-    {"", "codes", "errors", "patches"},
+    {"", "codes", "errors", "patches", "replicas"},
     {"autoregressive", "bounds", "classifier", "config", "files", "images", "losses", "networks"}
-    | {"device", "importance", "memory", "migrations", "progress", "versions", "workers"},
+    | {"cluster", "device", "importance", "memory", "migrations", "progress", "versions", "workers"},
     {"datasets.binarization", "datasets.spec", "search", "search.space"},
     {"datasets.splits"},
     {"datasets.arrays", "datasets.tfds"},
@@ -39,7 +39,7 @@ LAYERS = [
     {"likelihood", "models"},
     {"runs"},
     {"signatures"},
-    {"sources", "evaluate"},
+    {"mirrored", "sources", "evaluate"},
     {"training", "figures", "export", "sampling", "encoding", "densities"},
     {"report", "scoring"},
     {"api", "compare", "gap", "sweep", "search.storage"},

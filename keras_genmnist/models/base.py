@@ -87,6 +87,14 @@ class GenerativeModel(tf_keras.Model):
         """How many steps the optimizer named in `optimized` takes in a training on so many batches."""
         return batches
 
+    def step_of_replicas(self, run: Callable[[Callable], None]) -> None:
+        """A training step of several replicas of the model: `run` has each take the step that it is given.
+
+        What replicas exchange, as their gradients, cannot be exchanged within a condition or a loop of that step: a
+        model that has one there asks for it here.
+        """
+        run(self.train_step)
+
     @property
     def curves(self) -> dict[str, list[str]]:
         """What tells how training goes: label of an axis -> columns of metrics.jsonl."""

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from keras_genmnist import replicas
 from keras_genmnist.config import LARGEST, require, require_choice, require_fit, require_labels, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
@@ -126,7 +127,7 @@ class FlowMatching(BoundedModel):
 
     def dequantized(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Images [B, H, W, C] of levels k / 255, uniform within the piece of [-1, 1] that stands for each level."""
-        uniform = tf.random.stateless_uniform(tf.shape(x), seed)
+        uniform = _as_rows(tf.random.stateless_uniform, x, seed)
         return 2 * (tf.round((LEVELS - 1) * x) + uniform) / LEVELS - 1
 
     def bound_terms(self, x, y: tf.Tensor | None = None, *, num_draws=1, seed=0):
@@ -199,8 +200,10 @@ class FlowMatching(BoundedModel):
         x, y = self.images_and_labels(batch)
         classes, seed = self.context(y), tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
         if classes is not None:
-            heard = tf.random.stateless_uniform(tf.shape(x)[:1], tf.random.fold_in(seed, 1)) >= self.label_dropout
-            classes *= tf.cast(heard, tf.float32)[:, None]
+            heard = (
+                _as_rows(tf.random.stateless_uniform, classes[:, :1], tf.random.fold_in(seed, 1)) >= self.label_dropout
+            )
+            classes *= tf.cast(heard, tf.float32)
         with tf.GradientTape() as tape:
             errors = self.errors(x, seed, classes)
             loss = tf.reduce_mean(errors)
@@ -226,12 +229,12 @@ class FlowMatching(BoundedModel):
           [B], summed over the pixels.
         """
         time_seed, noise_seed, level_seed = tf.unstack(tf.random.split(seed, 3))
-        batch = tf.shape(x)[0]
-        shares = (tf.range(batch, dtype=tf.float32) + tf.random.stateless_uniform([], time_seed)) / tf.cast(
-            batch, tf.float32
+        start = tf.random.stateless_uniform([], time_seed)
+        shares = replicas.rows(
+            lambda count: (tf.range(count, dtype=tf.float32) + start) / tf.cast(count, tf.float32), tf.shape(x)[0]
         )
         t = TIMES[self.times](shares)
-        x, noise = self.dequantized(x, level_seed), tf.random.stateless_normal(tf.shape(x), noise_seed)
+        x, noise = self.dequantized(x, level_seed), _as_rows(tf.random.stateless_normal, x, noise_seed)
         at = t[:, None, None, None]
         error = self.velocity((1 - at) * noise + at * x, t, classes) - (x - noise)
         return tf.reduce_sum(error**2, axis=[1, 2, 3])
@@ -239,6 +242,11 @@ class FlowMatching(BoundedModel):
     def _record(self, errors: tf.Tensor) -> dict[str, tf.Tensor]:
         self.average.update_state(errors)
         return {"loss": self.average.result()}
+
+
+def _as_rows(draw: Callable, like: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """What `draw`, of shape and seed, draws of the shape of `like`, [B, ...]; see `replicas.rows`."""
+    return replicas.rows(lambda count: draw(tf.concat([[count], tf.shape(like)[1:]], axis=0), seed), tf.shape(like)[0])
 
 
 TIMES = {

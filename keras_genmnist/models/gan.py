@@ -4,6 +4,7 @@ Source: Goodfellow et al. (2014), "Generative Adversarial Nets", arxiv.org/abs/1
 "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks", arxiv.org/abs/1511.06434
 """
 
+import functools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import judges, losses, networks, quality
+from keras_genmnist import judges, losses, networks, quality, replicas
 from keras_genmnist.config import (
     require,
     require_choice,
@@ -116,15 +117,29 @@ class GAN(DecoderModel):
         return list(self.averages.values())
 
     def train_step(self, batch):
+        return self._step(batch, True if self.critic_steps == 1 else self._generator_is_due())
+
+    def step_of_replicas(self, run):
+        if self.critic_steps == 1:
+            run(self.train_step)
+            return
+        with_generator, without = (functools.partial(self._step, generator=due) for due in (True, False))
+        tf.cond(self._generator_is_due(), lambda: run(with_generator), lambda: run(without))
+
+    def _generator_is_due(self) -> tf.Tensor:
+        return (self.discriminator_optimizer.iterations + 1) % self.critic_steps == 0
+
+    def _step(self, batch, generator: tf.Tensor | bool) -> dict[str, tf.Tensor]:
+        """A step of the discriminator, and one of the generator if that is due."""
         x, y = self.images_and_labels(batch)
         step = tf.cast(self.discriminator_optimizer.iterations, tf.int32)
         z_seed, mix_seed = tf.unstack(tf.random.split(tf.stack([self.seed, step]), 2))
-        z = self.prior().sample(tf.shape(x)[0], seed=z_seed)
+        z = replicas.rows(lambda count: self.prior().sample(count, seed=z_seed), tf.shape(x)[0])
         self._train_discriminator(x, self.generate(z, training=True, y=y), mix_seed, y)
-        if self.critic_steps == 1:
+        if tf.is_tensor(generator):
+            tf.cond(generator, lambda: self._train_generator(z, y), lambda: None)
+        elif generator:
             self._train_generator(z, y)
-        else:
-            tf.cond((step + 1) % self.critic_steps == 0, lambda: self._train_generator(z, y), lambda: None)
         return {name: average.result() for name, average in self.averages.items()}
 
     def _train_discriminator(self, real: tf.Tensor, fake: tf.Tensor, seed: tf.Tensor, y: tf.Tensor | None) -> None:

@@ -8,6 +8,7 @@ the change from z are the same in p and q, and leave the bounds as they are.
 Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import tensorflow_probability as tfp
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import networks
+from keras_genmnist import networks, replicas
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import (
     require,
@@ -197,6 +198,14 @@ class Ladder(tf_keras.Model):
         # What checkpoints of earlier versions call it.
         return super()._lookup_dependency("bottom_up" if name == "votes" else name, *args)
 
+    def _kept(self, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """A factor on features [B, F]: 0 where they are dropped."""
+        ones = functools.partial(tf.ones, dtype=features.dtype)
+        return replicas.rows(
+            lambda n: tf.nn.experimental.stateless_dropout(ones([n, features.shape[1]]), self.dropout, seed),
+            tf.shape(features)[0],
+        )
+
     def infer(
         self,
         x: tf.Tensor,
@@ -212,7 +221,7 @@ class Ladder(tf_keras.Model):
             # Without it and the noise the layers above the lowest learn the training images by heart.
             if training and self.dropout and number:
                 own_seed = tf.random.experimental.stateless_fold_in(seed, number)
-                features = tf.nn.experimental.stateless_dropout(features, self.dropout, own_seed)
+                features *= self._kept(features, own_seed)
             features = network(*inputs(features, context), training=training)
             gaussians.append(gaussian(features))
         shape = tf.shape(noise[-1])

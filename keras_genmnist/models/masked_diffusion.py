@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
+from keras_genmnist import replicas
 from keras_genmnist.config import require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.models.base import BoundedModel
@@ -124,8 +125,9 @@ class MaskedDiffusion(BoundedModel):
 
     def _orders_and_steps(self, batch, seed, number, count):
         """Random orders, int32 [B, H, W, C], and a t for each, int32 [B]: the `number`th of `count` of an image."""
-        noise = tf.random.stateless_uniform([batch, self.size], tf.random.experimental.stateless_fold_in(seed, number))
-        shift = (tf.range(batch, dtype=tf.float32) + tf.random.stateless_uniform([], seed)) / tf.cast(batch, tf.float32)
+        own, start = tf.random.experimental.stateless_fold_in(seed, number), tf.random.stateless_uniform([], seed)
+        noise = replicas.rows(lambda n: tf.random.stateless_uniform([n, self.size], own), batch)
+        shift = replicas.rows(lambda n: (tf.range(n, dtype=tf.float32) + start) / tf.cast(n, tf.float32), batch)
         t = tf.cast(self.size * (tf.cast(number, tf.float32) + shift) / tf.cast(count, tf.float32), tf.int32)
         return self._ranks(noise), tf.minimum(t, self.size - 1)  # rounding may reach D
 
@@ -237,7 +239,7 @@ class MaskedDiffusion(BoundedModel):
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         bins = tf.cast(BINS * tf.sqrt(t / self.size), tf.int32)
         seen = tf.math.unsorted_segment_sum(tf.stack([-elbo / self.size, tf.ones_like(elbo)], axis=1), bins, BINS)
-        self.step_losses.assign(MEMORY * self.step_losses + tf.transpose(seen))
+        self.step_losses.assign(MEMORY * self.step_losses + tf.transpose(replicas.total(seen)))
         return self._record(elbo)
 
     def test_step(self, batch):

@@ -68,7 +68,7 @@ class VAE(LatentVariableModel):
         encoder, decoder, prior = self.pieces(y)
         posterior, prior = encoder(x, training=training), prior()
         if hold:
-            z = hold(posterior.sample(num_samples, seed=seed))
+            z = hold(distributions.draws_of(posterior, num_samples, seed))
             mean, scale = tf.stop_gradient(posterior.mean()), tf.stop_gradient(posterior.stddev())
             log_posterior = tfd.Independent(tfd.Normal(mean, scale), 1).log_prob(z)
             kl = None  # its gradient has the score

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import networks
+from keras_genmnist import networks, replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.config import (
     require,
@@ -95,14 +95,15 @@ class Codebook(tf_keras.layers.Layer):
           pace: 1 - m is as many times as large.
         """
         squares = tf.reduce_sum((values - self(codes)) ** 2, axis=-1)
-        chosen = tf.random.stateless_categorical(tf.math.log(squares + TINY)[None], self.number, seed)[0]
+        chances = tf.math.log(replicas.all_rows(squares) + TINY)
+        chosen = tf.random.stateless_categorical(chances[None], self.number, seed)[0]
         near = tf.one_hot(codes, self.number) / tf.cast(tf.size(codes), tf.float32)
         taken = pace * (1 - self.memory)
-        shares = (1 - taken) * self.shares + taken * tf.reduce_sum(near, axis=0)
-        sums = (1 - taken) * self.sums + taken * tf.matmul(near, values, transpose_a=True)
+        shares = (1 - taken) * self.shares + taken * replicas.mean(tf.reduce_sum(near, axis=0))
+        sums = (1 - taken) * self.sums + taken * replicas.mean(tf.matmul(near, values, transpose_a=True))
         dead, even = restart & (shares < LEAST / self.number), 1 / self.number
         self.shares.assign(tf.where(dead, even, shares))
-        self.sums.assign(tf.where(dead[:, None], even * tf.gather(values, chosen), sums))
+        self.sums.assign(tf.where(dead[:, None], even * replicas.picked(values, chosen), sums))
 
 
 class Perplexity(tf_keras.metrics.Metric):
@@ -246,7 +247,7 @@ class VQVAE(BoundedModel):
           [B], nats; its gradient is that of the weights of the codes.
         """
         distances = self.codebook.distances(found)
-        variance = tf.reduce_mean(tf.reduce_min(distances, axis=-1)) / self.codebook.size
+        variance = replicas.mean(tf.reduce_mean(tf.reduce_min(distances, axis=-1))) / self.codebook.size
         weights = tf.nn.softmax(-distances / (2 * tf.stop_gradient(variance) + TINY))
         return -tf.reduce_sum(weights * tf.stop_gradient(tf.nn.log_softmax(logits)), axis=[1, 2, 3])
 
