@@ -5,8 +5,10 @@ import functools
 import json
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -39,13 +41,19 @@ def strategy(
         found = _mirrored(devices, batch_size)
     else:
         check_workers(addresses, cluster[task[0]][task[1]])
+        _require_even(batch_size, len(addresses))  # before it waits for them
         found = _joined(cluster, task, devices, len(addresses))
-    if found and batch_size % found.num_replicas_in_sync:
-        raise UsageError(
-            f"config.batch_size={batch_size} cannot be shared evenly by {found.num_replicas_in_sync} replicas, one for "
-            "each device of each worker: give a batch size that their number divides, or another number of them"
-        )
+    if found:
+        _require_even(batch_size, found.num_replicas_in_sync)
     return found
+
+
+def _require_even(batch_size: int, count: int) -> None:
+    if batch_size % count:
+        raise UsageError(
+            f"config.batch_size={batch_size} cannot be shared evenly by {count} replicas, one for each device of each "
+            "worker: give a batch size that their number divides, or another number of them"
+        )
 
 
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
@@ -133,8 +141,26 @@ def _joined(cluster: dict, task: tuple[str, int], devices: str | None, count: in
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=task[0], task_id=task[1], rpc_layer="grpc"
     )
-    with _before_it_computes("several workers are to train"):
+    with _before_it_computes("several workers are to train"), _ended_by_interrupt():
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """Has SIGINT end this process as it comes: no Python runs, nor any handler in it, while TensorFlow waits.
+
+    SIGTERM TensorFlow keeps to itself meanwhile; both are heard again once all workers are there.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    old = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _mirrored(devices: str | None, batch_size: int) -> tf.distribute.Strategy | None:
