@@ -98,7 +98,7 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into the .ipynb beside each
 	$(PY) scripts/notebooks.py $(wildcard notebooks/*.py)
 
-bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of the posteriors, of sampling, serving and searches
+bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of posteriors, sampling, serving, searches and workers
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
 	$(PY) benchmarks/training.py --work=dcgan --rounds=3
@@ -106,6 +106,7 @@ bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of t
 	$(PY) benchmarks/sampling.py
 	$(PY) benchmarks/serving.py
 	$(PY) benchmarks/tuning.py
+	$(PY) benchmarks/workers.py
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
