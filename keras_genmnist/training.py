@@ -557,6 +557,8 @@ def _train(
         f"on {cluster.description(training.strategy)}{device.description()}",
         flush=True,
     )
+    if training.mirrored and run.config.jit_compile:
+        runs.warn("replicas train without XLA: they draw other numbers than one device by config.jit_compile=True")
     training.share()
     chunks = training.chunks()
     with files.writing(run.tensorboard, runs.ADVICE):
