@@ -40,7 +40,8 @@ def trained(workdir: Path, name: str, devices: str | None, **changes) -> dict[st
     training.train(run, time.time(), strategy=strategy)
     newest = max(run.checkpoints.glob("ckpt-*.index"), key=lambda path: int(path.stem.removeprefix("ckpt-")))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("model/", "average/"))]
+    # Weights and their averages; Adam's moments are as small as the differences.
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("average/")]
     return {name: np.asarray(reader.get_tensor(name)) for name in names}
 
 
