@@ -85,7 +85,7 @@ def test_no_arguments_is_help(genmnist):
 
 
 VERB_FLAGS = {
-    "train": ["--model", "--workdir"],
+    "train": ["--model", "--workdir", "--config_from", "--init_from", "--devices", "--workers", "--index"],
     "tune": [
         *("--model", "--workdir", "--search", "--trials", "--epochs", "--objectives", "--pruner"),
         *("--storage", "--study", "--workers", "--threads", "--worker", "--finish"),
@@ -181,7 +181,7 @@ BAD_USAGE = {
     "stray after --": (["train", "--model=vae", "--", "5"], ["unexpected argument"]),
     "unknown flag": (
         ["train", "--model=vae", "--epochs=5"],
-        ["'--epochs=5'", "Flags: config_from, init_from, model, workdir"],
+        ["'--epochs=5'", "Flags: config_from, devices, index, init_from, model, workdir, workers"],
     ),
     "unknown flag of a config": (["train", "--config_form=x"], ["'--config_form=x'", "did you mean config_from?"]),
     "unknown flag, near": (["evaluate", "--modle=vae"], ["'--modle=vae'", "did you mean model?", "num_draws"]),
