@@ -35,20 +35,7 @@ def train(argv: list[str]) -> None:
     genmnist train --config_from=DIR_OF_A_RUN|results/NAME.json [--workdir=DIR] [--config.FIELD=VALUE ...]
     genmnist train ... [--devices=all|0,1|cpu] [--workers=HOST:PORT,HOST:PORT,... --index=0, on each of them its own]
     """
-    values = _run_flags()
-    flags.DEFINE_string(
-        "config_from", None, "A run's directory or a results/NAME.json, for its config.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "init_from", None, "A run's directory, for the weights that training starts from.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "devices", None, "all; GPUs by number, 0,1; cpu; or cpu:4, parts of it.  By default all.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "workers", [], "HOST:PORT of each process that trains; else as TF_CONFIG says.", flag_values=values
-    )
-    flags.DEFINE_integer("index", None, "Which of --workers this one is; 0 writes.", 0, flag_values=values)
+    values = _train_flags()
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
@@ -676,6 +663,24 @@ def _run_flags(workdir: str = "runs/MODEL") -> flags.FlagValues:
     return values
 
 
+def _train_flags() -> flags.FlagValues:
+    values = _run_flags()
+    flags.DEFINE_string(
+        "config_from", None, "A run's directory or a results/NAME.json, for its config.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "init_from", None, "A run's directory, for the weights that training starts from.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "devices", None, "all; GPUs by number, 0,1; cpu; or cpu:4, parts of it.  By default all.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "workers", [], "HOST:PORT of each process that trains; else as TF_CONFIG says.", flag_values=values
+    )
+    flags.DEFINE_integer("index", None, "Which of --workers this one is; 0 writes.", 0, flag_values=values)
+    return values
+
+
 def _command(verb: str, argv: list[str]) -> str:
     """What was typed, for the record."""
     return shlex.join(["genmnist", verb, *argv])
@@ -782,7 +787,7 @@ def config_of(argv: list[str]) -> ConfigDict:
     Raises:
       UsageError: if it would refuse them.
     """
-    values = _run_flags()
+    values = _train_flags()
     _parse(values, argv, before_config=True)
     return _overridden(values, configs.load(values.model), argv)
 

@@ -239,15 +239,10 @@ def _read(path: Path, workdir: Path) -> Run | None:
 
 def _config_of(record: dict) -> ConfigDict:
     """The config in a record, as it would be written today."""
-    if not all(map(_plain, record["config"].values())):
-        raise ValueError("a config has only text, numbers and truth values, and that of a mixture lists of configs")
+    plain = all(isinstance(value, str | int | float) for value in record["config"].values())
+    if not plain and record["config"].get("model") != "mixture":
+        raise ValueError("a config has only text, numbers and truth values, but that of a mixture lists of configs")
     return ConfigDict(migrations.migrate(record["config"], record.get("schema", 1)))
-
-
-def _plain(value) -> bool:
-    if isinstance(value, list):
-        return all(map(_plain, [part for own in value for part in (own.values() if isinstance(own, dict) else [own])]))
-    return isinstance(value, str | int | float)
 
 
 def _data_of(record: dict) -> dict | None:

@@ -335,7 +335,6 @@ def test_load_says_which_dataset_is_damaged(mnist_copy, file, damage):
     assert len(message.splitlines()) == 1
     for part in (f"mnist in {mnist_copy} is damaged", "TFDS_DATA_DIR", "take mnist_5k"):
         assert part in message
-    assert list(tfds_folder.iterdir()) == []
 
 
 def test_load_says_that_a_cut_dataset_info_is_damage(mnist_copy):

@@ -27,6 +27,7 @@ def machine(monkeypatch):
     def machine(there, usable):
         monkeypatch.setattr(device, "gpu_is_there", lambda: there)
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: usable if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: usable if kind == "GPU" else [])
         details = {"device_name": "NVIDIA H100"}
         monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
         monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: done.append("determinism"))

@@ -312,10 +312,10 @@ def test_samples_of_the_same_seed_are_the_same_picture(page, server):
     visit(page, server, "vae")
     first, name = sheet(page)
     assert name == "vae, 64 samples, seed 1.png"
-    assert np.asarray(Image.open(io.BytesIO(first))).shape[:2] == (8 * 28, 8 * 28)
+    assert np.asarray(Image.open(io.BytesIO(first))).shape[:2] == (8 * 29 - 1, 8 * 29 - 1)
     assert first == urllib.request.urlopen(f"{server}/v1/models/vae/sample.png?num_samples=64&seed=1").read()
     image = page.locator(".plate img")
-    assert image.evaluate("(image) => image.naturalWidth") == 8 * 28
+    assert image.evaluate("(image) => image.naturalWidth") == 8 * 29 - 1
     page.get_by_role("button", name="Another").click()
     other, _ = sheet(page)
     assert other != first

@@ -153,7 +153,7 @@ def test_samples_of_a_named_class(page, server):
     content, name = sheet(page)
     assert name == f"chosen, {CLASSES[1]}, 4 samples, seed 1.png"
     image = np.asarray(Image.open(io.BytesIO(content)))
-    assert image.shape == (24, 40, 3) and np.ptp(image.astype(int), axis=-1).max() > 0
+    assert image.shape == (25, 41, 3) and np.ptp(image.astype(int), axis=-1).max() > 0
     query = f"num_samples=4&seed=1&label={CLASSES[1]}"
     assert content == urllib.request.urlopen(f"{server}/v1/models/chosen/sample.png?{query}").read()
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -209,7 +209,7 @@ def test_model_of_small_images_has_all_its_panels(page, server):
     assert shown(digit).shape == (8, 8)
     assert_shows(digit, decode(server, "small", [[0, 0, 0]])[0])
     assert [shown(stop).shape for stop in page.locator(".stop .digit").all()] == [(8, 8)] * 6
-    assert page.locator(".plate img").evaluate("(image) => image.naturalWidth") == 64
+    assert page.locator(".plate img").evaluate("(image) => image.naturalWidth") == 71
     draw(page, [(0.1, 0.5), (0.9, 0.5)])
     rows, columns = np.nonzero(shown(picture(page, "As the model sees it")))
     assert set(rows) <= {3, 4} and len(set(columns)) >= 6

@@ -154,8 +154,8 @@ def test_score_is_by_the_judges_of_the_data(bars, made, monkeypatch):
     shares = np.bincount(drawn(60, 3)[1], minlength=3) / 60
     np.testing.assert_allclose(found["class_shares"]["mean"], shares, atol=0.1)
     assert found["precision"]["mean"] > 0.5
-    head, *rows = evaluate._samples_table(
-        {"weights": "raw", "samples": {"pixels": "grey levels", **found}}
+    head, *rows = str(
+        evaluate._samples_table({"weights": "raw", "samples": {"pixels": "grey levels", **found}})
     ).splitlines()
     assert "over 2 judges" in head and any(row.startswith("rarest class") for row in rows)
 

@@ -331,7 +331,7 @@ def test_sample_sheet(client, exported):
 
 def test_sample_sheet_has_defaults(client):
     response = client.get("/v1/models/vae/sample.png")
-    assert tf.io.decode_png(response.data).shape == (8 * 28, 8 * 28, 1)
+    assert tf.io.decode_png(response.data).shape == (8 * 29 - 1, 8 * 29 - 1, 1)
     assert response.data == client.get("/v1/models/vae/sample.png?num_samples=64&seed=1").data
 
 

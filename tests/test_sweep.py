@@ -1,4 +1,3 @@
-import contextlib
 import json
 import threading
 
@@ -23,12 +22,12 @@ def commands(monkeypatch):
     monkeypatch.setattr(evaluate, "_samples_table", lambda record: "")
 
     def run(self, arguments, log):
-        with alone, open(log, "a") as file, contextlib.redirect_stdout(file):
+        with alone:
             ran.append(arguments)
             try:
                 cli.VERBS[arguments[0]](arguments[1:])
             except (UsageError, Fault) as error:
-                print(f"genmnist: {error}")
+                log.write_text(f"genmnist: {error}\n")
                 return error.exit_code
             return 0
 

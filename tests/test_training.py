@@ -207,7 +207,7 @@ def test_tensorboard_has_scalars_and_a_sample_sheet(tmp_path, eager):
     elbos = {step: tf.make_ndarray(value.tensor).item() for step, value in values if value.tag == "val_elbo"}
     assert elbos == {row["epoch"]: np.float32(row["val_elbo"]) for row in tiny.rows(run)}
     width, height, sheet = next(value.tensor.string_val for _, value in values if value.tag == "samples")
-    assert (width, height) == (b"224", b"224")  # 8 x 8 digits
+    assert (width, height) == (b"231", b"231")  # 8 x 8 digits, and a line between them
     assert np.ptp(tf.io.decode_png(sheet)) > 0
 
 
