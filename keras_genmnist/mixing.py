@@ -56,10 +56,10 @@ def mix(those: Sequence[Run], workdir: Path, num_draws: int, command: str) -> Ru
     )
     made = Run(workdir, "mixture", config, command, runs.commit(), data=first.data)
     with runs.lock(workdir):
-        runs.record(made)
         runs.save(runs.scored(model.weights, model.weights), made.best, max_to_keep=1, number=config.epochs)
         rows = _rows(those, np.vstack([log_px, mixed(log_px, shares)]), model)
         files.write(made.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        runs.record(made)  # last: what is killed before leaves no run behind
     print(f"{table(those, log_px, shares)}\nwrote {workdir}: evaluate it by {_evaluate(workdir)}")
     return made
 

@@ -135,6 +135,16 @@ def describe(dataset: Dataset) -> dict:
     }
 
 
+def planned_spec(config: ConfigDict) -> DatasetSpec:
+    """What the images are that a run of this config would learn from; loads them where their name does not say.
+
+    Raises:
+      UsageError, Fault: as datasets.load.
+    """
+    given = {"image_size": config.image_size, "invert": config.invert}
+    return datasets.spec(config.dataset) or datasets.load(config.dataset, **given).spec
+
+
 def load_data(run: Run) -> Dataset:
     """The images that the run learns from.
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist import config as configs
-from keras_genmnist import datasets, files, models, runs, training, workers
+from keras_genmnist import files, models, runs, training, workers
 from keras_genmnist.errors import Fault, UsageError
 
 WAIT = 5.0  # seconds between two looks at what another process has claimed
@@ -112,10 +112,8 @@ def sweep(
 def _likelihood(model: str, config: ConfigDict) -> str | None:
     """What likelihood the model has; refuses a config that cannot be built, before anything is trained."""
     training.check_config(config)
-    given = {"image_size": config.image_size, "invert": config.invert}
-    spec = datasets.spec(config.dataset) or datasets.load(config.dataset, **given).spec
     builder = configs.builder(Path(model)) if configs.is_path(model) else None
-    return models.build(config, spec, builder).likelihood
+    return models.build(config, runs.planned_spec(config), builder).likelihood
 
 
 def _require_one_scale(plans: dict[str, ConfigDict]) -> None:

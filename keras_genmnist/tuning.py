@@ -19,7 +19,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import api, datasets, device, files, models, runs, training
+from keras_genmnist import api, device, files, models, runs, training
 from keras_genmnist import config as configs
 from keras_genmnist.errors import Diverged, Fault, UsageError
 from keras_genmnist.runs import Run
@@ -166,10 +166,7 @@ def plan(
     over = record.space
     training.check_config(config)
     builder = source and configs.builder(source)
-    spec = (
-        datasets.spec(config.dataset)
-        or datasets.load(config.dataset, image_size=config.image_size, invert=config.invert).spec
-    )
+    spec = runs.planned_spec(config)
     model = models.build(config, spec, builder)
     measures = [model.measure, *(["elbo"] if model.has_encoder and model.measure != "elbo" else [])]
     record = replace(record, objectives=record.objectives or measures[:1])
@@ -381,8 +378,7 @@ def _measure(record: Record, config: ConfigDict, source: Path | None):
     name = record.objectives[0]
     if name != "score":
         return lambda row: row[f"val_{name}"]
-    spec = datasets.load(config.dataset, image_size=config.image_size, invert=config.invert).spec
-    return models.build(config, spec, source and configs.builder(source)).score
+    return models.build(config, runs.planned_spec(config), source and configs.builder(source)).score
 
 
 def _parameters(run: Run) -> int:

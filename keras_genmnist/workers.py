@@ -110,9 +110,9 @@ def start(arguments: Sequence[str], gpus: Sequence[int] | None = None, **given) 
       gpus: which of the GPUs that this process sees it sees; None for all.
       given: of Popen.
     """
-    package = Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
-    environment["PYTHONSAFEPATH"] = "1"  # a random.py in the present folder is none of its business
+    # Not the present folder, which may hold a random.py, and which an empty part of PYTHONPATH would mean too.
+    places = [str(Path(__file__).parent.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "PYTHONSAFEPATH": "1"}
     if gpus is not None:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(max(gpus) + 1)))
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(seen.split(",")[gpu] for gpu in gpus)

@@ -1,5 +1,6 @@
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,8 @@ def test_shares_part_the_machine(monkeypatch):
 
 def test_each_command_runs_on_its_share(command, tmp_path, monkeypatch):
     command('echo "$1 on $(nproc), GPU $CUDA_VISIBLE_DEVICES"; sleep 0.3; exit $2')
-    core = min(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
+    core = min(cores)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     parts = [workers.Share(frozenset({core}), (gpu,)) for gpu in (0, 1)]
     logs = {item: tmp_path / f"{item}.log" for item in "abc"}
@@ -47,7 +49,7 @@ def test_each_command_runs_on_its_share(command, tmp_path, monkeypatch):
     assert {line.split(" GPU ")[0] for line in said} == {f"{item} on 1," for item in "abc"}
     assert {line[-1] for line in said} == {"5", "7"}
     assert workers.last_line(tmp_path / "none.log") == ""
-    assert len(os.sched_getaffinity(0)) >= 1  # this thread keeps all its cores
+    assert os.sched_getaffinity(0) == cores  # of this thread, which keeps all
 
 
 def test_what_still_runs_is_stopped_and_saves(command, tmp_path):
@@ -61,3 +63,14 @@ def test_what_still_runs_is_stopped_and_saves(command, tmp_path):
         raise KeyboardInterrupt
     assert workers.last_line(log) == "saved"
     assert not queued.exists()
+
+
+def test_a_command_finds_the_package_and_nothing_in_the_present_folder(command, tmp_path, monkeypatch):
+    command('echo "$PYTHONPATH"; exit 0')
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    log, package = tmp_path / "log", str(Path(workers.__file__).parent.parent)
+    for given, expected in (("", package), ("/elsewhere", f"{package}:/elsewhere")):
+        monkeypatch.setenv("PYTHONPATH", given)
+        with open(log, "w") as file:
+            assert workers.start([], stdout=file).wait(10) == 0
+        assert log.read_text() == f"{expected}\n"
