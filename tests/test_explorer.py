@@ -16,7 +16,7 @@ from tests import tiny
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
 SWITCHES = [
     "--headless",
     "--no-sandbox",
@@ -34,6 +34,11 @@ MEANS = {"means": [[1.5, 1.5], [-1.5, -1.5], [2.95, -2.5]], "labels": [3, 7, 5]}
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"  # as the page writes them
 MODELS = ["vae_2d", "vae", "gan", "pixelcnn", "masked_diffusion", "flow_matching", "vqvae", "cvae"]
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+def written(value: float) -> str:
+    """As the page writes it: a true minus sign, and none before a zero."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", MINUS)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +159,7 @@ def test_map_decodes_what_the_mouse_points_at(page, server):
         settle(page)
         assert_shows(digit, decode(server, "vae_2d", [z])[0])
         assert page.locator(".plane .coordinates").inner_text().split("\n") == [
-            f"z{i + 1} = {value:.2f}".replace("-", MINUS) for i, value in enumerate(z)
+            f"z{i + 1} = {written(value)}" for i, value in enumerate(z)
         ]
 
 
@@ -244,7 +249,7 @@ def test_random_vector_is_of_all_latents(page, server):
         page.get_by_role("button", name="Random vector").click()
     (z,) = asked.value.post_data_json["inputs"]["z"]
     assert len(set(z)) == SIZE
-    assert [f"{value:.2f}".replace("-", MINUS) for value in z[:10]] == page.locator(".slider output").all_inner_texts()
+    assert [written(value) for value in z[:10]] == page.locator(".slider output").all_inner_texts()
 
 
 def strip_request(page, press):
@@ -629,7 +634,7 @@ def test_panels_do_not_jump(page, server, model, font):
     if page.evaluate(WIDTH_OF, font) == page.evaluate(WIDTH_OF, "no such font"):
         pytest.skip(f"the font {font} is not installed")
     page.evaluate("(font) => (document.body.style.fontFamily = `'${font}'`)", font)
-    for width, size in [(390, 100), (390, 125), (768, 100), (1280, 100), (1280, 125), (1920, 100)]:
+    for width, size in [(390, 100), (390, 125), (768, 100), (1280, 100)]:
         page.set_viewport_size({"width": width, "height": 900})
         page.evaluate("(size) => (document.documentElement.style.fontSize = `${size}%`)", size)
         before = heights(page)
