@@ -31,17 +31,18 @@ def available(root: Path = Path("/")) -> int:
     return min(amounts, default=sys.maxsize)
 
 
-def require(needed: int, what: str, advice: str) -> None:
+def require(needed: int, what: str, advice: str, there: int | None = None) -> None:
     """Checks that `needed` bytes are there; a GPU has memory of its own, and says itself when it is full.
 
     Args:
       needed: the least that it takes.
       what: takes it.
       advice: what to give instead.
+      there: the bytes that there are; those that are available now by default.
     Raises:
       UsageError: naming what it takes and what there is.
     """
-    there = available()
+    there = available() if there is None else there
     if needed > there and not tf.config.list_physical_devices("GPU"):
         raise UsageError(
             f"{what} would take at least {_amount(needed)} of memory, there are {_amount(there)}: {advice}"
@@ -55,6 +56,7 @@ def variables_that_fit() -> Iterator[None]:
     Raises:
       UsageError: naming it.
     """
+    there = available()  # before the first of them takes its part
     needed, refusal = 0, None
 
     def create(make, **options):
@@ -64,7 +66,7 @@ def variables_that_fit() -> Iterator[None]:
             needed += shape.num_elements() * tf.as_dtype(options.get("dtype") or tf.float32).size
             size = " x ".join(map(str, shape))
             try:
-                require(needed, f"a model whose {options.get('name')} is {size}", "give smaller sizes")
+                require(needed, f"a model whose {options.get('name')} is {size}", "give smaller sizes", there)
             except UsageError as error:
                 refusal = error
         if refusal:

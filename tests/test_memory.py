@@ -77,15 +77,27 @@ def test_model_too_large_for_the_memory_is_refused_before_it_is_made(name, chang
     assert "memory" in str(refused.value) and "there are" in str(refused.value) and "\n" not in str(refused.value)
 
 
+def size_of(model) -> int:
+    """The bytes of its weights and of the sums of its metrics."""
+    sums = [variable for metric in model.metrics for variable in metric.variables]
+    return sum(4 * int(tf.size(variable)) for variable in [*model.weights, *sums])
+
+
 def test_model_that_fits_is_not_refused(monkeypatch):
     model = models.build(tiny.config("vae"))
-    sums = [variable for metric in model.metrics for variable in metric.variables]
-    size = sum(4 * int(tf.size(variable)) for variable in [*model.weights, *sums])
+    size = size_of(model)
     monkeypatch.setattr(memory, "available", lambda: size)
     assert models.build(tiny.config("vae")).num_parameters == model.num_parameters
     monkeypatch.setattr(memory, "available", lambda: size - 1)
     with pytest.raises(UsageError, match=f"at least {size:,} bytes of memory.*there are {size - 1:,} bytes"):
         models.build(tiny.config("vae"))
+
+
+def test_variables_made_so_far_are_not_counted_twice(monkeypatch):
+    model = models.build(tiny.config("vae"))
+    left = iter([size_of(model)])  # before the first variable is made; after it there is less
+    monkeypatch.setattr(memory, "available", lambda: next(left, 0))
+    assert models.build(tiny.config("vae")).num_parameters == model.num_parameters
 
 
 def test_training_needs_the_state_of_the_optimizer_and_the_activations(monkeypatch, tmp_path):
