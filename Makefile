@@ -42,8 +42,11 @@ report: $(INSTALLED) ## one HTML page of what `make demo` made: demo/report.html
 	$(GENMNIST) report --workdir=demo/vae --workdir=demo/vae_2d --out=demo/report.html
 
 # A process for each core; one that has none left takes tests from the other.
-test: $(INSTALLED) ## install, then run the tests
-	$(PY) -m pytest --numprocesses=auto --dist=worksteal -m "not notebook"
+test: $(INSTALLED) ## install, then run the tests, but for the slow ones
+	$(PY) -m pytest --numprocesses=auto --dist=worksteal -m "not slow and not notebook"
+
+test-slow: $(INSTALLED) ## the slow tests: killed processes, several devices, a database, a browser
+	$(PY) -m pytest --numprocesses=auto --dist=worksteal -m slow
 
 test-notebooks: $(INSTALLED) ## execute the notebooks, with short trainings
 	$(PY) -m pytest --numprocesses=auto -m notebook
@@ -138,4 +141,4 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo report test test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help
+.PHONY: demo report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help

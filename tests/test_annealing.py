@@ -27,6 +27,7 @@ def test_annealing_is_log_px_from_below_and_from_above(monkeypatch):
     assert (np.abs(annealing.lower(model, tf.constant(x), 3, STEP) - ORACLE.log_prob(x)) > 0.1).any()
 
 
+@pytest.mark.slow
 def test_simulated_images_of_grey_levels_are_enclosed(monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 100)
     monkeypatch.setattr(annealing, "CHAINS", 20)

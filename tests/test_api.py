@@ -197,6 +197,7 @@ def test_init_from_begins_with_the_very_weights(run, tmp_path):
     assert tiny.bits(training.model) == tiny.scored(run.workdir)
 
 
+@pytest.mark.slow
 def test_model_in_a_file_of_the_users_own_trains_by_the_command_line_and_reopens(tmp_path, genmnist):
     flags = ["--config.epochs=1", "--config.batch_size=1000", "--config.hidden_size=8"]
     outcome = genmnist("train", f"--model={RING}", *flags)

@@ -467,6 +467,7 @@ def test_serve_with_wrong_flags_is_one_line(genmnist, exported, flags, parts):
 # Each verb's work
 
 
+@pytest.mark.slow
 def test_verbs_work_in_a_folder_whose_name_is_a_pattern(genmnist, monkeypatch, eager):
     name = r"a[1]b*\d"  # which, taken as a pattern, does not match itself
     monkeypatch.setattr(classifier, "JUDGES", classifier.JUDGES[:1])  # what takes long is not what is tested
@@ -624,6 +625,7 @@ def test_full_disk_in_another_verb_is_one_line_and_leaves_nothing(verb, genmnist
     assert list(Path().iterdir()) == [] and set(run.workdir.rglob("*")) == own
 
 
+@pytest.mark.slow
 def test_verbs_work_one_after_the_other(genmnist, monkeypatch):
     monkeypatch.setattr(classifier, "JUDGES", classifier.JUDGES[:1])  # what takes long is not what is tested
     assert genmnist("train", "--workdir=w", *tiny.flags(epochs=1)).status == 0

@@ -25,6 +25,7 @@ def one_epoch(name, config, seconds):
     return config
 
 
+@pytest.mark.slow
 def test_compare_trains_what_is_missing_and_shows_all(tmp_path, capsys, monkeypatch, eager):
     monkeypatch.setattr(compare, "_within", one_epoch)
     monkeypatch.setattr(evaluate, "quality_of_samples", lambda *arguments: {})  # which a comparison does not show

@@ -211,6 +211,7 @@ def test_evaluate_of_a_masked_diffusion_tells_its_bound_and_a_mixture_of_orders(
         evaluate.evaluate(run, None, results=False, proposal="defensive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_conditional", [False, True])
 def test_evaluate_of_a_flow_tells_its_bound(few, tmp_path, monkeypatch, capsys, class_conditional):
     monkeypatch.setattr(FlowMatching, "bound_images", 5)

@@ -282,6 +282,7 @@ def test_figures_of_a_gan_are_those_it_has(tmp_path, eager):
         figures.figures(run, ["reconstructions"], seed=5, out=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_figures_of_a_pixelcnn_are_those_it_has(tmp_path):
     run = tiny.train(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
     figures.figures(run, [], seed=5, out=tmp_path / "out")

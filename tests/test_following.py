@@ -15,6 +15,7 @@ def rows_of(workdir) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_workers_train_as_one_and_a_killed_one_ends_the_job_which_other_replicas_resume(tmp_path):
     flags = tiny.flags(norm="batch", epochs=EPOCHS)
     addresses = ",".join(f"localhost:{free_port()}" for _ in range(2))

@@ -77,6 +77,7 @@ def test_the_sandwich_encloses_log_px(small, monkeypatch):
     assert abs(enclosed["lower"].mean() - enclosed["upper"].mean()) < 1
 
 
+@pytest.mark.slow
 def test_gap_writes_a_table_a_figure_and_a_result(small, run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress, "EVERY", 0.0)

@@ -162,6 +162,7 @@ def test_semi_amortized_trains_its_encoder(digits):
         assert all((variable.numpy() != old).any() for variable, old in zip(encoder, before, strict=True))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps_but_for_the_full_gradient(digits):
     def keeps_every_step(gradient):
         model = models.build(tiny.config("semi_amortized", refine_gradient=gradient))

@@ -216,6 +216,7 @@ def test_a_cache_that_cannot_be_written_is_found_before_the_training(bars, tmp_p
         judges.make(bars, 1, "again")
 
 
+@pytest.mark.slow
 def test_verb_trains_the_judge_that_evaluate_asks_for(path, genmnist, tmp_path, cache):  # noqa: F811
     flags = [f"--config.{field}={value}" for field, value in (tiny.SIZES | tiny.FAST).items()]
     fields = [flag for flag in flags if flag[9:].split("=")[0] in tiny.config("gan")]

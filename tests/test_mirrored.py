@@ -53,6 +53,7 @@ def assert_as_one(name: str, tmp_path: Path, devices: list[str], **changes) -> N
             np.testing.assert_allclose(other[variable], values, rtol=1e-5, atol=1e-5, err_msg=variable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_several_replicas_train_as_one(name, tmp_path):
     assert_as_one(name, tmp_path, ["cpu:2", "cpu:4"] if name == "vae" else ["cpu:2"], **MODELS[name])

@@ -46,6 +46,7 @@ def test_em_is_at_the_maximum():
     assert mixing.em(np.stack([log_px[0], log_px[0] - 30]))[1] < 1e-5
 
 
+@pytest.mark.slow
 def test_mixture_of_runs_is_a_run(pair, tmp_path, monkeypatch, capsys):
     made = mixing.mix(pair, tmp_path / "both", 5, "genmnist mix")
     said = capsys.readouterr().out

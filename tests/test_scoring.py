@@ -90,6 +90,7 @@ def test_complexity_rises_from_black_over_a_square_to_noise(channels, grey):
     assert entropy < noise < (1 if grey or channels == 1 else 2) * entropy + 1000
 
 
+@pytest.mark.slow
 def test_scores_of_a_run_are_its_log_likelihoods(source, run, mnist_5k, tmp_path, capsys):
     found = scoring.score(source, None, tmp_path / "scores.csv", num_draws=400)
     rows = read(tmp_path / "scores.csv")

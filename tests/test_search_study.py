@@ -106,6 +106,7 @@ def test_what_a_trial_draws_repeats(where, name, study):
         other.complete([float(number)])
 
 
+@pytest.mark.slow
 def test_trial_of_a_killed_worker_is_begun_again_once_and_that_of_a_live_one_is_not(study):
     alive, dead = begun_by_a_process(study, killed=False), begun_by_a_process(study, killed=True)
     again, other = study.claim(), joined(study).claim()
@@ -125,6 +126,7 @@ def test_trial_of_a_killed_worker_is_begun_again_once_and_that_of_a_live_one_is_
     assert study.claim().run == "0005"
 
 
+@pytest.mark.slow
 def test_trial_that_kills_its_workers_is_failed(study):
     for _ in range(CHANCES):
         number = begun_by_a_process(study, killed=True)["number"]

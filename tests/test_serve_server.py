@@ -386,6 +386,7 @@ def metrics(connection) -> str:
     return get(connection, "/metrics")[1]
 
 
+@pytest.mark.slow
 def test_new_versions_are_picked_up_and_broken_ones_reported(folder, tmp_path):
     toys = shutil.copytree(folder, tmp_path / "toy")
     toy.save(tmp_path / "new", 2, offset=20.0)

@@ -35,6 +35,7 @@ def commands(monkeypatch):
     return ran
 
 
+@pytest.mark.slow
 def test_sweep_trains_each_seed_and_tells_their_spread(commands, tmp_path, capsys, eager, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ["sweep", "--models=vae,iwae", "--seeds=2", "--num_draws=2", *FLAGS, "--workdir=both", "--results"]

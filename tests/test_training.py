@@ -56,6 +56,7 @@ def assert_same_training(run: runs.Run, other: runs.Run) -> None:
 # Exact resume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -195,6 +195,7 @@ def test_pruned_trial_ends_early(genmnist, quick, monkeypatch):
     assert (row["state"], float(row["elbo"]), row["epochs"]) == ("pruned", epoch["val_elbo"], "1")
 
 
+@pytest.mark.slow
 def test_search_finds_what_is_good(genmnist, quick):
     assert genmnist(*tune_flags("--trials=25", "--epochs=4")).status == 0
     found = [row for row in trials() if row["state"] == "complete"]
@@ -225,6 +226,7 @@ def test_interrupted_trial_goes_on_where_it_stopped(genmnist, eager, monkeypatch
     assert float(row["elbo"]) == max(epoch["val_elbo"] for epoch in runs.read_metrics(whole))
 
 
+@pytest.mark.slow
 def test_several_objectives_give_a_front(genmnist, quick):
     outcome = genmnist(*tune_flags("--trials=3", "--epochs=1", "--objectives=elbo,parameters,seconds"))
     assert outcome.status == 0
@@ -255,6 +257,7 @@ def test_objective_is_what_the_model_is_measured_by(name, changes, measure, dire
     assert record.epochs == max(1, config.epochs // 10)
 
 
+@pytest.mark.slow
 def test_ends_of_default_spaces_can_be_built():
     for name in configs.names():
         if configs.search(name) is not None:
@@ -375,7 +378,7 @@ def metrics(tmp_path) -> dict[str, list[int]]:
 
 @pytest.mark.slow
 def test_killed_worker_loses_nothing_and_no_trial_is_trained_twice(storage, tmp_path):
-    flags = [*tiny.flags(**FIELDS), SEARCH, "--trials=5", "--epochs=40", "--pruner=none", "--threads=1", *storage]
+    flags = [*tiny.flags(**FIELDS), SEARCH, "--trials=4", "--epochs=20", "--pruner=none", "--threads=1", *storage]
     one = start(tmp_path, *flags)
     tiny.wait_for(lambda: any(len(epochs) > 2 for epochs in metrics(tmp_path).values()), one)
     other = start(tmp_path, "--study=vae", *storage, "--threads=1", "--worker")
@@ -386,13 +389,13 @@ def test_killed_worker_loses_nothing_and_no_trial_is_trained_twice(storage, tmp_
     assert other.returncode == 0, err
     done = start(tmp_path, "--study=vae", *storage)
     said = done.communicate()[0]
-    assert "5 trials: 5 complete" in said
+    assert "4 trials: 4 complete" in said
     found = trials(tmp_path / "runs" / "tune" / "vae")
-    assert len({row["run"] for row in found}) == 5 and len({row["learning_rate"] for row in found}) == 5
+    assert len({row["run"] for row in found}) == 4 and len({row["learning_rate"] for row in found}) == 4
     assert sorted(metrics(tmp_path)) == sorted(row["run"] for row in found)
-    assert all(epochs == list(range(1, 41)) for epochs in metrics(tmp_path).values())
-    assert len([row for row in found if int(row["trial"]) >= 5]) == 1, "one was begun again"
-    assert killed.count(": ELBO") + out.count(": ELBO") == 5
+    assert all(epochs == list(range(1, 21)) for epochs in metrics(tmp_path).values())
+    assert len([row for row in found if int(row["trial"]) >= 4]) == 1, "one was begun again"
+    assert killed.count(": ELBO") + out.count(": ELBO") == 4
 
 
 @pytest.mark.slow

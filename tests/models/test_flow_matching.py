@@ -159,6 +159,7 @@ def test_mean_of_all_probes_is_the_trace_of_the_jacobian(network):
     np.testing.assert_array_equal(with_trace(velocity, x, np.repeat(probes[0], 5, axis=0))[0], value)
 
 
+@pytest.mark.slow
 def test_density_of_any_velocity_integrates_to_one(monkeypatch):
     def exact(f, x, probe):
         with tf.GradientTape() as tape:

@@ -67,6 +67,7 @@ def test_ladder_of_classes_tells_every_network(name, monkeypatch):
     assert found.keys() >= {"elbo", "kl_1", "active_units_2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"network": "conv", "inference": "bottom_up", "dropout": 0.0, "bottom_up_noise": 0.0}]
 )

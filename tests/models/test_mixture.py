@@ -31,6 +31,7 @@ def components():
     return found
 
 
+@pytest.mark.slow
 def test_exact_mixture_is_the_sum_of_its_densities_and_sums_to_one(components):
     every = np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 3, 3, 1)
     model = mixture.of(components, SHARES)
@@ -57,6 +58,7 @@ class Constant(TractableModel):
         return dict.fromkeys(("images", "probabilities"), corner + self.value)
 
 
+@pytest.mark.slow
 def test_draws_are_of_the_components_by_their_shares_and_of_their_own_seeds():
     model = mixture.of([Constant(0.25), Constant(0.5)], SHARES)
     seeds = tf.stack([tf.range(3000), tf.range(3000) + 7], axis=1)

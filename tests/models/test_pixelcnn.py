@@ -297,6 +297,7 @@ def test_pixelcnn_of_classes_completes_by_the_class_that_fits():
     np.testing.assert_array_equal(seen[0], [3, 3, 3, 3])
 
 
+@pytest.mark.slow
 def test_pixelcnn_of_classes_conforms_and_samples_a_class():
     config = tiny.config("pixelcnn", class_conditional=True)
     model = models.build(config)

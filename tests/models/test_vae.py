@@ -280,6 +280,7 @@ def test_flow_posterior_scores_its_end_and_not_its_start(posterior, digits):
     np.testing.assert_allclose(terms.log_posterior, q.distribution.log_prob(start) - log_det, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "posterior", "prior"),
     [  # vae_best and vampprior are two more
@@ -293,6 +294,7 @@ def test_any_posterior_goes_with_any_prior_and_network(network, posterior, prior
     conformance.check_together(tiny.config("vae", network=network, posterior=posterior, prior=prior), digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
