@@ -38,6 +38,9 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 	@echo "          $(GENMNIST) serve --export=demo/exports/vae --export=demo/exports/vae_2d    the explorer"
 	@echo "          demo/vae/metrics.json   the evaluation;  $(PY) -m tensorboard.main --logdir=demo  the curves"
 
+results: $(INSTALLED) ## train, evaluate and record every row of the tables: about a day of one core, resumable
+	$(PY) scripts/results.py $(FLAGS)
+
 report: $(INSTALLED) ## one HTML page of what `make demo` made: demo/report.html
 	$(GENMNIST) report --workdir=demo/vae --workdir=demo/vae_2d --out=demo/report.html
 
@@ -141,4 +144,4 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help
+.PHONY: demo results report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help

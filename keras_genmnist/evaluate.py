@@ -61,6 +61,7 @@ def evaluate(
         "binarization": run.binarization,
         "seed": run.config.seed,
         "train_seconds": round(sum(row["seconds"] for row in rows), 1),
+        "peak_memory_bytes": max(row.get("peak_memory_bytes", 0) for row in rows) or None,
         "epochs": rows[-1]["epoch"],
         "best_epoch": max(rows, key=model.score)["epoch"],
         "parameters": model.num_parameters,

@@ -1,6 +1,7 @@
 """Memory: how much there is, and that what cannot fit is refused before it is made."""
 
 import contextlib
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ def available(root: Path = Path("/")) -> int:
                 limits = _lines(folder / ("memory.limit_in_bytes" if controllers else "memory.max"))
                 amounts += [int(limit) for limit in limits if limit != "max"]
     return min(amounts, default=sys.maxsize)
+
+
+def peak() -> int:
+    """The most bytes that this process has held at a time."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def require(needed: int, what: str, advice: str, there: int | None = None) -> None:

@@ -417,6 +417,7 @@ class Training:
             **{f"val_{name}": value for name, value in validation.items()},
             "seconds": round(seconds, 3),
             "images_per_second": round(self.steps_per_epoch * config.batch_size / train_seconds, 1),
+            "peak_memory_bytes": memory.peak(),
             "dataset": self.run.spec.name,
             "binarization": self.run.binarization,
             **self.origin,

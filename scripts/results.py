@@ -1,224 +1,169 @@
-"""Writes the tables of README.md and docs/ from results/*.json.
+"""Trains, evaluates and records every row of the tables, and writes the tables.
 
-Each stands between a line <!-- results: NAME --> and a line <!-- end -->.
+What a row says depends on its commands, its config, its data and the code that has a part in it.  A row for which none
+of these has changed since it was recorded is left as it is.  Stop this at any time: the same command goes on where it
+stopped.
 
-Usage: python scripts/results.py, in the root of the repository, after `genmnist evaluate --results`.
+Usage: python scripts/results.py [--rows=vae,iaf] [--jobs=2] [--runs=runs/results] [--budget], in the root of the
+repository, at a clean commit.  --budget tells what there is to do, and does nothing.
 """
 
+import argparse
 import json
-import re
-import shlex
-from collections.abc import Iterable
+import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from keras_genmnist import cli
-from keras_genmnist.errors import UsageError
+from code_hash import digest
+from tables import ROOT, write
 
-ROOT = Path(__file__).parent.parent
-SHOWN = 10  # rows in README
-PLACE = re.compile(r"(?<=<!-- results: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.S)
+from keras_genmnist import config as configs
+from keras_genmnist import datasets, files, runs, workers
 
-
-def read(folder: Path = ROOT / "results") -> dict[str, dict]:
-    """The records, by the names of their files."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+DEPTHS = (0, 10, 40, 80)  # planar maps: those of Rezende & Mohamed 2015, figure 4
 
 
-def pages() -> list[Path]:
-    """The files that tables are written into."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+class Row(NamedTuple):
+    """A run and what is measured of it.
+
+    minutes: that it takes on one core of an AMD EPYC of 2024, at most an estimate.
+    model: the name of its config.
+    dataset: that it learns from.
+    changes: flags of `genmnist train` beside these.
+    gap: whether `genmnist gap` measures it too.
+    """
+
+    minutes: float
+    model: str
+    dataset: str = "mnist"
+    changes: tuple[str, ...] = ()
+    gap: bool = False
 
 
-def filled(page: str, records: dict[str, dict]) -> str:
-    """The text with every table made anew from the records."""
-    return PLACE.sub(lambda place: place[1] + place[2] + TABLES[place[1]](records), page)
-
-
-def likelihood(records: dict[str, dict]) -> str:
-    """The likelihoods of models trained on full MNIST, the best first."""
-    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "mnist"})
-
-
-def best(records: dict[str, dict]) -> str:
-    """The first SHOWN rows of `likelihood`."""
-    head, lines = 3, likelihood(records).splitlines()
-    return "\n".join(lines[: head + SHOWN]) + "\n\n"
-
-
-def fixed_binarization(records: dict[str, dict]) -> str:
-    """The likelihoods of models trained on binarized_mnist, the best first."""
-    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "binarized_mnist"})
-
-
-def planar_depth(records: dict[str, dict]) -> str:
-    """The likelihoods of the study scripts/planar_depth.py."""
-    return _likelihoods({name: own for name, own in records.items() if _of_planar_depth(name)})
-
-
-def comparison(records: dict[str, dict]) -> str:
-    """What `genmnist compare` found; its compare.json is copied here by hand."""
-    rows = [
-        [
-            f"`{name}`",
-            _nats(own["test"].get("elbo"), sign=-1),
-            _nats(own["test"].get("nll")),
-            f"{own['milliseconds_per_image']:.3f}",
-            _training(own),
-        ]
-        for name, own in records["compare"].items()
-    ]
-    return _table("config | -ELBO | NLL | ms per test image | training", rows)
-
-
-def gaps(records: dict[str, dict]) -> str:
-    """What `genmnist gap --results` found."""
-    rows = []
-    for name in sorted((name for name in records if name.endswith("_gap")), reverse=True):
-        for split in ("train", "test"):
-            found = records[name][split]
-            levels = [_nats(found[level], sign=-1) for level in ("log_px", "planar", "best", "amortized")]
-            own = [_nats(found["gaps"][gap]) for gap in ("approximation", "amortization")]
-            rows.append([f"`{name.removesuffix('_gap')}`", split, *levels, *own])
-    return _table(
-        "config | images | -log p(x) | best with planar maps | best of the family | -ELBO | approximation gap "
-        "| amortization gap",
-        rows,
-    )
-
-
-def grey_levels(records: dict[str, dict]) -> str:
-    """The scores of mean images and grey levels, the lowest Frechet distance first; and what has no scores at all."""
-    found, rows = _runs(records), []
-    for name, own in found.items():
-        weights = {"samples": own["weights"], "samples_grey": own["weights"]} | (
-            {} if "test" in own else {"samples_raw": "raw"}
+ROWS = {
+    "gan": Row(20, "gan"),
+    "cvae": Row(25, "cvae"),
+    "planar": Row(30, "planar"),
+    "vae_conv": Row(30, "vae_conv"),
+    "vae": Row(40, "vae", gap=True),
+    "iaf": Row(40, "iaf", gap=True),
+    "radial": Row(40, "radial"),
+    "realnvp_prior": Row(40, "realnvp_prior"),
+    "cgan": Row(60, "cgan"),
+    "dcgan": Row(50, "dcgan"),
+    "vae_2d": Row(50, "vae_2d"),
+    "vampprior": Row(60, "vampprior"),
+    "iwae": Row(60, "iwae"),
+    "vae_best": Row(60, "vae_best"),
+    "hvae": Row(65, "hvae"),
+    "flow_matching": Row(70, "flow_matching"),
+    "vqvae": Row(70, "vqvae"),
+    "ladder": Row(70, "ladder"),
+    "pixelvae": Row(80, "pixelvae"),
+    "wgan_gp": Row(100, "wgan_gp"),
+    "pixelcnn": Row(100, "pixelcnn"),
+    "masked_diffusion": Row(160, "masked_diffusion"),
+    "pixelcnn-binarized_mnist": Row(100, "pixelcnn", "binarized_mnist"),
+    **{
+        f"planar_k{depth}-binarized_mnist": Row(
+            6 + depth / 5,
+            "planar",
+            "binarized_mnist",
+            ("--config.epochs=40", f"--config.flow_steps={depth}" if depth else "--config.posterior=gaussian"),
         )
-        for key, label in weights.items():
-            if own.get(key, {}).get("pixels") in ("mean images", "grey levels", "drawn grey levels"):
-                score = own[key]
-                parzen = f"{score['parzen']['mean']:.1f} ({score['parzen']['se']:.1f})"
-                cells = [f"`{name}`", score["pixels"], label, *_judged(score), parzen, _training(own)]
-                rows.append((score["frechet"]["mean"], cells))
-    head = f"config | scored | weights | {JUDGED} | Parzen windows | training"
-    unscored = [name for name, own in found.items() if not own.keys() & {"samples", "samples_binary"}]
-    said = "No sample scores yet, for they were evaluated before there were any"
-    return _table(head, [cells for _, cells in sorted(rows)]) + _listed(said, unscored)
-
-
-def bits(records: dict[str, dict]) -> str:
-    """The scores of drawn bits, likewise."""
-    found = {name: own for name, own in _bits(records).items() if "test" in own}  # a GAN draws none
-    scored = {name: own for name, own in found.items() if "samples_binary" in own}
-    rows = [
-        [f"`{name}`", own["weights"], *_judged(own["samples_binary"]), _training(own)]
-        for name, own in sorted(scored.items(), key=lambda item: item[1]["samples_binary"]["frechet"]["mean"])
-    ]
-    table = _table(f"config | weights | {JUDGED} | training", rows) if rows else "\n"
-    said = "No scores of drawn bits yet, for they were evaluated before there were any"
-    return table + _listed(said, [name for name in found if name not in scored])
-
-
-def reservations(records: dict[str, dict]) -> str:
-    """The runs that cannot be repeated, and why."""
-    found = {name: reason for name, own in records.items() if "command" in own and (reason := unrepeatable(own))}
-    lines = [f"- `{name}` cannot be had again as it was: {reason}.\n" for name, reason in found.items()]
-    return "\n" + "".join(lines) + "\n" * bool(lines)
-
-
-TABLES = {
-    "best": best,
-    "likelihood": likelihood,
-    "fixed binarization": fixed_binarization,
-    "planar depth": planar_depth,
-    "comparison": comparison,
-    "gaps": gaps,
-    "grey levels": grey_levels,
-    "bits": bits,
-    "reservations": reservations,
+        for depth in DEPTHS
+    },
 }
-JUDGED = "judges | Frechet distance | precision | recall | rarest class | commonest class | confident"
 
 
-def unrepeatable(record: dict) -> str:
-    """Why the recorded command, at the recorded commit, is not what would train the run again; empty if it is."""
-    reasons = [
-        f"the code that trained it had changes since the commit {commit[:-1]}"
-        for commit in record["trained"]["commit"]
-        if commit.endswith("+")
-    ]
+def commands(name: str, row: Row, folder: Path) -> list[list[str]]:
+    """What trains the row and measures it, arguments of `genmnist`."""
+    workdir = f"--workdir={place(name, folder)}"
+    own = [] if row.dataset == "mnist" else [f"--config.dataset={row.dataset}"]
+    measured = [["evaluate", workdir, "--results"], *([["gap", workdir, "--results"]] if row.gap else [])]
+    return [["train", f"--model={row.model}", *own, *row.changes, workdir], *measured]
+
+
+def place(name: str, folder: Path) -> Path:
+    """Where the row is trained; results are named by it, and by the data set too."""
+    row = ROWS[name]
+    return folder / row.dataset / name.removesuffix(f"-{row.dataset}")
+
+
+def made_by(row: Row, *verbs: str) -> str:
+    """A hash of what these verbs compute the row by: its config, and the code of its model and of the verbs."""
+    modules = {"train": "training", "evaluate": "evaluate", "gap": "gap"}
+    own = [f"configs.{row.model}", f"keras_genmnist.models.{configs.load(row.model).model}"]
+    return digest([*own, *(f"keras_genmnist.{modules[verb]}" for verb in verbs)], told=[row.dataset, *row.changes])
+
+
+def is_current(name: str, row: Row) -> bool:
+    """Whether the row's record says what its commands would find today."""
     try:
-        config = cli.config_of(shlex.split(record["command"])[2:])
-    except UsageError as error:
-        return " and ".join([f"its command is refused today ({re.split(r'[;.]', str(error))[0]})", *reasons])
-    # A field that came or went since is not held against it.
-    changed = [f"{k}={v} is {config[k]} today" for k, v in record["config"].items() if k in config and config[k] != v]
-    return " and ".join([*changed, *reasons])
+        record = json.loads((ROOT / "results" / f"{name}.json").read_text())
+        data = runs.describe(datasets.load(row.dataset))
+        return (record["made_by"], record["data"]) == (made_by(row, *_verbs(row)), data)
+    except (OSError, KeyError):
+        return False
 
 
-def _runs(records: dict[str, dict]) -> dict[str, dict]:
-    """Those of `evaluate`, without the study of planar maps."""
-    return {name: own for name, own in records.items() if "dataset" in own and not _of_planar_depth(name)}
+def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], int]) -> str:
+    """Trains, evaluates and records the row; returns why that failed, or nothing."""
+    workdir = place(name, folder)
+    log, trained_by = (workdir.with_name(f"{workdir.name}.{end}") for end in ("log", "made_by"))
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    now = made_by(row, "train")
+    before = trained_by.read_text() if trained_by.exists() else now
+    if before != now and workdir.exists():
+        workdir.rename(workdir.with_name(f"{workdir.name}.{before}"))  # what other code began is not gone on with
+    files.write(trained_by, now.encode())
+    for arguments in commands(name, row, folder):
+        if run(arguments, log):
+            return workers.last_line(log).removeprefix("genmnist: ")
+    path = ROOT / "results" / f"{name}.json"
+    files.write_json(path, json.loads(path.read_text()) | {"made_by": made_by(row, *_verbs(row))})
+    return ""
 
 
-def _bits(records: dict[str, dict]) -> dict[str, dict]:
-    """Those of models of bits: nats of grey levels are on another scale."""
-    return {name: own for name, own in _runs(records).items() if "test" not in own or own["binarization"] != "none"}
+def _verbs(row: Row) -> list[str]:
+    return ["train", "evaluate", *["gap"] * row.gap]
 
 
-def _of_planar_depth(name: str) -> bool:
-    return name.startswith("planar_k")
-
-
-def _likelihoods(records: dict[str, dict]) -> str:
-    rows = []
-    for name, own in records.items():
-        if "test" in own:
-            elbo, nll = own["test"].get("elbo"), own["test"].get("nll")
-            draws = nll.get("num_draws", "exact") if nll else ""  # a bound has no NLL
-            draws = f"{draws:,}" if isinstance(draws, int) else draws
-            best = nll["mean"] if nll else -elbo["mean"]
-            rows.append((best, [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), draws, _training(own)]))
-    return _table("config | -ELBO | NLL | draws | training", [cells for _, cells in sorted(rows)])
-
-
-def _nats(score: dict | None, sign: int = 1) -> str:
-    return f"{sign * score['mean']:.2f} ({score['se']:.2f})" if score else ""
-
-
-def _training(record: dict) -> str:
-    return f"{record['epochs']} epochs, {record['train_seconds'] / 60:.1f} minutes"
-
-
-def _judged(score: dict) -> list[str]:
-    forms = {
-        "frechet": ".2f",
-        "precision": ".1%",
-        "recall": ".1%",
-        "rarest_class": ".1%",
-        "commonest_class": ".1%",
-        "confident_share": ".1%",
-    }
-    cells = [f"{score[name]['mean']:{form}}" for name, form in forms.items()]
-    if len(score["judges"]) > 1:
-        spreads = [f" ({score[name]['spread']:{form}})" for name, form in forms.items()]
-        cells = [cell + spread for cell, spread in zip(cells, spreads, strict=True)]
-    return [str(len(score["judges"])), *cells]
-
-
-def _listed(text: str, names: Iterable[str]) -> str:
-    """The text and the names after it, or nothing where there are none."""
-    return f"{text}: {', '.join(f'`{name}`' for name in names)}.\n\n" if names else ""
-
-
-def _table(head: str, rows: list[list[str]]) -> str:
-    width = head.count("|") + 1
-    lines = [f"| {head} |", "|" + "---|" * width, *(f"| {' | '.join(cells)} |" for cells in rows)]
-    return "\n" + "\n".join(lines) + "\n\n"
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default="", help="which, separated by commas; all by default")
+    parser.add_argument("--jobs", type=int, default=workers.num_cores(), help="rows at a time; one a core by default")
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="the folder of their runs")
+    parser.add_argument("--budget", action="store_true", help="tell what there is to do, and do nothing")
+    values = parser.parse_args()
+    names = values.rows.split(",") if values.rows else list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"--rows={','.join(unknown)} names no row: give some of {', '.join(ROWS)}")
+    if Path.cwd() != ROOT:
+        parser.error(f"results/ is in {ROOT}: call this there")
+    todo = [name for name in sorted(names, key=lambda name: ROWS[name].minutes) if not is_current(name, ROWS[name])]
+    minutes = sum(ROWS[name].minutes for name in todo)
+    for name in todo:
+        print(f"{ROWS[name].minutes:5.0f} minutes  {name}")
+    print(f"{len(todo)} of {len(names)} rows are to be made, in {minutes / 60:.1f} hours of one core at most")
+    if values.budget or not todo:
+        return
+    if runs.commit().endswith("+"):
+        parser.error(f"the code has changes since {runs.commit()[:-1]}: commit them, for a row names its commit")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by which the rows being made end too
+    start, failed = time.time(), []
+    with workers.Workers(workers.shares(min(values.jobs, len(todo)))) as crew:
+        done = crew.each(todo, lambda name, run: record(name, ROWS[name], values.runs, run))
+        for number, (name, reason) in enumerate(done, 1):
+            failed += [name] * bool(reason)
+            spent = (time.time() - start) / 60
+            print(f"{name}: {reason or 'done'} ({number} of {len(todo)}, {spent:.0f} minutes)", flush=True)
+    write()
+    sys.exit(f"failed: {', '.join(failed)}; the same command tries again" if failed else 0)
 
 
 if __name__ == "__main__":
-    for path in pages():
-        text = path.read_text()
-        if PLACE.search(text):
-            path.write_text(filled(text, read()))
-            print(f"wrote the tables of {path.relative_to(ROOT)}")
+    main()

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def script():
-    """scripts/results.py, which writes the tables."""
-    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+    """scripts/tables.py, which writes the tables."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "scripts" / "tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -55,7 +55,7 @@ def row(name: str, text: str) -> list[str]:
 def test_tables_are_what_the_results_make_them():
     assert set(map(str, (path.relative_to(ROOT) for path in results.pages()))) == PAGES.keys() - {"CONTRIBUTING.md"}
     for name, page in PAGES.items():
-        assert results.filled(page, FILES) == page, f"{name}: the results have changed: run `python scripts/results.py`"
+        assert results.filled(page, FILES) == page, f"{name}: the results have changed: run `python scripts/tables.py`"
         emptied = re.sub(r"(<!-- results: [a-z ]+ -->\n).*?(?=<!-- end -->)", r"\1", page, flags=re.S)
         assert len(emptied) < len(page) or "<!-- results" not in page
         assert results.filled(emptied, FILES) == page

@@ -201,7 +201,7 @@ def variables(folder: Path) -> dict[str, bytes]:
 
 def rows(run: runs.Run) -> list[dict]:
     """The rows of metrics.jsonl without what differs between two equal trainings."""
-    clocks = ("seconds", "images_per_second", "startup_seconds")
+    clocks = ("seconds", "images_per_second", "startup_seconds", "peak_memory_bytes")
     return [{name: row[name] for name in row if name not in clocks} for row in runs.read_metrics(run)]
 
 

@@ -1,0 +1,143 @@
+"""scripts/results.py: what makes every row of the tables, and knows when one has to be made again."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_genmnist import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules `results`, `tables` and `code_hash`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        yield importlib.import_module("results")
+        for name in ("results", "tables", "code_hash"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package whose `model` uses `layers` through a package, and has nothing to do with `page`."""
+    (tmp_path / "package").mkdir()
+    for name, text in {
+        "__init__": "",
+        "model": '"""One."""\nfrom package import layers\ndef make():\n    """Makes it."""\n    return layers.LAYER\n',
+        "layers": "import os\nfrom package.sizes import SIZE\nLAYER = SIZE\n",
+        "sizes": "SIZE = 3\n",
+        "page": "from package import model\nTITLE = 'one'\n",
+    }.items():
+        (tmp_path / "package" / f"{name}.py").write_text(text)
+    return tmp_path
+
+
+def test_closure_is_what_is_imported_in_turn(scripts, package):
+    found = sys.modules["code_hash"].closure(["package.model"], package)
+    assert list(found) == ["package", "package.layers", "package.model", "package.sizes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "changes"),
+    [
+        ("sizes", "3", "4", True),
+        ("model", "return layers.LAYER", "return 1 + layers.LAYER", True),
+        ("model", "Makes it.", "Makes one.", False),
+        ("model", "One.", "Two.", False),
+        ("sizes", "SIZE = 3", "SIZE = (3)  # of a layer", False),
+        ("page", "one", "two", False),
+    ],
+)
+def test_digest_changes_with_the_code_that_has_a_part(scripts, package, name, before, after, changes):
+    digest = sys.modules["code_hash"].digest
+    old, path = digest(["package.model"], root=package), package / "package" / f"{name}.py"
+    path.write_text(path.read_text().replace(before, after))
+    assert (digest(["package.model"], root=package) != old) is changes
+    assert digest(["package.model"], ["3"], package) != digest(["package.model"], root=package)
+
+
+def test_every_record_of_a_run_has_a_row_and_every_row_can_be_trained(scripts):
+    records = {name for name, own in sys.modules["tables"].read().items() if "dataset" in own and "gaps" not in own}
+    gaps = {f"{name}_gap" for name, row in scripts.ROWS.items() if row.gap}
+    assert records <= scripts.ROWS.keys() | gaps
+    for name, row in scripts.ROWS.items():
+        train, *measured = scripts.commands(name, row, Path("runs/results"))
+        config = cli.config_of(train[1:])
+        assert (config.dataset, f"--workdir=runs/results/{row.dataset}/" in train[-1]) == (row.dataset, True)
+        assert all(train[-1] in arguments and "--results" in arguments for arguments in measured)
+    assert (
+        cli.config_of(
+            scripts.commands("planar_k10-binarized_mnist", scripts.ROWS["planar_k10-binarized_mnist"], Path())[0][1:]
+        ).flow_steps
+        == 10
+    )
+
+
+def test_code_of_a_row_is_that_of_its_model_and_of_what_measures_it(scripts):
+    closure = sys.modules["code_hash"].closure
+    code = closure(["configs.gan", "keras_genmnist.models.gan", "keras_genmnist.training", "keras_genmnist.evaluate"])
+    assert {"configs.gan", "keras_genmnist.models.gan", "keras_genmnist.bounds", "keras_genmnist.runs"} <= code.keys()
+    others = {"configs.vae", "keras_genmnist.models.vae", "keras_genmnist.flows", "keras_genmnist.cli"}
+    assert not code.keys() & others and not any(name.startswith("keras_genmnist.serve") for name in code)
+    digests = [scripts.made_by(scripts.ROWS[name], "train") for name in ("vae", "iaf", "planar_k0-binarized_mnist")]
+    digests += [scripts.made_by(scripts.ROWS["vae"], "train", "evaluate")]
+    assert len(set(digests)) == 4
+
+
+def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch, run):
+    """`run` stands for what trains and evaluates."""
+    row, asked = scripts.Row(1, "vae", "mnist_5k"), []
+    monkeypatch.setattr(scripts, "ROOT", tmp_path)
+    monkeypatch.setitem(scripts.ROWS, "small", row)
+    result = tmp_path / "results" / "small.json"
+    result.parent.mkdir()
+    data = json.loads((run.workdir / "config.json").read_text())["data"]
+
+    def genmnist(arguments, log):
+        asked.append(arguments[0])
+        if arguments[0] == "train":
+            Path(arguments[-1].removeprefix("--workdir=")).mkdir(exist_ok=True, parents=True)
+        else:
+            result.write_text(json.dumps({"data": data}))
+        return 0
+
+    assert not scripts.is_current("small", row)
+    assert scripts.record("small", row, tmp_path / "runs", genmnist) == ""
+    assert asked == ["train", "evaluate"] and scripts.is_current("small", row)
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts, "made_by", lambda row, *verbs: "another")
+        assert not scripts.is_current("small", row)
+        scripts.record("small", row, tmp_path / "runs", genmnist)
+        (kept,) = (tmp_path / "runs" / "mnist_5k").glob("small.*[0-9a-f]")
+        assert len(kept.suffix) == 13 and (tmp_path / "runs" / "mnist_5k" / "small").exists()
+    result.write_text(
+        json.dumps({"data": data | {"sha256": "0"}, "made_by": scripts.made_by(row, "train", "evaluate")})
+    )
+    assert not scripts.is_current("small", row), "the data have changed"
+
+
+def test_row_that_fails_tells_why_and_is_not_recorded(scripts, tmp_path, monkeypatch):
+    def genmnist(arguments, log):
+        log.write_text("genmnist: no room\n")
+        return 3
+
+    monkeypatch.setattr(scripts, "ROOT", tmp_path)
+    assert scripts.record("vae", scripts.ROWS["vae"], tmp_path / "runs", genmnist) == "no room"
+    assert not (tmp_path / "results").exists()
+
+
+def test_rows_and_folder_that_are_none_are_one_line(scripts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["results.py", "--rows=vae,vea"])
+    with pytest.raises(SystemExit):
+        scripts.main()
+    assert "--rows=vea names no row: give some of gan," in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["results.py", "--budget"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        scripts.main()
+    assert f"results/ is in {ROOT}: call this there" in capsys.readouterr().err
