@@ -22,6 +22,7 @@ PUBLIC = {
     "models": "keras_genmnist.models",
     "train": "keras_genmnist.api:train",
     "open": "keras_genmnist.api:open",
+    "pretrained": "keras_genmnist.api:pretrained",
     "Trained": "keras_genmnist.api:Trained",
     "tune": "keras_genmnist.tuning:tune",
     "optimizers": "tf_keras.optimizers",

@@ -243,6 +243,25 @@ def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:
     return Trained(replace(runs.load(Path(workdir)), builder=builder))
 
 
+def pretrained(name: str) -> Trained:
+    """A model that comes with the package, trained on full MNIST: `vae_2d`, `cvae` and others.
+
+    >>> import keras_genmnist as gm
+    >>> run = gm.pretrained("vae_2d")
+    >>> run.model.sample(3, seed=1)["probabilities"].shape
+    TensorShape([3, 28, 28, 1])
+
+    Args:
+      name: of the model; a wrong one is told with those that there are.
+    Raises:
+      UsageError: if there is none of that name.
+      Fault: if its file is damaged, or there is no room to unpack it.
+    """
+    from keras_genmnist import zoo
+
+    return Trained(zoo.run(name))
+
+
 @contextlib.contextmanager
 def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
     """What to call a Dataset in a config: its name, or the path of the copy that is kept of it beside the run.

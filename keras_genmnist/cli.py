@@ -144,10 +144,10 @@ def tune(argv: list[str]) -> None:
 def evaluate(argv: list[str]) -> None:
     """Measure a run: ELBO and importance-weighted NLL in nats, and the quality of its samples.
 
-    genmnist evaluate --model=NAME | --workdir=DIR [--num_draws=1000] [--proposal=posterior|defensive] [--results]
-    [--per_image=FILE.csv|FILE.npz]
+    genmnist evaluate --model=NAME | --workdir=DIR | --pretrained=NAME [--num_draws=1000]
+    [--proposal=posterior|defensive] [--results] [--per_image=FILE.csv|FILE.npz]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_integer(
         "num_draws",
         None,
@@ -192,12 +192,12 @@ def classifier(argv: list[str]) -> None:
 def figures(argv: list[str]) -> None:
     """Draw what a run has learned.
 
-    genmnist figures --model=NAME | --workdir=DIR [--which=FIGURE,...] [--format=png|pdf|svg] [--out=DIR]
-    [--label=NAME_OR_NUMBER, of a class-conditional model]
-    genmnist figures --model=NAME | --workdir=DIR --which=interpolation --pairs=3,5
+    genmnist figures --model=NAME | --workdir=DIR | --pretrained=NAME [--which=FIGURE,...] [--format=png|pdf|svg]
+    [--out=DIR] [--label=NAME_OR_NUMBER, of a class-conditional model]
+    genmnist figures --model=NAME | --workdir=DIR | --pretrained=NAME --which=interpolation --pairs=3,5
     genmnist figures --which=flow_densities [--format=png|pdf|svg] [--out=DIR]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_list(
         "which", [], "Names of figures, see docs/models.md; all that the model has by default.", flag_values=values
     )
@@ -217,7 +217,7 @@ def figures(argv: list[str]) -> None:
     out, pairs = _folder_of_pictures(values, "--format"), _pairs(values)
     with _quiet():
         from keras_genmnist import densities, figures
-    if values.which == [figures.NO_RUN] and not (values.model or values.workdir):
+    if values.which == [figures.NO_RUN] and not (values.model or values.workdir or values.pretrained):
         figures.save(densities.figure(values.seed), out / f"{figures.NO_RUN}.{values.format}")
         return
     figures.figures(_trained(values), values.which, values.seed, out, values.format, pairs, values.label)
@@ -249,9 +249,9 @@ def report(argv: list[str]) -> None:
 def export(argv: list[str]) -> None:
     """Write a run as a SavedModel that needs nothing but TensorFlow.
 
-    genmnist export --model=NAME | --workdir=DIR [--out=exports]
+    genmnist export --model=NAME | --workdir=DIR | --pretrained=NAME [--out=exports]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_string("out", "exports", "Folder of all exports: OUT/NAME/VERSION is written.", flag_values=values)
     _parse(values, argv)
     with _quiet():
@@ -262,9 +262,9 @@ def export(argv: list[str]) -> None:
 def encode(argv: list[str]) -> None:
     """Write the posteriors of images: means, log-variances and labels.
 
-    genmnist encode --model=NAME | --workdir=DIR --images=DATASET|PATH [--out=codes.npz|.csv]
+    genmnist encode --model=NAME | --workdir=DIR | --pretrained=NAME --images=DATASET|PATH [--out=codes.npz|.csv]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_string("images", None, "A data set, for its test images, or the path of your own.", flag_values=values)
     flags.DEFINE_string("out", "codes.npz", "FILE.npz or FILE.csv.", flag_values=values)
     _parse(values, argv)
@@ -281,10 +281,11 @@ def encode(argv: list[str]) -> None:
 def sample(argv: list[str]) -> None:
     """Draw images from a run or an export.
 
-    genmnist sample --model=NAME | --workdir=DIR | --export=DIR [--num_samples=64] [--seed=1] [--out=samples.png]
-    [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model] [--num_steps=20, of a model that draws in steps]
+    genmnist sample --model=NAME | --workdir=DIR | --pretrained=NAME | --export=DIR [--num_samples=64] [--seed=1]
+    [--out=samples.png] [--digit=7 | --label=NAME_OR_NUMBER, of a class-conditional model]
+    [--num_steps=20, of a model that draws in steps]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
     flags.DEFINE_integer("num_samples", 64, "How many.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 1, "The same seed gives the same images.", *SEEDS, flag_values=values)
@@ -293,8 +294,8 @@ def sample(argv: list[str]) -> None:
     flags.DEFINE_integer("num_steps", None, "Of masked_diffusion and flow_matching.", flag_values=values)
     flags.DEFINE_string("out", "samples.png", "The sheet; the array goes to the .npy beside it.", flag_values=values)
     _parse(values, argv)
-    if values.export and (values.model or values.workdir):
-        raise UsageError("give either --export or a run by --model or --workdir, not both")
+    if values.export and (values.model or values.workdir or values.pretrained):
+        raise UsageError("give either --export or a run by --model, --workdir or --pretrained, not both")
     if values.digit is not None and values.label is not None:
         raise UsageError("give either --digit or --label, not both")
     if values.export and values.num_steps is not None:
@@ -312,10 +313,10 @@ def sample(argv: list[str]) -> None:
 def score(argv: list[str]) -> None:
     """Write how likely each image is to a model, and tell outliers from its own images.
 
-    genmnist score --model=NAME | --workdir=DIR | --export=DIR [--images=DATASET|PATH] [--out=scores.csv|.npz]
-    [--num_draws=100] [--against=DATASET|PATH]
+    genmnist score --model=NAME | --workdir=DIR | --pretrained=NAME | --export=DIR [--images=DATASET|PATH]
+    [--out=scores.csv|.npz] [--num_draws=100] [--against=DATASET|PATH]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_string("export", None, "An export: exports/NAME or exports/NAME/VERSION.", flag_values=values)
     flags.DEFINE_string(
         "images", None, "A data set, for its test images, or a path; by default the run's own.", flag_values=values
@@ -325,8 +326,8 @@ def score(argv: list[str]) -> None:
     flags.DEFINE_string("out", "scores.csv", "FILE.csv or FILE.npz.", flag_values=values)
     _parse(values, argv)
     out = Path(values.out)
-    if values.export and (values.model or values.workdir):
-        raise UsageError("give either --export or a run by --model or --workdir, not both")
+    if values.export and (values.model or values.workdir or values.pretrained):
+        raise UsageError("give either --export or a run by --model, --workdir or --pretrained, not both")
     if out.suffix not in (".csv", ".npz"):
         raise UsageError(f"--out={out} has another suffix: give FILE.csv or FILE.npz")
     with _quiet():
@@ -336,14 +337,19 @@ def score(argv: list[str]) -> None:
 
 
 def serve(argv: list[str]) -> None:
-    """Serve exports over HTTP, by TensorFlow Serving's REST contract, with an explorer in the browser.
+    """Serve exports, or the pretrained models, over HTTP, with an explorer in the browser.
 
-    genmnist serve --export=DIR [--export=DIR ...] [--host=127.0.0.1] [--port=8501] [--max_in_flight=64]
+    By TensorFlow Serving's REST contract.
+
+    genmnist serve [--export=DIR ...] [--pretrained=NAME,...] [--host=127.0.0.1] [--port=8501] [--max_in_flight=64]
     [--max_body_mb=16] [--allow_host=NAME ...] [--allow_origin=ORIGIN ...] [--token_file=FILE]
     """
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
         "export", [], "exports/NAME: always its newest version; or exports/NAME/VERSION", flag_values=values
+    )
+    flags.DEFINE_list(
+        "pretrained", [], "Models that come with genmnist; all of them if no --export is given.", flag_values=values
     )
     flags.DEFINE_string("host", HOST, "To listen on; 0.0.0.0 for all networks.", flag_values=values)
     flags.DEFINE_integer("port", 8501, "To listen on; 0 for a free one.", 0, 65535, flag_values=values)
@@ -359,13 +365,16 @@ def serve(argv: list[str]) -> None:
     )
     flags.DEFINE_string("token_file", None, "Holds the token that requests must bring.", flag_values=values)
     _parse(values, argv)
-    if not values.export:
-        raise UsageError("give --export=DIR, the exports/NAME of `genmnist export`, once or more")
     with _quiet():
+        from keras_genmnist import zoo
         from keras_genmnist.serve import access, server
     token = access.read_token(Path(values.token_file)) if values.token_file is not None else None
+    own = [Path(export) for export in values.export]
+    chosen = values.pretrained or ([] if own else zoo.names())
+    if not (own or values.pretrained):
+        print(f"no --export is given: serving the pretrained {', '.join(chosen)}", flush=True)
     server.serve(
-        [Path(export) for export in values.export],
+        [*own, *map(zoo.export, chosen)],
         values.host,
         values.port,
         values.max_in_flight,
@@ -377,9 +386,9 @@ def serve(argv: list[str]) -> None:
 def gap(argv: list[str]) -> None:
     """Split the gap between log p(x) and a run's ELBO into approximation and amortization gap.
 
-    genmnist gap --model=NAME | --workdir=DIR [--num_images=100] [--results] [--out=figures]
+    genmnist gap --model=NAME | --workdir=DIR | --pretrained=NAME [--num_images=100] [--results] [--out=figures]
     """
-    values = _run_flags()
+    values = _trained_flags()
     flags.DEFINE_integer("num_images", 100, "Of the training and of the test split.", 2, flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME_gap.json.", flag_values=values)
     flags.DEFINE_string("out", "figures", "Folder of the picture.", flag_values=values)
@@ -663,6 +672,14 @@ def _run_flags(workdir: str = "runs/MODEL") -> flags.FlagValues:
     return values
 
 
+def _trained_flags() -> flags.FlagValues:
+    values = _run_flags()
+    flags.DEFINE_string(
+        "pretrained", None, "Instead of a run: a model that comes with genmnist, as vae_2d.", flag_values=values
+    )
+    return values
+
+
 def _train_flags() -> flags.FlagValues:
     values = _run_flags()
     flags.DEFINE_string(
@@ -761,9 +778,13 @@ def _wants_help(argv: list[str]) -> bool:
 
 
 def _trained(values: flags.FlagValues):
-    """The run that --workdir or --model names."""
-    from keras_genmnist import runs
+    """The run that --workdir, --model or --pretrained names."""
+    if values.pretrained and (values.model or values.workdir):
+        raise UsageError("give either --pretrained or a run by --model or --workdir, not both")
+    from keras_genmnist import runs, zoo
 
+    if values.pretrained:
+        return zoo.run(values.pretrained)
     name = values.model and configs.title(values.model)
     workdir = _workdir(values, name)
     if name and not values.workdir and not runs.exists(workdir):

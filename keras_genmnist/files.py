@@ -38,6 +38,11 @@ def write_json(path: Path, value) -> None:
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def cache() -> Path:
+    """The package's folder in the user's cache: ~/.cache/genmnist, or below XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "genmnist"
+
+
 @contextlib.contextmanager
 def writing(path: Path, advice: str = "give a path in a folder you may write to") -> Iterator[None]:
     """Says in one line, which ends in `advice`, that `path` cannot be written by what is done within, and why.

@@ -7,7 +7,6 @@ cache, each data set's in a folder that is named by the digest of its images and
 import contextlib
 import io
 import math
-import os
 import shlex
 import time
 from hashlib import sha256
@@ -208,8 +207,7 @@ def _digest(dataset: Dataset) -> str:
 
 def _index(digest: str) -> Path:
     """The list of the judges of the data of a digest."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "genmnist" / "classifiers" / digest / "judges.json"
+    return files.cache() / "classifiers" / digest / "judges.json"
 
 
 def _read(digest: str) -> dict:

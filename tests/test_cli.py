@@ -443,7 +443,7 @@ def test_signal_after_the_last_step_ends_the_process(genmnist, monkeypatch, eage
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        ([], ["--export=DIR"]),
+        (["--pretrained=vae_3d"], ["no pretrained model 'vae_3d'; did you mean vae_2d?"]),
         (["--export=nowhere"], ["no SavedModel in nowhere", "exports/NAME"]),
         (["--export=vae", "--export=vae/1"], ["two exports are named vae"]),
         (["--export=vae", "--port=99999"], ["--port"]),

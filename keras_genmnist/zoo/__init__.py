@@ -1,0 +1,142 @@
+"""Models trained on full MNIST that come with the package, each in a file NAME.zip here:
+
+run/           what a run's directory holds, without its weights
+export/        what `genmnist export` wrote of it, without variables/
+weights.npz    the weights of both: "0", "1", ... in their order, rounded to float16
+
+sha256.json holds the digests of these files.  One is unpacked when it is first asked for, into the user's cache.
+"""
+
+import atexit
+import functools
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from keras_genmnist import config as configs
+from keras_genmnist import files, runs
+from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.runs import Run
+
+ZOO = Path(__file__).parent
+RUN_FILES = ("config.json", "metrics.jsonl", "metrics.json")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files within: the same weights give the same bytes
+
+
+def names() -> list[str]:
+    """The models that there are, sorted."""
+    return sorted(_digests())
+
+
+def run(name: str) -> Run:
+    """The run of a pretrained model, in the user's cache.
+
+    Raises:
+      UsageError: if there is none of that name.
+      Fault: if its file is damaged, or there is no room to unpack it.
+    """
+    return runs.load(_unpacked(name) / "runs" / name)
+
+
+def export(name: str) -> Path:
+    """The export of a pretrained model, as exports/NAME; see `run`."""
+    return _unpacked(name) / "exports" / name
+
+
+def pack(run: Run, version: Path) -> Path:
+    """Writes NAME.zip, with the name of the run's directory.
+
+    Args:
+      run: a trained run that was evaluated.
+      version: the directory of its export's version.
+    Returns:
+      The path of the file.
+    """
+    weights = [_rounded(weight.numpy()) for weight in runs.load_model(run).weights]
+    stored = io.BytesIO()
+    np.savez(stored, **{str(number): weight for number, weight in enumerate(weights)})
+    told = {f"run/{name}": (run.workdir / name).read_bytes() for name in RUN_FILES}
+    for path in sorted(version.rglob("*")):
+        if path.is_file() and path.parent.name != "variables":
+            told[f"export/{path.relative_to(version)}"] = path.read_bytes()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in (told | {"weights.npz": stored.getvalue()}).items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
+    path = ZOO / f"{run.title}.zip"
+    files.write(path, content.getvalue())
+    digests = _digests() | {run.title: hashlib.sha256(content.getvalue()).hexdigest()}
+    files.write_json(ZOO / "sha256.json", dict(sorted(digests.items())))
+    return path
+
+
+def _rounded(weight: np.ndarray) -> np.ndarray:
+    if weight.dtype != np.float32:
+        return weight
+    if np.abs(weight).max(initial=0) > np.finfo(np.float16).max:
+        raise Fault("a weight is too large for float16")
+    return weight.astype(np.float16)
+
+
+def _digests() -> dict[str, str]:
+    path = ZOO / "sha256.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _unpacked(name: str) -> Path:
+    """The folder that holds runs/NAME and exports/NAME/1."""
+    digests = _digests()
+    if name not in digests:
+        raise UsageError(
+            f"no pretrained model {name!r}{configs.suggest(name, list(digests))} There are: {', '.join(names())}"
+        )
+    folder = _cache() / f"{name}-{digests[name][:12]}"
+    if not folder.exists():
+        content = (ZOO / f"{name}.zip").read_bytes()
+        if hashlib.sha256(content).hexdigest() != digests[name]:
+            raise Fault(f"{ZOO / name}.zip is damaged: install the package again")
+        with files.writing(folder), files.beside(folder.parent) as new:
+            _unpack(name, content, new)
+            if not folder.exists():  # another process may have been as fast
+                files.rename(new, folder)
+    return folder
+
+
+def _unpack(name: str, content: bytes, folder: Path) -> None:
+    run, version = folder / "runs" / name, folder / "exports" / name / "1"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.namelist():
+            kind, _, path = member.partition("/")
+            if path:
+                target = (run if kind == "run" else version) / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(archive.read(member))
+        with np.load(io.BytesIO(archive.read("weights.npz"))) as stored:
+            weights = [stored[str(number)] for number in range(len(stored))]
+    # A SavedModel finds its variables by the same names as a run's model.
+    whole = [tf.Variable(w.astype(np.float32) if w.dtype == np.float16 else w) for w in weights]
+    state = tf.train.Checkpoint(weights=whole)
+    runs.save(state, run / "best", max_to_keep=1)
+    with files.literal(version) as literal:
+        state.write(f"{literal}/variables/variables")
+
+
+@functools.cache
+def _cache() -> Path:
+    """Where models are unpacked: below the user's cache, or where that cannot be written, for as long as this lives."""
+    folder = files.cache() / "pretrained"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="genmnist-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder

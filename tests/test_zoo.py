@@ -1,0 +1,152 @@
+"""The pretrained models: what is packed is unpacked, a damaged file is told, and those that are shipped are whole."""
+
+import hashlib
+import json
+import shutil
+import urllib.request
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_genmnist as gm
+from keras_genmnist import bounds, runs, zoo
+from keras_genmnist.errors import Fault
+from tests import test_cli, tiny
+
+call, genmnist, assert_one_line = test_cli.call, test_cli.genmnist, test_cli.assert_one_line
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The folder that the user's cache is in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    zoo._cache.cache_clear()
+    yield tmp_path / "cache" / "genmnist" / "pretrained"
+    zoo._cache.cache_clear()
+
+
+@pytest.fixture
+def packed(run, exported, monkeypatch, tmp_path, cache):
+    """The tiny run as the only pretrained model; its file."""
+    own = runs.load(shutil.copytree(run.workdir, tmp_path / "vae"))
+    own.metrics_json.write_text('{"test": {}}')
+    (tmp_path / "zoo").mkdir()
+    monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
+    return zoo.pack(own, exported)
+
+
+def test_run_comes_back_with_its_weights_rounded(packed, run):
+    assert zoo.names() == ["vae"]
+    unpacked = zoo.run("vae")
+    assert (unpacked.config, unpacked.identity, unpacked.title) == (run.config, run.identity, "vae")
+    assert runs.history(unpacked) == runs.history(run)
+    before, after = (tiny.parameters(runs.load_model(r)) for r in (run, unpacked))
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new, old.numpy().astype(np.float16).astype(np.float32))
+    assert any((old.numpy() != new.numpy()).any() for old, new in zip(before, after, strict=True))
+
+
+def test_export_comes_back_and_gives_what_the_run_gives(packed, exported):
+    folder = zoo.export("vae")
+    (version,) = folder.iterdir()
+    loaded = tf.saved_model.load(str(version))
+    own = runs.load_model(zoo.run("vae")).sample(2, seed=7)["probabilities"]
+    signature = loaded.signatures["sample"](num_samples=tf.constant(2), seed=tf.constant(7))
+    np.testing.assert_allclose(signature["probabilities"], own, atol=1e-6)
+    files = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
+    assert {path.relative_to(version) for path in version.rglob("*") if path.is_file()} == files
+
+
+def test_same_run_gives_the_same_file(packed, run, exported):
+    before = packed.read_bytes()
+    own = packed.parent.parent / "vae"
+    assert zoo.pack(runs.load(own), exported).read_bytes() == before
+
+
+def test_damaged_file_is_told(packed, genmnist):
+    packed.write_bytes(packed.read_bytes()[:-1])
+    assert_one_line(genmnist("sample", "--pretrained=vae"), 3, f"{packed} is damaged: install the package again")
+
+
+def test_unpacked_model_is_used_again_and_one_that_changed_is_not(packed, cache):
+    first = zoo.run("vae").workdir
+    packed.unlink()
+    assert zoo.run("vae").workdir == first and first.is_relative_to(cache)
+    digests = {"vae": "0" * 64}
+    (packed.parent / "sha256.json").write_text(json.dumps(digests))
+    with pytest.raises(FileNotFoundError):
+        zoo.run("vae")
+    assert not list(cache.glob(".writing*"))
+
+
+def test_cache_that_cannot_be_written_is_done_without(packed, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    zoo._cache.cache_clear()
+    workdir = zoo.run("vae").workdir
+    assert (workdir / "config.json").exists() and not workdir.is_relative_to(tmp_path)
+    shutil.rmtree(zoo._cache())
+
+
+def test_weight_too_large_for_its_half_precision_is_refused():
+    with pytest.raises(Fault, match="too large"):
+        zoo._rounded(np.float32([1.0, 70_000.0]))
+    assert zoo._rounded(np.int64([2**40])) == [2**40]
+
+
+def test_verbs_take_a_pretrained_model(packed, genmnist, digits):
+    np.savez("own.npz", images=(255 * digits[..., 0]).astype(np.uint8))
+    for verb, *more in (["sample"], ["encode", "--images=own.npz"], ["score", "--images=own.npz", "--num_draws=2"]):
+        outcome = genmnist(verb, "--pretrained=vae", *more)
+        assert outcome.status == 0, outcome.err
+    assert_one_line(genmnist("sample", "--pretrained=vea"), 2, "no pretrained model 'vea'; did you mean vae? There are")
+    for verb in ("sample", "evaluate"):
+        outcome = genmnist(verb, "--pretrained=vae", "--model=vae")
+        assert_one_line(outcome, 2, "give either --pretrained or a run by --model or --workdir, not both")
+    outcome = genmnist("sample", "--pretrained=vae", "--export=exports/vae")
+    assert_one_line(outcome, 2, "give either --export or a run by --model, --workdir or --pretrained, not both")
+
+
+@pytest.mark.slow
+def test_server_without_exports_serves_them_all(tmp_path):
+    process = tiny.start("serve", "--port=0", cwd=tmp_path, before="")
+    said = process.stdout.readline()
+    address = process.stdout.readline().split()[-1]
+    served = f"{address}/v1/models/vae_2d"
+
+    def is_ready():
+        try:
+            return urllib.request.urlopen(f"{address}/readyz").status == 200
+        except urllib.error.URLError:
+            return False
+
+    tiny.wait_for(is_ready, process)
+    sheet = urllib.request.urlopen(f"{served}/sample.png?num_samples=4&seed=7").read()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert said == f"no --export is given: serving the pretrained {', '.join(zoo.names())}\n"
+    assert sheet.startswith(b"\x89PNG")
+
+
+# Those that are shipped
+
+
+def test_shipped_files_are_those_that_the_list_names_and_small():
+    files = {path.stem: path.read_bytes() for path in zoo.ZOO.glob("*.zip")}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == zoo._digests()
+    assert sum(map(len, files.values())) < 16e6
+    assert "vae_2d" in files
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_shipped_model_is_as_good_as_its_record_says(name, mnist_5k, cache):
+    run = gm.pretrained(name)
+    record = json.loads((run.workdir / "metrics.json").read_text())
+    assert record["dataset"] == "mnist" and not record["trained"]["commit"][-1].endswith("+")
+    if record["test"]["elbo"]:
+        model, images = run.model, mnist_5k.test.binary[:300].astype(np.float32)
+        given = {"y": mnist_5k.test.labels[:300]} if model.takes_labels else {}
+        elbo = bounds.elbo(model.log_terms(images, 1, tf.constant([1, 2]), **given)).numpy()
+        told = record["test"].get("given_label", record["test"])["elbo"]["mean"]
+        assert elbo.mean() == pytest.approx(told, abs=float(4 * elbo.std() / 300**0.5))
