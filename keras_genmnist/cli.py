@@ -22,6 +22,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from keras_genmnist import config as configs
+from keras_genmnist import fields
 from keras_genmnist.errors import Fault, UsageError
 
 STARTED = time.time()
@@ -526,8 +527,8 @@ class _Help(Exception):
         described = [(f"--{name}={values[name].default}", values[name].help) for name in values]
         described += [("--debug", "On an error, show the traceback too.")]
         lines = [f"  {flag:30}{text}" for flag, text in described]
-        lines += ["", "docs/models.md says what the fields mean:"] * bool(config)
-        lines += [f"  --config.{field}={value}" for field, value in config.items()]
+        lines += ["", "Fields of the config, of which docs/models.md says more:"] * bool(config)
+        lines += [f"  {f'--config.{field}={value}':42}{meaning}" for field, value, meaning in fields.described(config)]
         super().__init__("\n".join(lines))
 
 

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import runpy
 import shlex
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import keras_genmnist
-from keras_genmnist import classifier, cli, models, runs, signatures, training
+from keras_genmnist import classifier, cli, fields, models, runs, signatures, training
 from keras_genmnist import config as configs
 from tests import tiny
 
@@ -125,10 +126,17 @@ def test_help_of_a_verb_tells_its_usage_and_flags(verb, genmnist):
         assert f"{flag}=" in out.split("\n\n", 2)[-1], f"{flag} is not described"
 
 
-def test_help_of_train_lists_the_fields_of_the_config(genmnist):
-    status, out, err = genmnist("train", "--model=vae", "--help")
+@pytest.mark.parametrize("model", ["vae", str(ROOT / "examples" / "ring.py")])
+def test_help_of_train_tells_the_fields_of_the_config_and_what_they_mean(model, genmnist):
+    status, out, err = genmnist("train", f"--model={model}", "--help")
     assert (status, err) == (0, "")
-    assert all(f"--config.{field}=" in out for field in configs.load("vae"))
+    told = dict(re.findall(r"^  --config\.(\w+)=\S* *(.*)$", out, re.M))
+    assert told == {field: fields.MEANINGS.get(field, "") for field in configs.load(model)}
+    assert told["batch_size"] == "Images in a training step."
+
+
+def test_every_field_of_a_config_has_a_meaning_and_every_meaning_a_field():
+    assert {field for name in configs.names() for field in configs.load(name)} == fields.MEANINGS.keys()
 
 
 def test_version_is_the_packages(genmnist):
