@@ -101,6 +101,12 @@ lint: $(INSTALLED) ## ruff: rules and formatting
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
+docs: .venv/.installed-docs ## build the site into docs/_build/html and check its links
+	rm -rf docs/_build docs/reference
+	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -c docs . docs/_build/html
+	cp docs/_build/html/README.html docs/_build/html/index.html
+	$(PY) docs/links.py docs/_build/html
+
 notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into the .ipynb beside each
 	$(PY) scripts/notebooks.py $(wildcard notebooks/*.py)
 
@@ -119,10 +125,11 @@ lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upg
 	$(UV) $(FLAGS) pyproject.toml --extra=tune --output-file=requirements/cpu.lock
 	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=tune --extra=gpu --output-file=requirements/gpu.lock
 	$(UV) $(FLAGS) pyproject.toml --constraint=requirements/cpu.lock --extra=tune --extra=dev --extra=notebooks --output-file=requirements/dev.lock
+	$(UV:3.10=3.11) $(FLAGS) pyproject.toml --constraint=requirements/dev.lock --extra=docs --output-file=requirements/docs.lock
 	echo hatchling | $(UV) - --constraint=requirements/dev.lock --output-file=requirements/build.lock
 
 clean: ## remove the environments, the demo and the caches; runs/, exports/ and figures/ stay
-	rm -rf .venv .venv-bench demo dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench demo dist docs/_build docs/reference .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## this list
@@ -138,10 +145,15 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# For Python 3.11 and newer: on 3.10 MyST and TensorFlow want different versions of markdown-it-py.
+.venv/.installed-docs: $(INSTALLED) requirements/docs.lock
+	$(PY) -m pip install --quiet --require-hashes -r requirements/docs.lock
+	touch $@
+
 # Not locked: the peers only serve to be compared with.
 .venv-bench/.installed:
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo results report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint notebooks bench lock clean help
+.PHONY: demo results report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint docs notebooks bench lock clean help

@@ -1,4 +1,9 @@
-"""Class-conditional DCGAN with projection discriminator (Miyato & Koyama 2018, arxiv.org/abs/1802.05637)"""
+"""Class-conditional DCGAN with projection discriminator (Miyato & Koyama 2018, arxiv.org/abs/1802.05637)
+
+1. The discriminator has an R1 penalty and no norm, where the paper has spectral norm.
+2. The loss is the one of `dcgan`, where the paper has the hinge loss.
+3. The generator is told the digit with its latents, where the paper has a batch norm for each class.
+"""
 
 from ml_collections import ConfigDict
 

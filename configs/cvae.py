@@ -1,4 +1,9 @@
-"""Class-conditional VAE: encoder, decoder and prior are told the digit (Kingma et al. 2014, arxiv.org/abs/1406.5298)"""
+"""Class-conditional VAE: encoder, decoder and prior are told the digit (Kingma et al. 2014, arxiv.org/abs/1406.5298)
+
+1. All images have labels, where the paper's subject is that few have.
+2. The prior is a RealNVP that is told the digit. In the paper it knows nothing of the digit.
+3. The networks are convolutional.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,10 @@
-"""Flow matching along straight paths (Lipman et al. 2023, arxiv.org/abs/2210.02747)"""
+"""Flow matching along straight paths (Lipman et al. 2023, arxiv.org/abs/2210.02747)
+
+1. The path ends at the image itself: sigma_min is 0.
+2. Images are drawn in a fixed number of Heun's steps, where the paper has an adaptive solver.
+3. Levels are spread uniformly over what each stands for, so that there is a density.
+4. The U-Net is small: 32 maps at half the image's size and 2 residual blocks at each size.
+"""
 
 from ml_collections import ConfigDict
 

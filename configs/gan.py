@@ -1,4 +1,9 @@
-"""Generative adversarial network, multi-layer perceptrons (Goodfellow et al. 2014, arxiv.org/abs/1406.2661)"""
+"""Generative adversarial network, multi-layer perceptrons (Goodfellow et al. 2014, arxiv.org/abs/1406.2661)
+
+1. The discriminator has an R1 penalty (Mescheder et al. 2018), and no maxout units and no dropout.
+2. Both networks are trained by Adam, and the generator's weights are averaged.
+3. The generator has batch norm.
+"""
 
 from ml_collections import ConfigDict
 

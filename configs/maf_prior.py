@@ -1,4 +1,8 @@
-"""VAE with masked autoregressive flow prior (Papamakarios et al. 2017, arxiv.org/abs/1705.07057)"""
+"""VAE with masked autoregressive flow prior (Papamakarios et al. 2017, arxiv.org/abs/1705.07057)
+
+1. The flow is the prior of the latents of `vae`. The paper models the images themselves.
+2. No batch norm stands between the steps.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,12 @@
-"""Gated PixelCNN (van den Oord et al. 2016, arxiv.org/abs/1606.05328) over patches, in eight orders"""
+"""Gated PixelCNN (van den Oord et al. 2016, arxiv.org/abs/1606.05328) over patches, in eight orders
+
+1. The network goes from patch to patch of 2 x 2 pixels, and a patch is one of its 16 patterns.
+2. p(x) is the mean over eight orders of the patches, which one network is told.
+3. Every second layer is followed by attention, and 8 features are learned for each place.
+4. Training aims at the grey levels that bits are drawn from.
+5. There are 4 layers of 32 maps, and the weights are averaged. docs/models.md gives the fields
+   that make the network of the paper.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,10 @@
-"""VAE whose decoder is a small PixelCNN of its features (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)"""
+"""VAE whose decoder is a small PixelCNN of its features (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)
+
+1. The latents are those of `vae_best`, with a flow as posterior and as prior, where the paper's are Gaussian.
+2. The decoder's PixelCNN has 2 layers of 8 maps, so that it sees strokes and not digits. The paper's has more and
+   wider layers.
+3. 8 nats of KL cost nothing.
+"""
 
 from ml_collections import ConfigDict
 

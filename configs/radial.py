@@ -1,4 +1,8 @@
-"""VAE with radial flow posterior (Rezende & Mohamed 2015, arxiv.org/abs/1505.05770)"""
+"""VAE with radial flow posterior (Rezende & Mohamed 2015, arxiv.org/abs/1505.05770)
+
+1. Those of `planar`, but for the study of depth.
+2. b = 0 gives the identity: see the equation of `Radial`.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,9 @@
-"""VAE with RealNVP prior (Dinh et al. 2017, arxiv.org/abs/1605.08803)"""
+"""VAE with RealNVP prior (Dinh et al. 2017, arxiv.org/abs/1605.08803)
+
+1. The flow is the prior of the latents of `vae`. The paper models the images themselves, by convolutions at several
+   scales.
+2. The couplings move the two halves of the latents in turn, and no batch norm stands between them.
+"""
 
 from ml_collections import ConfigDict
 

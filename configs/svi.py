@@ -1,4 +1,11 @@
-"""VAE without encoder: each image's posterior by gradient ascent (Hoffman et al. 2013, arxiv.org/abs/1206.7051)"""
+"""VAE without encoder: each image's posterior by gradient ascent (Hoffman et al. 2013, arxiv.org/abs/1206.7051)
+
+1. The posterior of each image is found by Adam on draws of its ELBO, where the paper has natural gradients of
+   conjugate models.
+2. What all images have in common is the decoder, which is trained by maximum likelihood. In the paper it has a
+   posterior too.
+3. The ascent begins anew at each visit of an image, from the same start.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,7 @@
-"""VAE with 2 latent dimensions, to draw maps of (Kingma & Welling 2014, figure 4, arxiv.org/abs/1312.6114)"""
+"""VAE with 2 latent dimensions, to draw maps of (Kingma & Welling 2014, figure 4, arxiv.org/abs/1312.6114)
+
+1. Those of `vae`, but for the number of latents.
+"""
 
 from ml_collections import ConfigDict
 

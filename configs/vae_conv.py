@@ -1,4 +1,8 @@
-"""VAE with residual encoder and deconvolutional decoder (Radford et al. 2016, arxiv.org/abs/1511.06434)"""
+"""VAE with residual encoder and deconvolutional decoder (Radford et al. 2016, arxiv.org/abs/1511.06434)
+
+1. The paper's networks are those of a GAN. Its generator is the decoder here, with ELU and without batch norm.
+2. The encoder has residual blocks, which the paper has not.
+"""
 
 from ml_collections import ConfigDict
 

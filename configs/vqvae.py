@@ -1,4 +1,11 @@
-"""VQ-VAE with a gated PixelCNN over its codes (van den Oord et al. 2017, arxiv.org/abs/1711.00937)"""
+"""VQ-VAE with a gated PixelCNN over its codes (van den Oord et al. 2017, arxiv.org/abs/1711.00937)
+
+1. The codebook is a running mean, as in the paper's appendix, and codes that are hardly used begin anew.
+2. The encoder's loss has the rate, -log p(z), too. With `rate_weight=0` it learns from the reconstruction alone, as
+   in the paper.
+3. The prior is trained together with the encoder and the decoder, not after them.
+4. There are 16 codes, where the paper has 512.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,8 @@
-"""Wasserstein GAN with gradient penalty (Gulrajani et al. 2017, arxiv.org/abs/1704.00028)"""
+"""Wasserstein GAN with gradient penalty (Gulrajani et al. 2017, arxiv.org/abs/1704.00028)
+
+1. Adam has learning rates of 5e-4 and a beta_1 of 0.5, where the paper has 1e-4 and 0.
+2. The learning rates decay, and the generator's weights are averaged.
+"""
 
 from ml_collections import ConfigDict
 

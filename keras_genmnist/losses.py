@@ -1,8 +1,16 @@
 """Adversarial losses: functions of the discriminator's logits, [B], for real images and for samples.
 
-Every one is minimised; "real" and "fake" are logits, so that nothing overflows.  `TARGETS` tells which of them compare
-the real images with a target, which one-sided label smoothing lowers (Salimans et al. 2016, section 3.4,
-arxiv.org/abs/1606.03498).
+With "real" and "fake" the logits, and p their sigmoid, the two sides minimise:
+
+  loss            discriminator                               generator
+  minimax         -E log p(real) - E log (1 - p(fake))        E log (1 - p(fake))
+  non_saturating  -E log p(real) - E log (1 - p(fake))        -E log p(fake)
+  least_squares   (E (real - 1)^2 + E fake^2) / 2             E (fake - 1)^2 / 2
+  hinge           E max(0, 1 - real) + E max(0, 1 + fake)     -E fake
+  wasserstein_gp  E fake - E real + w gradient_penalty        -E fake
+
+They are computed of logits, so that nothing overflows.  `TARGETS` tells which of them compare the real images with a
+target, which one-sided label smoothing lowers (Salimans et al. 2016, section 3.4, arxiv.org/abs/1606.03498).
 """
 
 from collections.abc import Callable
