@@ -97,9 +97,10 @@ image-cpu: ## build the image genmnist:cpu, without the CUDA libraries
 	$(DOCKER_BUILD) --build-arg DEVICE=cpu -t genmnist:cpu .
 
 ##@ Development
-lint: $(INSTALLED) ## ruff: rules and formatting
+lint: $(INSTALLED) ## ruff: rules and formatting; mypy: the types of the public names
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/mypy
 
 docs: .venv/.installed-docs ## build the site into docs/_build/html and check its links
 	rm -rf docs/_build docs/reference
@@ -129,7 +130,7 @@ lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upg
 	echo hatchling | $(UV) - --constraint=requirements/dev.lock --output-file=requirements/build.lock
 
 clean: ## remove the environments, the demo and the caches; runs/, exports/ and figures/ stay
-	rm -rf .venv .venv-bench demo dist docs/_build docs/reference .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench demo dist docs/_build docs/reference .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## this list

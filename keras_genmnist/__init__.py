@@ -11,6 +11,7 @@
 
 import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # Before TensorFlow is imported anywhere: its C++ log and oneDNN notices are noise beside a progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,9 +29,18 @@ PUBLIC = {
     "optimizers": "tf_keras.optimizers",
 }
 __all__ = list(PUBLIC)
+if TYPE_CHECKING:  # for type checkers and editors, the same
+    from tf_keras import optimizers as optimizers
+
+    from keras_genmnist import datasets as datasets
+    from keras_genmnist import models as models
+    from keras_genmnist.api import Trained as Trained
+    from keras_genmnist.api import open as open
+    from keras_genmnist.api import train as train
+    from keras_genmnist.tuning import tune as tune
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(PUBLIC)}")
     module, _, attribute = PUBLIC[name].partition(":")

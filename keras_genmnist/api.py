@@ -64,18 +64,27 @@ class Trained:
         """The images that the run learned from."""
         return runs.load_data(self._run)
 
-    def evaluate(self, num_draws: int | None = None, **given) -> dict:
+    def evaluate(
+        self,
+        num_draws: int | None = None,
+        *,
+        results: bool = False,
+        proposal: str = "posterior",
+        per_image: str | Path | None = None,
+    ) -> dict:
         """Scores the run, prints a table, writes metrics.json and returns what it holds, in nats.
 
         Args:
           num_draws: of the importance-weighted likelihood; 1000 by default, or quadrature for 1 or 2 latents.
-          given: `results`, `proposal` and `per_image` as of `keras_genmnist.evaluate.evaluate`.
+          results, proposal, per_image: as of `keras_genmnist.evaluate.evaluate`.
         Raises:
           UsageError, Fault: as `keras_genmnist.evaluate.evaluate`.
         """
         from keras_genmnist import evaluate
 
-        return evaluate.evaluate(self._run, num_draws, **given)
+        return evaluate.evaluate(
+            self._run, num_draws, results, proposal, None if per_image is None else Path(per_image)
+        )
 
     def figure(
         self, name: str, seed: int = 1, pairs: Sequence[tuple[int, int]] = (), label: str | None = None
@@ -109,7 +118,7 @@ def train(
     workdir: str | Path | None = None,
     init_from: str | Path | None = None,
     devices: str | None = None,
-    **fields,
+    **fields: bool | int | float | str,
 ) -> Trained:
     """Trains a model, or goes on with its run where it stopped; what `genmnist train` does.
 
@@ -207,7 +216,7 @@ def begin(
       UsageError, Fault, SystemExit: as `training.train`.
     """
     strategy = cluster.strategy(devices, workers, index, config.batch_size)
-    change = {}
+    change: dict = {}
     if runs.exists(workdir):
         if init_from:
             raise UsageError(f"{workdir} holds a run that has begun already: give --init_from={init_from} with another")

@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from keras_genmnist.workers import num_cores, start
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from optuna.trial import FrozenTrial
 
 SHORTER = 10  # a trial has that much less of the epochs, unless told
 PRUNERS = ("median", "hyperband", "none")
@@ -98,7 +99,7 @@ def tune(
     storage: str | None = None,
     study: str | None = None,
     workers: int = 1,
-    **fields,
+    **fields: bool | int | float | str,
 ) -> Tuned:
     """Searches for the best config of a model, or goes on with the search in `workdir`; what `genmnist tune` does.
 
@@ -136,7 +137,9 @@ def tune(
         raise UsageError("a study that is joined has its own config: give fields only with a model")
     command = f"gm.tune({record.model!r})" if record else "gm.tune()"
     try:
-        return begin(record, trials, workdir and Path(workdir), storage, study, workers=workers, command=command)
+        return begin(
+            record, trials, Path(workdir) if workdir else None, storage, study, workers=workers, command=command
+        )
     except SystemExit as stopped:
         raise KeyboardInterrupt("stopped; go on by the same call") from stopped
 
@@ -162,10 +165,11 @@ def plan(
       UsageError: naming what is not accepted.
     """
     epochs = max(1, config.epochs // SHORTER) if epochs is None else epochs
-    record = Record(name, config.to_dict(), search, epochs, list(objectives), pruner, source and source.read_text())
+    text = source.read_text() if source else None
+    record = Record(name, config.to_dict(), search, epochs, list(objectives), pruner, text)
     over = record.space
     training.check_config(config)
-    builder = source and configs.builder(source)
+    builder = configs.builder(source) if source else None
     spec = runs.planned_spec(config)
     model = models.build(config, spec, builder)
     measures = [model.measure, *(["elbo"] if model.has_encoder and model.measure != "elbo" else [])]
@@ -220,9 +224,10 @@ def begin(
     Raises:
       UsageError, Fault, SystemExit: as `tune`.
     """
-    if workdir is None and name is None:
-        raise UsageError("give --model=NAME to begin a search, or the --workdir=DIR or --study=NAME of one to join")
-    workdir = workdir or Path("runs") / "tune" / name
+    if workdir is None:
+        if name is None:
+            raise UsageError("give --model=NAME to begin a search, or the --workdir=DIR or --study=NAME of one to join")
+        workdir = Path("runs") / "tune" / name
     name, journal = name or runs.title(workdir), workdir / "study.journal"
     if record is None and storage is None and not journal.exists():
         raise UsageError(f"no search in {workdir} to join: give --model=NAME to begin one, or its --storage")
@@ -373,12 +378,12 @@ def _train(claim: Claim, workdir: Path, command: str) -> str:
     return f"{said}: failed: {reason}"
 
 
-def _measure(record: Record, config: ConfigDict, source: Path | None):
+def _measure(record: Record, config: ConfigDict, source: Path | None) -> Callable[[dict], float]:
     """What tells how good an epoch is, of its row of metrics.jsonl."""
     name = record.objectives[0]
     if name != "score":
         return lambda row: row[f"val_{name}"]
-    return models.build(config, runs.planned_spec(config), source and configs.builder(source)).score
+    return models.build(config, runs.planned_spec(config), configs.builder(source) if source else None).score
 
 
 def _parameters(run: Run) -> int:
@@ -443,7 +448,7 @@ def _tell(study: Study, workdir: Path, command: str, finish: bool) -> None:
         print(f"the config of trial {best.number} is in {run.workdir}; to full length, {runs.resume(run.workdir)}")
 
 
-def _best(study: Study, workdir: Path, trial, command: str) -> Run:
+def _best(study: Study, workdir: Path, trial: "FrozenTrial", command: str) -> Run:
     """The run of the best config to full length, begun in WORKDIR/best; what is trained there of another stays.
 
     Raises:

@@ -133,6 +133,13 @@ def test_run_of_a_dataset_keeps_a_copy_of_it_and_reopens(trained):
     assert {"elbo", "val_elbo", "seconds"} <= again.history.keys()
 
 
+def test_run_is_evaluated_with_the_scores_of_each_image_in_a_file(trained, tmp_path):
+    trained.evaluate(num_draws=2, per_image=str(tmp_path / "images.csv"))
+    assert len((tmp_path / "images.csv").read_text().splitlines()) == 1 + len(trained.data.test.images)
+    with pytest.raises(TypeError, match="propsal"):
+        trained.evaluate(propsal="defensive")
+
+
 def test_run_draws_its_figures_and_names_the_ones_it_has(trained):
     for name in ("samples", "latent_grid", "training_curves"):
         assert isinstance(trained.figure(name), Figure)

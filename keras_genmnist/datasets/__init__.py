@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,14 +135,16 @@ def from_arrays(
       UsageError: if the images have a shape that is not accepted, or there are too few.
       Fault: if the values make no sense.
     """
-    given = {"train": (images, labels), "validation": validation, "test": test}
-    parts = {
-        split: None
-        if pair is None
-        else Part(np.asarray(pair[0]), None if pair[1] is None else np.asarray(pair[1]), f"the {split} images")
-        for split, pair in given.items()
-    }
-    return arrays.splits(name, arrays.check(**parts, image_size=image_size, invert=invert))
+    parts = (
+        _part(images, labels, "train"),
+        None if validation is None else _part(*validation, "validation"),
+        None if test is None else _part(*test, "test"),
+    )
+    return arrays.splits(name, arrays.check(*parts, image_size=image_size, invert=invert))
+
+
+def _part(images: np.ndarray, labels: np.ndarray | None, split: str) -> Part:
+    return Part(np.asarray(images), None if labels is None else np.asarray(labels), f"the {split} images")
 
 
 def save(dataset: Dataset, path: Path) -> None:
@@ -151,7 +154,7 @@ def save(dataset: Dataset, path: Path) -> None:
       UsageError: if the path cannot be written.
     """
     content, names = io.BytesIO(), dataset.spec.class_names
-    found = {}
+    found: dict[str, Any] = {}  # arrays; NumPy's types would have one of them be allow_pickle
     for split in (dataset.train, dataset.validation, dataset.test):
         found[f"x_{split.name}"] = split.images
         if split.labels is not None:

@@ -89,9 +89,9 @@ def check(
     if invert:
         images = [255 - each for each in images]
     labels, class_names = _classes(parts)
-    if labels[0] is not None:
-        in_order = in_order or bool((np.diff(labels[0]) >= 0).all())
-        if max(each.max() for each in labels) == 0:
+    if known := [each for each in labels if each is not None]:
+        in_order = in_order or bool((np.diff(known[0]) >= 0).all())
+        if max(each.max() for each in known) == 0:
             _warn(f"{train.name}: all images are of one class")
     brightness = images[0].mean() / 255
     if images[0].shape[-1] == 1 and brightness > 0.5:
@@ -99,9 +99,9 @@ def check(
             f"{train.name}: the mean pixel is {brightness:.2f} of white, so these look like dark drawings on a light "
             f"ground, and models learn light ones on a dark ground better: --config.invert={str(not invert).lower()}"
         )
-    checked = iter([Part(*both, part.name) for *both, part in zip(images, labels, parts, strict=True)])
-    three = [None if part is None else next(checked) for part in (train, validation, test)]
-    return Arrays(*three, class_names, in_order, digest(*three))
+    checked = (Part(image, label, part.name) for image, label, part in zip(images, labels, parts, strict=True))
+    first, second, third = next(checked), validation and next(checked), test and next(checked)
+    return Arrays(first, second, third, class_names, in_order, digest(first, second, third))
 
 
 def splits(name: str, arrays: Arrays) -> Dataset:
@@ -134,15 +134,16 @@ def splits(name: str, arrays: Arrays) -> Dataset:
         train, validation = _without_last_sixth(train)
     parts = (train, validation, test)
     images = np.concatenate([part.images for part in parts])
+    labels = [part.labels for part in parts if part.labels is not None]
     spec = DatasetSpec(
         name,
         images.shape[1:],
-        num_classes=None if train.labels is None else 1 + max(int(part.labels.max()) for part in parts),
+        num_classes=1 + max(int(each.max()) for each in labels) if labels else None,
         values="binary" if ((images == 0) | (images == 255)).all() else "grey",
         class_names=arrays.class_names,
     )
-    labels = None if train.labels is None else np.concatenate([part.labels for part in parts])
-    return cut(spec, images, labels, len(train.images), len(train.images) + len(validation.images))
+    ends = len(train.images), len(train.images) + len(validation.images)
+    return cut(spec, images, np.concatenate(labels) if labels else None, *ends)
 
 
 def digest(train: Part | Split, validation: Part | Split | None = None, test: Part | Split | None = None) -> str:
@@ -161,7 +162,7 @@ def digest(train: Part | Split, validation: Part | Split | None = None, test: Pa
             result.update(b"no split;")
             continue
         result.update(f"{split.images.shape};".encode())
-        result.update(np.ascontiguousarray(split.images))
+        result.update(np.ascontiguousarray(split.images).data)
         result.update(b"no labels;" if split.labels is None else split.labels.astype("<i8").tobytes())
     return result.hexdigest()
 
@@ -302,7 +303,7 @@ def _require_one_shape(images: list[np.ndarray], parts: list[Part]) -> None:
     require_size(images[0][0], parts[0].name)
 
 
-def _classes(parts: list[Part]) -> tuple[list[np.ndarray | None], tuple[str, ...] | None]:
+def _classes(parts: list[Part]) -> tuple[Sequence[np.ndarray | None], tuple[str, ...] | None]:
     """The labels of all parts as int64 classes 0, 1, ..., and the names of these."""
     labelled = [part for part in parts if part.labels is not None]
     if not labelled:
@@ -310,7 +311,7 @@ def _classes(parts: list[Part]) -> tuple[list[np.ndarray | None], tuple[str, ...
     if len(labelled) < len(parts):
         other = next(part for part in parts if part.labels is None)
         raise UsageError(f"{labelled[0].name} has labels and {other.name} has none: give labels to both or to neither")
-    labels = [_one_label_an_image(part) for part in parts]
+    labels = [_one_label_an_image(part.labels, part) for part in parts if part.labels is not None]
     if len({each.dtype.kind for each in labels}) > 1:
         raise Fault(f"the labels of {parts[0].name} and its other splits are partly numbers and partly strings")
     values, classes = np.unique(np.concatenate(labels), return_inverse=True)
@@ -324,9 +325,8 @@ def _classes(parts: list[Part]) -> tuple[list[np.ndarray | None], tuple[str, ...
     return np.split(classes.astype(np.int64), ends[:-1]), None if numbered else tuple(names)
 
 
-def _one_label_an_image(part: Part) -> np.ndarray:
-    """Labels as strings [N] or as int64 [N] that are not negative."""
-    labels = part.labels
+def _one_label_an_image(labels: np.ndarray, part: Part) -> np.ndarray:
+    """The labels of a part as strings [N] or as int64 [N] that are not negative."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:

@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def _npz(path: Path) -> dict[str, Part]:
 
 def _splits(names: set[str], path: Path) -> dict[str, str]:
     """Those of `names` that stand for splits, by split."""
-    found = {}
+    found: dict[str, str] = {}
     for name in sorted(names & SPLITS.keys()):
         if SPLITS[name] in found:
             raise UsageError(f"{path} has both {found[SPLITS[name]]} and {name}; accepted: one of them")
@@ -171,7 +172,7 @@ def _by_split(root: Path, places: list[Path]) -> dict[str, tuple[Path, list[Path
 
 def _decoded(root: Path, places: list[Path], image_size: int) -> list[np.ndarray]:
     """The images, uint8 [H, W, C] of one shape."""
-    images = (_image(root / place) for place in places)
+    images: Iterable[np.ndarray] = (_image(root / place) for place in places)
     if image_size:
         images = arrays.resize(images, image_size, str(root))
     result = []

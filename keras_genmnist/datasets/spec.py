@@ -1,6 +1,6 @@
 """What a data set is: the shape and the values of its images, and their classes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DIGITS = "mnist"  # the judge of images that show digits as MNIST has them
 
@@ -58,4 +58,5 @@ NAMED = 60  # classes in a message
 
 def spec_of(fields: dict) -> DatasetSpec:
     """The DatasetSpec of these fields, which were written as JSON."""
-    return DatasetSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    own: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return DatasetSpec(**own)

@@ -106,7 +106,7 @@ class Split(NamedTuple):
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)  # one, another every time
 
         @tf.autograph.experimental.do_not_convert
-        def epoch(number):
+        def epoch(number: tf.Tensor) -> tf.data.Dataset:
             first = number % 2**31 * steps_per_epoch
             return tf.data.Dataset.range(first, first + steps_per_epoch)
 
@@ -130,7 +130,7 @@ class Split(NamedTuple):
         source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
 
         @tf.autograph.experimental.do_not_convert
-        def batch(step):
+        def batch(step: tf.Tensor) -> tf.Tensor | dict | tuple:
             epoch, place = step // steps_per_epoch, step % steps_per_epoch
             position = place * batch_size + tf.range(first, first + rows, dtype=tf.int64)
             index = tf.random.experimental.index_shuffle(

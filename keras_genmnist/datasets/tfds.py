@@ -47,20 +47,19 @@ def load(name: str) -> Dataset:
       Fault: if the data set is damaged, or neither prepared nor downloadable.
     """
     spec = SPECS[name]
+    labels: np.ndarray | None
     if name == "binarized_mnist":
-        rows = [_rows(name, split) for split in ("train", "validation", "test")]
-        images, labels = 255 * np.concatenate([images for images, _ in rows]), None
-        validation_start, test_start = (len(rows[0][0]), len(rows[0][0]) + len(rows[1][0]))
+        parts = [_rows(name, split)["image"] for split in ("train", "validation", "test")]
+        images, labels = 255 * np.concatenate(parts), None
+        validation_start, test_start = len(parts[0]), len(parts[0]) + len(parts[1])
     else:
-        rows = [_in_original_order(*_rows(name, split), split) for split in ("train", "test")]
+        rows = [_in_original_order(_rows(name, split), split) for split in ("train", "test")]
         images, labels = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         test_start = len(rows[0][0])
         validation_start = test_start - test_start // 6
-    if spec.num_classes is None:
-        labels = None
-    elif name == "emnist/letters":
-        labels = labels - 1  # they begin at 1
-    return cut(spec, images, labels, validation_start, test_start)
+        if name == "emnist/letters":
+            labels = labels - 1  # they begin at 1
+    return cut(spec, images, None if spec.num_classes is None else labels, validation_start, test_start)
 
 
 def _upright(example: dict) -> dict:
@@ -83,8 +82,8 @@ PREPARED_BY = {
 }
 
 
-def _rows(name: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images uint8 [N, H, W, C] and labels int64 [N] of a split, as they are stored."""
+def _rows(name: str, split: str) -> dict[str, np.ndarray]:
+    """`image`, uint8 [N, H, W, C], and `label`, int64 [N], if there is one, of a split, as they are stored."""
     # Imported here: a second of start-up that other data sets do not need.
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
@@ -128,7 +127,7 @@ def _rows(name: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     expected = builder.info.splits[split].num_examples
     if len(rows["image"]) != expected:
         raise damaged(builder.data_path, f"{len(rows['image'])} images in {split}, not {expected}")
-    return rows["image"], rows.get("label")
+    return rows
 
 
 def _remove_empty_folders(folder: Path) -> None:
@@ -138,10 +137,11 @@ def _remove_empty_folders(folder: Path) -> None:
             place.rmdir()
 
 
-def _in_original_order(images: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _in_original_order(rows: dict[str, np.ndarray], split: str) -> tuple[np.ndarray, np.ndarray]:
     """Undoes tfds' shuffle: it stores examples sorted by a hash of their index, salted with the split's name."""
     from tensorflow_datasets.core import hashing
 
+    images, labels = rows["image"], rows["label"]
     hasher = hashing.Hasher(split)
     order = sorted(range(len(labels)), key=hasher.hash_key)
     result = np.empty_like(images), np.empty_like(labels)

@@ -22,7 +22,10 @@ def names() -> list[str]:
 
 
 def build(
-    config: ConfigDict | str, spec: DatasetSpec | None = None, builder: Callable | None = None, **fields
+    config: ConfigDict | str,
+    spec: DatasetSpec | None = None,
+    builder: Callable | None = None,
+    **fields: bool | int | float | str,
 ) -> GenerativeModel:
     """The model of `config`, its variables made and initialised from config.seed.
 
