@@ -57,11 +57,20 @@ ENV PATH=/opt/genmnist/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG COMMIT=
 ENV GENMNIST_COMMIT=${COMMIT}
+LABEL org.opencontainers.image.title="genmnist" \
+      org.opencontainers.image.description="Deep generative models of MNIST in TensorFlow and TensorFlow Probability" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision=${COMMIT}
 USER genmnist
 # runs/, exports/ and figures/ appear under /work.
 WORKDIR /work
 VOLUME ["/work", "/data"]
 # `genmnist serve`, which listens on all networks in here: what reaches it is up to -p.
 EXPOSE 8501
+# Of a server, whether it is ready; any other verb is well as long as it runs.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \
+  CMD grep -qzx serve /proc/1/cmdline || exit 0; \
+      port=$(tr '\0' '\n' </proc/1/cmdline | sed -n 's/^--port=//p'); \
+      python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:${port:-8501}/readyz')"
 ENTRYPOINT ["genmnist"]
 CMD ["--help"]

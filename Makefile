@@ -121,6 +121,17 @@ bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of p
 	$(PY) benchmarks/tuning.py
 	$(PY) benchmarks/workers.py
 
+VERSION = $$($(GENMNIST) --version)
+# Not locked: it runs in an environment of its own, and nothing of it is shipped.
+SBOM := .venv/bin/uvx --quiet --from=cyclonedx-bom cyclonedx-py requirements --pyproject=pyproject.toml --output-reproducible
+release: $(INSTALLED) ## build wheel, sdist, SBOMs and checksums into dist/ and, where there is Docker, both images
+	rm -rf dist
+	$(PY) -m hatchling build --directory=dist
+	for device in cpu gpu; do \
+	  $(SBOM) --output-file=dist/keras_genmnist-$(VERSION)-$$device.cdx.json requirements/$$device.lock; done
+	if docker info >/dev/null 2>&1; then $(MAKE) image-cpu image; else echo "no Docker engine: no images"; fi
+	cd dist && sha256sum -- * | tee SHA256SUMS
+
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)
 	$(UV) $(FLAGS) pyproject.toml --extra=tune --output-file=requirements/cpu.lock
@@ -157,4 +168,4 @@ $(INSTALLED): pyproject.toml $(LOCKS)
 	.venv-bench/bin/pip install --quiet torch==2.13.0 jax optax numpy
 	touch $@
 
-.PHONY: demo results report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint docs notebooks bench lock clean help
+.PHONY: demo results report test test-slow test-notebooks train evaluate export sample serve figures image image-cpu lint docs notebooks bench release lock clean help

@@ -500,6 +500,15 @@ MOST_IN_FLIGHT = 1000  # requests, one a connection: a server has no more, and a
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps")
 # The image sets it: a container is reached from outside of it or not at all.
 HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
+NEXT = """To begin, in a few minutes and with the digits in the package:
+
+  genmnist train --model=vae --config.dataset=mnist_5k
+  genmnist figures --model=vae
+  genmnist export --model=vae
+  genmnist serve --export=exports/vae      an explorer at http://localhost:8501
+
+With the image, `docker run -v genmnist-work:/work -p 127.0.0.1:8501:8501 IMAGE` stands in place of `genmnist`.
+`genmnist VERB --help` tells a verb's flags."""
 VERBS = {
     "train": train,
     "tune": tune,
@@ -661,7 +670,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 def _help() -> str:
     verbs = "\n".join(f"  {name:12}{function.__doc__.splitlines()[0]}" for name, function in VERBS.items())
-    return f"genmnist: deep generative models of MNIST\n\n{verbs}\n\n`genmnist VERB --help` tells a verb's flags."
+    return f"genmnist: deep generative models of MNIST\n\n{verbs}\n\n{NEXT}"
 
 
 def _run_flags(workdir: str = "runs/MODEL") -> flags.FlagValues:

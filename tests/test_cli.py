@@ -85,6 +85,12 @@ def test_no_arguments_is_help(genmnist):
     assert genmnist() == genmnist("--help")
 
 
+def test_help_says_what_to_do_first(genmnist):
+    commands = [shlex.split(line)[1:] for line in re.findall(r"^  (genmnist \w+ --[^\n]*)", genmnist().out, re.M)]
+    assert [verb for verb, *_ in commands] == ["train", "figures", "export", "serve"]
+    assert cli.config_of(commands[0][1:]).dataset == "mnist_5k"
+
+
 VERB_FLAGS = {
     "train": ["--model", "--workdir", "--config_from", "--init_from", "--devices", "--workers", "--index"],
     "tune": [

@@ -107,6 +107,12 @@ def test_type_checkers_see_the_public_names():
     assert (PACKAGE / "py.typed").exists()
 
 
+def test_version_stands_in_the_package_and_is_cited():
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M) == [keras_genmnist.__version__]
+    project = (ROOT / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in project and keras_genmnist.__version__ not in project
+
+
 def test_tensorflow_is_not_imported_before_the_verb_is_known():
     # It takes seconds, and `genmnist --help` or a mistyped verb should not.
     for module in ("", "cli", "config", "errors", "__main__"):
