@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors, the same
     from keras_genmnist import models as models
     from keras_genmnist.api import Trained as Trained
     from keras_genmnist.api import open as open
+    from keras_genmnist.api import pretrained as pretrained
     from keras_genmnist.api import train as train
     from keras_genmnist.tuning import tune as tune
 
