@@ -52,6 +52,7 @@ CONTENTS = """
 docs/models
 docs/data
 docs/results
+docs/leaderboard
 docs/scale
 docs/serving
 docs/speed
