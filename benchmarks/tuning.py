@@ -29,7 +29,7 @@ def seconds(workers: int, folder: str) -> float:
     """How long a study takes with so many workers, each on a core of its own."""
     command = [sys.executable, "-m", "keras_genmnist", "tune", "--model=vae", f"--config.dataset={_DATASET.value}"]
     command += ["--search=learning_rate:1e-3..3e-3:log", "--pruner=none", f"--workdir={folder}/{workers}"]
-    command += [f"--trials={_TRIALS.value}", f"--epochs={_EPOCHS.value}", f"--workers={workers}", "--threads=1"]
+    command += [f"--trials={_TRIALS.value}", f"--epochs={_EPOCHS.value}", f"--jobs={workers}", "--threads=1"]
     cores = sorted(os.sched_getaffinity(0))[:workers]
     start = time.perf_counter()
     subprocess.run(

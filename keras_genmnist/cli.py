@@ -87,9 +87,9 @@ def tune(argv: list[str]) -> None:
     """Search for the config that is best on the validation images.
 
     genmnist tune --model=NAME|path/to/FILE.py [--search=FIELD:LOW..HIGH[:log|:STEP],FIELD:A|B|C,...] [--trials=20]
-    [--epochs=N] [--objectives=elbo,seconds] [--pruner=median|hyperband|none] [--workers=2] [--finish]
+    [--epochs=N] [--objectives=elbo,seconds] [--pruner=median|hyperband|none] [--jobs=2] [--finish]
     [--workdir=DIR] [--storage=postgresql://USER@HOST/DATABASE|FILE] [--study=NAME] [--config.FIELD=VALUE ...]
-    genmnist tune --workdir=DIR | --storage=STORAGE --study=NAME [--trials=MORE] [--workers=2] [--finish]
+    genmnist tune --workdir=DIR | --storage=STORAGE --study=NAME [--trials=MORE] [--jobs=2] [--finish]
     """
     values = _run_flags("runs/tune/MODEL")
     flags.DEFINE_string("search", None, "What is varied; by default what the config says.", flag_values=values)
@@ -101,11 +101,11 @@ def tune(argv: list[str]) -> None:
     )
     flags.DEFINE_string("storage", None, "By default the file study.journal in the workdir.", flag_values=values)
     flags.DEFINE_string("study", None, "Its name in the storage; by default the workdir's.", flag_values=values)
-    flags.DEFINE_integer("workers", 1, "Processes of this machine that train.", 1, flag_values=values)
+    flags.DEFINE_integer("jobs", 1, "Trials at a time, each by a process of this machine.", 1, flag_values=values)
     flags.DEFINE_integer(
-        "threads", 0, "Of the CPU, of each worker; 0 for the cores divided among them.", 0, flag_values=values
+        "threads", 0, "Of the CPU, of each job; 0 for the cores divided among them.", 0, flag_values=values
     )
-    flags.DEFINE_boolean("worker", False, "Only train: no table and no figures at the end.", flag_values=values)
+    flags.DEFINE_boolean("summary", True, "A table and figures of the search at its end.", flag_values=values)
     flags.DEFINE_boolean("finish", False, "Train the best config to full length at the end.", flag_values=values)
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
@@ -134,9 +134,9 @@ def tune(argv: list[str]) -> None:
         workdir or None,
         values.storage,
         values.study,
-        workers=values.workers,
+        jobs=values.jobs,
         threads=values.threads,
-        worker=values.worker,
+        summary=values.summary,
         finish=values.finish,
         command=_command("tune", argv),
     )

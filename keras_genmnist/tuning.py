@@ -98,7 +98,7 @@ def tune(
     workdir: str | Path | None = None,
     storage: str | None = None,
     study: str | None = None,
-    workers: int = 1,
+    jobs: int = 1,
     **fields: bool | int | float | str,
 ) -> Tuned:
     """Searches for the best config of a model, or goes on with the search in `workdir`; what `genmnist tune` does.
@@ -113,7 +113,7 @@ def tune(
       workdir: runs/tune/NAME by default.
       storage: postgresql://..., or the path of a journal file; WORKDIR/study.journal by default.
       study: its name in the storage; that of the workdir by default.
-      workers: processes of this machine that train.
+      jobs: trials at a time, each by a process of this machine.
       fields: values of the config's fields for all trials, as dataset="mnist_5k".
     Raises:
       UsageError: if a value is not accepted, or the study is another.
@@ -138,7 +138,7 @@ def tune(
     command = f"gm.tune({record.model!r})" if record else "gm.tune()"
     try:
         return begin(
-            record, trials, Path(workdir) if workdir else None, storage, study, workers=workers, command=command
+            record, trials, Path(workdir) if workdir else None, storage, study, jobs=jobs, command=command
         )
     except SystemExit as stopped:
         raise KeyboardInterrupt("stopped; go on by the same call") from stopped
@@ -204,9 +204,9 @@ def begin(
     storage: str | None,
     name: str | None,
     *,
-    workers: int = 1,
+    jobs: int = 1,
     threads: int = 0,
-    worker: bool = False,
+    summary: bool = True,
     finish: bool = False,
     command: str = "",
 ) -> Tuned:
@@ -216,9 +216,9 @@ def begin(
       record: what is wanted; None to join a study.
       trials: how many in all; None for as many as were asked for before, or 20.
       workdir, storage, name: as `tune`.
-      workers: processes of this machine that train; above 1, this one only waits for them.
-      threads: of the CPU, of each worker; 0 for the cores divided among them.
-      worker: whether to train alone, and tell nothing at the end.
+      jobs: trials at a time, each by a process of this machine; above 1, this one only waits for them.
+      threads: of the CPU, of each job; 0 for the cores divided among them.
+      summary: whether to tell what was found, at the end; else this process only trains.
       finish: whether to train the best config to full length.
       command: what was typed, for the record.
     Raises:
@@ -231,7 +231,7 @@ def begin(
     name, journal = name or runs.title(workdir), workdir / "study.journal"
     if record is None and storage is None and not journal.exists():
         raise UsageError(f"no search in {workdir} to join: give --model=NAME to begin one, or its --storage")
-    for flag, number in (("trials", trials), ("workers", workers)):
+    for flag, number in (("trials", trials), ("jobs", jobs)):
         if number is not None and not 1 <= number <= 10**6:
             raise UsageError(f"--{flag}={number} is out of range: give 1 or more")
     opened = open_storage(storage or str(journal), name)
@@ -240,17 +240,17 @@ def begin(
     study = Study(opened, name, record, trials)
     if study.record.source:
         files.write(_source(workdir), study.record.source.encode())
-    if not worker:
+    if summary:
         print(_head(study, workdir), flush=True)
-    threads = threads or (max(1, num_cores() // workers) if workers > 1 else 0)
-    if workers > 1:
-        _supervise(study, workdir, workers, threads)
+    threads = threads or (max(1, num_cores() // jobs) if jobs > 1 else 0)
+    if jobs > 1:
+        _supervise(study, workdir, jobs, threads)
     else:
         if threads:
             device.use_threads(threads)
         _work(study, workdir, command)
     found = Tuned(study, workdir)
-    if not worker:
+    if summary:
         _tell(study, workdir, command, finish)
     return found
 
@@ -390,18 +390,18 @@ def _parameters(run: Run) -> int:
     return runs.build_model(run, run.spec).num_parameters
 
 
-def _supervise(study: Study, workdir: Path, workers: int, threads: int) -> None:
+def _supervise(study: Study, workdir: Path, jobs: int, threads: int) -> None:
     """Has so many processes of this machine train, and waits for them.
 
     Raises:
       Fault: if they ended before the study did.
     """
     arguments = ["tune", f"--storage={study.storage}", f"--study={study.name}"]
-    arguments += [f"--workdir={workdir}", "--worker", f"--threads={threads}"]
+    arguments += [f"--workdir={workdir}", "--nosummary", f"--threads={threads}"]
     gpus = len(tf.config.list_physical_devices("GPU"))  # of several, each has one, in turn
-    own = [[number % gpus] if gpus > 1 else None for number in range(workers)]
+    own = [[number % gpus] if gpus > 1 else None for number in range(jobs)]
     started = [start(arguments, each) for each in own]
-    print(f"{workers} workers of {threads} thread{'s' * (threads > 1)} each, processes {_pids(started)}", flush=True)
+    print(f"{jobs} jobs of {threads} thread{'s' * (threads > 1)} each, processes {_pids(started)}", flush=True)
     try:
         left = list(started)
         while left:
@@ -421,7 +421,7 @@ def _supervise(study: Study, workdir: Path, workers: int, threads: int) -> None:
     if done < study.wanted:
         raise Fault(
             f"all workers ended after {done} of {study.wanted} trials: what is told above is the reason; go on by "
-            f"`{_join(study, workdir, f'--workers={workers}')}`"
+            f"`{_join(study, workdir, f'--jobs={jobs}')}`"
         )
 
 

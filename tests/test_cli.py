@@ -95,7 +95,7 @@ VERB_FLAGS = {
     "train": ["--model", "--workdir", "--config_from", "--init_from", "--devices", "--workers", "--index"],
     "tune": [
         *("--model", "--workdir", "--search", "--trials", "--epochs", "--objectives", "--pruner"),
-        *("--storage", "--study", "--workers", "--threads", "--worker", "--finish"),
+        *("--storage", "--study", "--jobs", "--threads", "--summary", "--finish"),
     ],
     "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],

@@ -286,7 +286,8 @@ def test_warm_up_stays_the_same_share_of_a_trial():
         (["--study=a/b"], ["--study=a/b"]),
         (["--trials=0"], ["trials"]),
         (["--epochs=0"], ["epochs"]),
-        (["--workers=0"], ["workers"]),
+        (["--jobs=0"], ["jobs"]),
+        (["--workers=2"], ["unknown flag '--workers=2'", "jobs"]),
         (["--pruner=best"], ["pruner", "median"]),
         (["--config.dataset=mnst"], ["mnst"]),
         (["--workdir=/proc/none"], ["/proc/none"]),
@@ -381,7 +382,7 @@ def test_killed_worker_loses_nothing_and_no_trial_is_trained_twice(storage, tmp_
     flags = [*tiny.flags(**FIELDS), SEARCH, "--trials=4", "--epochs=20", "--pruner=none", "--threads=1", *storage]
     one = start(tmp_path, *flags)
     tiny.wait_for(lambda: any(len(epochs) > 2 for epochs in metrics(tmp_path).values()), one)
-    other = start(tmp_path, "--study=vae", *storage, "--threads=1", "--worker")
+    other = start(tmp_path, "--study=vae", *storage, "--threads=1", "--nosummary")
     tiny.wait_for(lambda: len(metrics(tmp_path)) > 1, other)
     one.send_signal(signal.SIGKILL)
     killed = one.communicate()[0]
@@ -399,16 +400,16 @@ def test_killed_worker_loses_nothing_and_no_trial_is_trained_twice(storage, tmp_
 
 
 @pytest.mark.slow
-def test_two_workers_are_started_and_stopped(tmp_path):
+def test_two_jobs_are_started_and_stopped(tmp_path):
     flags = [*tiny.flags(**FIELDS), SEARCH, "--epochs=400", "--pruner=none"]
-    parent = start(tmp_path, *flags, "--trials=3", "--workers=2")
+    parent = start(tmp_path, *flags, "--trials=3", "--jobs=2")
     tiny.wait_for(lambda: len([epochs for epochs in metrics(tmp_path).values() if epochs]) == 2, parent)
     parent.terminate()
     out, _ = parent.communicate(timeout=60)
     assert parent.returncode == 143
-    assert "2 workers of" in out
+    assert "2 jobs of" in out
     before = metrics(tmp_path)
-    state = start(tmp_path, "--workdir=runs/tune/vae", "--worker")
+    state = start(tmp_path, "--workdir=runs/tune/vae", "--nosummary")
     tiny.wait_for(lambda: sum(map(len, metrics(tmp_path).values())) > sum(map(len, before.values())) + 3, state)
     state.terminate()
     state.communicate()
