@@ -71,19 +71,26 @@ class Trained:
         results: bool = False,
         proposal: str = "posterior",
         per_image: str | Path | None = None,
+        devices: str | None = None,
     ) -> dict:
         """Scores the run, prints a table, writes metrics.json and returns what it holds, in nats.
 
         Args:
           num_draws: of the importance-weighted likelihood; 1000 by default, or quadrature for 1 or 2 latents.
           results, proposal, per_image: as of `keras_genmnist.evaluate.evaluate`.
+          devices: as of `train`, which here share the images; all GPUs by default.
         Raises:
           UsageError, Fault: as `keras_genmnist.evaluate.evaluate`.
         """
         from keras_genmnist import evaluate
 
         return evaluate.evaluate(
-            self._run, num_draws, results, proposal, None if per_image is None else Path(per_image)
+            self._run,
+            num_draws,
+            results,
+            proposal,
+            None if per_image is None else Path(per_image),
+            strategy=cluster.strategy(devices),
         )
 
     def figure(

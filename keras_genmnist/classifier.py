@@ -15,6 +15,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from keras_genmnist import shards
 from keras_genmnist.errors import Fault
 
 NUM_FEATURES = 64
@@ -71,8 +72,12 @@ class Classifier:
 
     def read(self, images: np.ndarray) -> Reading:
         """Both at the cost of one."""
-        parts = [self._read(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        return Reading(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+        def read(_, batch):
+            features, probabilities = self._read(batch)
+            return {"features": features.numpy(), "probabilities": probabilities.numpy()}
+
+        return Reading(**shards.rows(read, [images[i : i + BATCH] for i in range(0, len(images), BATCH)]))
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """See Reading."""

@@ -42,11 +42,7 @@ def train(argv: list[str]) -> None:
         raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
     if values.config_from and values.model:
         raise UsageError("give either --model or --config_from, not both")
-    if values.workers and values.index not in range(len(values.workers)):
-        given = "is not given" if values.index is None else f"is {values.index}"
-        raise UsageError(f"--index {given}: say which of the {len(values.workers)} --workers this is, from 0")
-    if values.index is not None and not values.workers:
-        raise UsageError(f"--index={values.index} needs --workers=HOST:PORT,HOST:PORT,... that it counts")
+    _check_index(values)
     name, source = values.model, None
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
         config = _overridden(values, configs.load(name), argv)
@@ -147,6 +143,7 @@ def evaluate(argv: list[str]) -> None:
 
     genmnist evaluate --model=NAME | --workdir=DIR | --pretrained=NAME [--num_draws=1000]
     [--proposal=posterior|defensive] [--results] [--per_image=FILE.csv|FILE.npz]
+    genmnist evaluate ... [--devices=all|0,1|cpu] [--workers=HOST:PORT,HOST:PORT,... --index=0, on each its own]
     """
     values = _trained_flags()
     flags.DEFINE_integer(
@@ -161,13 +158,17 @@ def evaluate(argv: list[str]) -> None:
     )
     flags.DEFINE_string("per_image", None, "FILE.csv or FILE.npz: also write each test image's.", flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
+    _define_devices(values)
     _parse(values, argv)
+    _check_index(values)
     per_image = Path(values.per_image) if values.per_image is not None else None
     if per_image and per_image.suffix not in (".csv", ".npz"):
         raise UsageError(f"--per_image={values.per_image} has another suffix: give FILE.csv or FILE.npz")
     with _quiet():
-        from keras_genmnist import evaluate
-    evaluate.evaluate(_trained(values), values.num_draws, values.results, values.proposal, per_image)
+        from keras_genmnist import cluster, evaluate
+    run = _trained(values)
+    strategy = cluster.strategy(values.devices, values.workers, values.index)
+    evaluate.evaluate(run, values.num_draws, values.results, values.proposal, per_image, strategy)
 
 
 def classifier(argv: list[str]) -> None:
@@ -698,14 +699,26 @@ def _train_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "init_from", None, "A run's directory, for the weights that training starts from.", flag_values=values
     )
+    _define_devices(values)
+    return values
+
+
+def _define_devices(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "devices", None, "all; GPUs by number, 0,1; cpu; or cpu:4, parts of it.  By default all.", flag_values=values
     )
     flags.DEFINE_list(
-        "workers", [], "HOST:PORT of each process that trains; else as TF_CONFIG says.", flag_values=values
+        "workers", [], "HOST:PORT of each process that takes part; else as TF_CONFIG says.", flag_values=values
     )
     flags.DEFINE_integer("index", None, "Which of --workers this one is; 0 writes.", 0, flag_values=values)
-    return values
+
+
+def _check_index(values: flags.FlagValues) -> None:
+    if values.workers and values.index not in range(len(values.workers)):
+        given = "is not given" if values.index is None else f"is {values.index}"
+        raise UsageError(f"--index {given}: say which of the {len(values.workers)} --workers this is, from 0")
+    if values.index is not None and not values.workers:
+        raise UsageError(f"--index={values.index} needs --workers=HOST:PORT,HOST:PORT,... that it counts")
 
 
 def _command(verb: str, argv: list[str]) -> str:

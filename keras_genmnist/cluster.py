@@ -13,15 +13,29 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from keras_genmnist.errors import UsageError
+from keras_genmnist.errors import Fault, UsageError
 
 ACCEPTED = "all, the numbers of GPUs as 0,1, cpu, or cpu:4 for so many parts of the CPU"
 FORM = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
 KINDS = ("chief", "worker")  # of tasks, in the order in which they are numbered
+# What TensorFlow raises where another worker no longer answers.
+LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
+class Lost(Fault):
+    """Another worker no longer answers."""
 
 
 def strategy(
-    devices: str | None, workers: list[str] | None, index: int | None, batch_size: int
+    devices: str | None, workers: list[str] | None = None, index: int | None = None, batch_size: int | None = None
 ) -> tf.distribute.Strategy | None:
     """How the replicas of a model are kept alike; None where there is one.
 
@@ -31,7 +45,7 @@ def strategy(
       devices: "all", numbers of GPUs as "0,1", "cpu", or "cpu:4"; None for all GPUs, or as many as divide the batch.
       workers: "host:port" of each process that takes part; None for those that TF_CONFIG names, if it is set.
       index: which of them this process is.
-      batch_size: which the number of replicas divides.
+      batch_size: which the number of replicas divides; None where nothing has to be shared evenly.
     Raises:
       UsageError: if these are no such devices or workers, they do not divide the batch, or the port is in use.
     """
@@ -41,9 +55,10 @@ def strategy(
         found = _mirrored(devices, batch_size)
     else:
         check_workers(addresses, cluster[task[0]][task[1]])
-        _require_even(batch_size, len(addresses))  # before it waits for them
+        if batch_size:
+            _require_even(batch_size, len(addresses))  # before it waits for them
         found = _joined(cluster, task, devices, len(addresses))
-    if found:
+    if found and batch_size:
         _require_even(batch_size, found.num_replicas_in_sync)
     return found
 
@@ -82,6 +97,24 @@ def description(strategy: tf.distribute.Strategy | None) -> str:
         return ""
     there, count = workers(strategy), strategy.num_replicas_in_sync
     return f"{len(there)} workers with {count} replicas in all, each with " if there[1:] else f"{count} replicas on "
+
+
+@contextlib.contextmanager
+def together(strategy: tf.distribute.Strategy | None, stopped: str) -> Iterator[None]:
+    """Says in one line that another worker no longer answers.
+
+    Args:
+      strategy: of the workers.
+      stopped: what that ends, in words.
+    Raises:
+      Lost: if so.
+    """
+    try:
+        yield
+    except LOST as error:
+        if len(workers(strategy)) == 1:
+            raise
+        raise Lost(f"another worker has ended or cannot be reached: {stopped}") from error
 
 
 def _addresses(cluster: dict[str, list[str]]) -> list[str]:
@@ -141,7 +174,7 @@ def _joined(cluster: dict, task: tuple[str, int], devices: str | None, count: in
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(cluster), task_type=task[0], task_id=task[1], rpc_layer="grpc"
     )
-    with _before_it_computes("several workers are to train"), _ended_by_interrupt():
+    with _before_it_computes("several workers are asked for"), _ended_by_interrupt():
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
@@ -163,10 +196,10 @@ def _ended_by_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _mirrored(devices: str | None, batch_size: int) -> tf.distribute.Strategy | None:
+def _mirrored(devices: str | None, batch_size: int | None) -> tf.distribute.Strategy | None:
     """The replicas on devices of this machine."""
     gpus = _restrict(devices)
-    if devices is None:
+    if devices is None and batch_size:
         gpus = max((count for count in range(1, gpus + 1) if batch_size % count == 0), default=0)
     names = [f"GPU:{number}" for number in range(gpus)]
     if devices and devices.startswith("cpu:"):
@@ -223,5 +256,5 @@ def _before_it_computes(what: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise UsageError(
-            f"{what}, but TensorFlow has computed something already: train first, in a new process"
+            f"{what}, but TensorFlow has computed something already: do this first, in a new process"
         ) from error

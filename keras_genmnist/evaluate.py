@@ -12,7 +12,18 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files, judges, likelihood, migrations, progress, quadrature, quality, runs
+from keras_genmnist import (
+    cluster,
+    device,
+    files,
+    judges,
+    likelihood,
+    migrations,
+    quadrature,
+    quality,
+    runs,
+    shards,
+)
 from keras_genmnist.datasets import Dataset, spec_in
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel
@@ -25,7 +36,12 @@ VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_
 
 
 def evaluate(
-    run: Run, num_draws: int | None, results: bool = False, proposal: str = "posterior", per_image: Path | None = None
+    run: Run,
+    num_draws: int | None,
+    results: bool = False,
+    proposal: str = "posterior",
+    per_image: Path | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> dict:
     """Scores a run, prints a table and writes metrics.json.
 
@@ -37,13 +53,27 @@ def evaluate(
       results: also write results/NAME.json, with the name of the run's directory.
       proposal: of proposals.PROPOSALS, where these draws come from.
       per_image: also write what is known of each test image to this file, .csv or .npz.
+      strategy: of several devices or workers, which share the batches of images; the first worker alone writes.
     Returns:
       What is written.
     Raises:
       UsageError: if num_draws, proposal or per_image means nothing for the model, the draws do not fit in memory, or
         `results` wanted of code in no commit.
-      Fault: if the data or the run's weights are damaged, or no epoch is finished.
+      Fault: if the data or the run's weights are damaged, no epoch is finished, or another worker is lost.
     """
+    with shards.over(strategy):
+        if strategy:
+            print(f"evaluating {run.name} on {cluster.description(strategy)}{device.description()}", flush=True)
+        record = _evaluate(run, num_draws, results, proposal, per_image, cluster.is_chief(strategy))
+    if number := cluster.number_of(strategy):
+        print(f"worker {number} has ended with worker 0")
+    return record
+
+
+def _evaluate(
+    run: Run, num_draws: int | None, results: bool, proposal: str, per_image: Path | None, writes: bool
+) -> dict:
+    """See `evaluate`; what is not to write only computes its share."""
     if results:
         require_commits(run)
     model = runs.load_model(run)
@@ -85,10 +115,13 @@ def evaluate(
             draws = num_draws or model.bound_draws
             measured[name] = likelihood.bounded(model, images, draws, name, orders, labels)
     record |= {name: own.scores for name, own in measured.items()}
-    files.write_json(run.metrics_json, record)  # before the samples, which can fail, and the likelihood took longer
-    if per_image:
-        likelihood.write(per_image, measured["test"].per_image, dataset.test.labels)
+    if writes:
+        files.write_json(run.metrics_json, record)  # before the samples, which can fail: the likelihood took longer
+        if per_image:
+            likelihood.write(per_image, measured["test"].per_image, dataset.test.labels)
     record |= quality_of_samples(run, model, dataset)
+    if not writes:
+        return record
     files.write_json(run.metrics_json, record)
     print(table(record))
     if (dataset.spec.num_classes or 1) > 1 and judges.name(dataset) is None:
@@ -214,9 +247,14 @@ def draw(model: GenerativeModel, count: int, **given) -> dict[str, np.ndarray]:
     """
     seeds = tf.stack([tf.zeros(count, tf.int32), tf.range(count)], axis=1)
     compiled = tf.function(model.draw, autograph=model.autograph, reduce_retracing=True)
-    starts = progress.batches(range(0, count, SAMPLES_PER_CALL), "samples")
-    parts = [compiled(seeds[i : i + SAMPLES_PER_CALL], **given) for i in starts]
-    drawn = {name: np.concatenate([part[name] for part in parts]) for name in ("images", "probabilities")}
+
+    def draw_from(_, seeds):
+        found = compiled(seeds, **given)
+        return {name: found[name].numpy() for name in ("images", "probabilities")}
+
+    drawn = shards.rows(
+        draw_from, [seeds[i : i + SAMPLES_PER_CALL] for i in range(0, count, SAMPLES_PER_CALL)], "samples"
+    )
     return drawn | ({"labels": model.random_labels(seeds).numpy()} if model.takes_labels else {})
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import bounds, files, importance, memory, progress, quadrature
+from keras_genmnist import bounds, files, importance, memory, quadrature, shards
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.models.base import (
     BoundedModel,
@@ -94,21 +94,23 @@ def weighted(
         return np.average(np.array(parts, np.float64), axis=0, weights=counts), np.concatenate(log_w).astype(np.float64)
 
     encode = tf.function(model.encode, autograph=model.autograph)
-    columns, weights, means, by_class = [], [], [], []
-    for b, batch in enumerate(progress.batches(eval_batches(images, BATCH, labels), label)):
+
+    def measure(b, batch):
         x, *y = [batch] if labels is None else batch
-        column, log_w = drawn(b, x, num_draws, *y)
-        columns.append(column)
-        weights.append(_weighed(log_w))
-        means.append(encode(x, **told(*y))["z"].numpy())
+        terms, log_w = drawn(b, x, num_draws, *y)
+        found = {"terms": terms.T, "weights": _weighed(log_w).T, "means": encode(x, **told(*y))["z"].numpy()}
         if y:
             draws = max(1, num_draws // model.num_classes)
-            found = [drawn(b, x, draws, np.full_like(y[0], number)) for number in range(model.num_classes)]
-            by_class.append([[importance.log_mean(w), terms[0] - terms[1:].sum(axis=0)] for terms, w in found])
-    reconstruction, *layer_kl = np.concatenate(columns, axis=1)
-    log_px, ess, pareto_k = np.concatenate(weights, axis=1)
+            given = [drawn(b, x, draws, np.full_like(y[0], number)) for number in range(model.num_classes)]
+            by_class = [[importance.log_mean(w), terms[0] - terms[1:].sum(axis=0)] for terms, w in given]
+            found["by_class"] = np.moveaxis(by_class, 2, 0)
+        return found
+
+    found = shards.rows(measure, eval_batches(images, BATCH, labels), label)
+    reconstruction, *layer_kl = found["terms"].T
+    log_px, ess, pareto_k = found["weights"].T
     kl = np.sum(layer_kl, axis=0)
-    units = active_units(np.concatenate(means), model.layer_sizes)
+    units = active_units(found["means"], model.layer_sizes)
     by_draws = mean_and_error(-log_px) | {"num_draws": num_draws, "proposal": proposal} | _tail(ess, pareto_k)
     nll = {"nll": by_draws}
     if integrate:
@@ -133,12 +135,8 @@ def weighted(
     elbo = reconstruction - kl
     if not model.draws_bits:
         scores["bits_per_dimension"] = _bits(model, negative_elbo=-elbo, nll=-log_px)
-    found = Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
-    return (
-        found
-        if labels is None
-        else _over_classes(model, found, labels, *np.concatenate(by_class, axis=2).swapaxes(0, 1))
-    )
+    given = Measured(scores, {"log_px": log_px, "elbo": elbo, "kl": kl, "ess": ess, "pareto_k": pareto_k})
+    return given if labels is None else _over_classes(model, given, labels, *found["by_class"].T)
 
 
 def _bits(model: GenerativeModel, **nats: np.ndarray) -> dict[str, dict]:
@@ -237,10 +235,14 @@ def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None =
     several = hasattr(model, "log_likelihood_by_order")
     function = model.log_likelihood_by_order if several else model.log_likelihood
     log_prob = tf.function(function, autograph=model.autograph, reduce_retracing=True)
-    batches = progress.batches(eval_batches(images, BATCH), "likelihood")
 
     def read(x, *y):
         return log_prob(x, *y).numpy().astype(np.float64)
+
+    def of_all(read):  # images [B, H, W, C] -> [..., B]
+        batches = eval_batches(images, BATCH)
+        found = shards.rows(lambda _, x: {"log_px": np.moveaxis(read(x), -1, 0)}, batches, "likelihood")
+        return np.moveaxis(found["log_px"], 0, -1)
 
     def measured(found):
         log_px = importance.log_mean(found) if several else found
@@ -250,10 +252,10 @@ def exact(model: TractableModel, images: np.ndarray, labels: np.ndarray | None =
         return Measured(scores, {"log_px": log_px})
 
     if labels is None:
-        return measured(np.concatenate([read(x) for x in batches], axis=-1))
+        return measured(of_all(read))
     classes = range(model.num_classes)
-    by_class = [[read(x, np.full(len(x), number)) for number in classes] for x in batches]
-    found = np.concatenate(by_class, axis=-1)  # [C, N], or with orders [C, K, N]
+    # [C, N], or with orders [C, K, N]
+    found = of_all(lambda x: np.array([read(x, np.full(len(x), number)) for number in classes]))
     given = measured(found[labels, ..., np.arange(len(labels))].T)
     return _over_classes(
         model, given, labels, np.array([importance.log_mean(own) for own in found]) if several else found
@@ -292,11 +294,12 @@ def bounded(
     measure = tf.function(model.bound_terms, autograph=model.autograph, reduce_retracing=True)
 
     def measured(*y):
-        batches = progress.batches(eval_batches(images, BATCH, *y), label)
-        draws, parts = num_draws or 1, []
-        for b, batch in enumerate(batches):
-            parts.append(measure(*(batch if y else [batch]), num_draws=draws, seed=tf.constant([0, b]), **given))
-        terms = {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in parts[0]}
+        def of_batch(b, batch):
+            told = {"num_draws": num_draws or 1, "seed": tf.constant([0, b]), **given}
+            terms = measure(*(batch if y else [batch]), **told)
+            return {name: part.numpy().astype(np.float64) for name, part in terms.items()}
+
+        terms = shards.rows(of_batch, eval_batches(images, BATCH, *y), label)
         scores = {"num_images": len(images)} | {name: mean_and_error(values) for name, values in terms.items()}
         if num_draws:
             scores["elbo"]["num_draws"] = num_draws
@@ -310,7 +313,7 @@ def bounded(
         terms |= {f"{name}_given_label": values for name, values in known.items()}
     if hasattr(model, "encode_codes"):
         encode = tf.function(model.encode_codes, autograph=model.autograph, reduce_retracing=True)
-        codes = np.concatenate([encode(x).numpy().ravel() for x in eval_batches(images, BATCH)])
+        codes = shards.rows(lambda _, x: {"codes": encode(x).numpy()}, eval_batches(images, BATCH))["codes"].ravel()
         scores |= {"perplexity": perplexity(codes), "num_codes": model.num_codes}
     if num_orders:
         in_order = tf.function(
@@ -318,7 +321,8 @@ def bounded(
         )
         x = images[:ORDERED_IMAGES].astype(np.float32)
         seeds = [tf.stack([tf.fill([len(x)], m), tf.range(len(x))], axis=1) for m in range(num_orders)]
-        log_probs = np.array([in_order(x, own) for own in progress.batches(seeds, "orders")], np.float64)
+        found = shards.rows(lambda _, own: {"log_probs": in_order(x, own).numpy()[None]}, seeds, "orders")
+        log_probs = found["log_probs"].astype(np.float64)
         log_px, mean = importance.log_mean(log_probs), log_probs.mean(axis=0)
         found = {"elbo": mean, "nll": -log_px, "gain": log_px - mean}
         scores["mixture"] = {"num_images": len(x), "num_orders": num_orders}

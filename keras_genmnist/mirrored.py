@@ -12,19 +12,8 @@ import tensorflow as tf
 import tf_keras
 
 from keras_genmnist import cluster
-from keras_genmnist.errors import Fault
 from keras_genmnist.models import GenerativeModel
 
-# What TensorFlow raises where another worker no longer answers.
-LOST = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-    tf.errors.UnknownError,
-)
 GO_ON, STOPPED, FAILED = 1, 0, -1  # what the first worker tells the others
 
 
@@ -144,23 +133,9 @@ class Mirrored:
         order, steps, stop = (int(number) for number in found // len(self.numbers))
         return order, steps, stop > 0
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Says in one line that another worker no longer answers.
-
-        Raises:
-          Lost: if so.
-        """
-        try:
-            yield
-        except LOST as error:
-            if self.alone:
-                raise
-            raise Lost("another worker has ended or cannot be reached: training stopped") from error
-
-
-class Lost(Fault):
-    """Another worker no longer answers."""
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """As `cluster.together`."""
+        return cluster.together(self.strategy, "training stopped")
 
 
 def _of_the_first(create: Callable, **given) -> tf.Variable:

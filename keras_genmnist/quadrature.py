@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from keras_genmnist import progress
+from keras_genmnist import shards
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.models.base import LatentVariableModel
 
@@ -66,9 +66,12 @@ def log_prob(model: LatentVariableModel, images: np.ndarray, label: str) -> Inte
       label: of the progress bar.
     """
     joint = _Independent(model) if _logits_of(model) is not None else _Dependent(model)
-    groups = progress.batches(eval_batches(images, GROUP), f"{label}, quadrature")
-    found = [_integrate(joint, tf.constant(group)) for group in groups]
-    return Integral(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    found = shards.rows(
+        lambda _, group: _integrate(joint, tf.constant(group))._asdict(),
+        eval_batches(images, GROUP),
+        f"{label}, quadrature",
+    )
+    return Integral(**found)
 
 
 class _Cells(NamedTuple):

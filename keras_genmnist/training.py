@@ -25,7 +25,7 @@ from keras_genmnist import cluster, datasets, device, files, images, memory, mod
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
 from keras_genmnist.datasets import arrays, binarization, eval_batches
 from keras_genmnist.errors import Diverged, Fault, UsageError
-from keras_genmnist.mirrored import FAILED, GO_ON, STOPPED, Lost, Mirrored
+from keras_genmnist.mirrored import FAILED, GO_ON, STOPPED, Mirrored
 from keras_genmnist.runs import Run
 
 EVAL_BATCH = 500
@@ -226,7 +226,7 @@ class Training:
         """Tells the other workers, if there are any, how the training ends, so that they end with it.
 
         Raises:
-          Lost: if one of them ended before.
+          cluster.Lost: if one of them ended before.
         """
         order = FAILED
         try:
@@ -235,9 +235,11 @@ class Training:
         except SystemExit:
             order = STOPPED
             raise
-        except Lost as lost:
+        except cluster.Lost as lost:
             order = None
-            raise Lost(f"{lost}; resume with {runs.resume(self.run.workdir)}, by as many workers or others") from lost
+            raise cluster.Lost(
+                f"{lost}; resume with {runs.resume(self.run.workdir)}, by as many workers or others"
+            ) from lost
         finally:
             if self.mirrored and order is not None:
                 self.mirrored.tell(order)

@@ -97,7 +97,10 @@ VERB_FLAGS = {
         *("--model", "--workdir", "--search", "--trials", "--epochs", "--objectives", "--pruner"),
         *("--storage", "--study", "--jobs", "--threads", "--summary", "--finish"),
     ],
-    "evaluate": ["--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"],
+    "evaluate": [
+        *("--model", "--workdir", "--num_draws", "--proposal", "--per_image", "--results"),
+        *("--devices", "--workers", "--index"),
+    ],
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--label", "--seed", "--format", "--out"],
     "report": ["--model", "--workdir", "--out"],
