@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
             "ema_decay": 0.9995,
             "patience": 0,
             "jit_compile": False,  # 140 images/s of a core; XLA is slow at convolutions in a loop
+            "precision": "float32",  # of the networks in training: or mixed_bfloat16, mixed_float16
             "seed": 3435,
         }
     )

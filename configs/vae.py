@@ -71,6 +71,7 @@ def get_config() -> ConfigDict:
             "ema_decay": 0.0,
             "patience": 0,
             "jit_compile": True,
+            "precision": "float32",  # of the networks in training: or mixed_bfloat16, mixed_float16
             "seed": 3435,
         }
     )

@@ -4,6 +4,7 @@ Source: van den Oord et al. (2016), "Conditional Image Generation with PixelCNN 
 arxiv.org/abs/1606.05328
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
+from keras_genmnist import precision
 from keras_genmnist.codes import Codes
 from keras_genmnist.patches import Patches
 
@@ -118,7 +120,8 @@ class CausalAttention(layers.Layer):
         """
         queries /= math.sqrt(self.features // self.heads)
         scores = [tf.matmul(queries, keys, transpose_b=True) for keys, _ in parts]
-        weights = tf.nn.softmax(tf.concat(scores, axis=-1) + bias)
+        weights = tf.nn.softmax(tf.cast(tf.concat(scores, axis=-1), tf.float32) + bias)
+        weights = tf.cast(weights, self.compute_dtype)
         weights = tf.split(weights, [tf.shape(keys)[2] for keys, _ in parts], axis=-1) if len(parts) > 1 else [weights]
         found = tf.add_n([tf.matmul(share, values) for share, (_, values) in zip(weights, parts, strict=True)])
         found = tf.transpose(found, [0, 2, 1, 3])
@@ -126,7 +129,7 @@ class CausalAttention(layers.Layer):
 
     def nothing(self, batch: tf.Tensor) -> list[tf.Tensor]:
         """The keys and values of no places."""
-        return 2 * [tf.zeros([batch, self.heads, 0, self.features // self.heads])]
+        return 2 * [tf.zeros([batch, self.heads, 0, self.features // self.heads], self.compute_dtype)]
 
     def call(self, maps):
         """[B, R, S, F] -> [B, R, S, F]"""
@@ -148,6 +151,7 @@ class GatedPixelCNN(tf_keras.Model):
     Source: figure 2 and section 2.3; of attention, see CausalAttention
     """
 
+    @precision.network
     def __init__(
         self,
         num_layers: int,
@@ -172,7 +176,7 @@ class GatedPixelCNN(tf_keras.Model):
           attention_heads: of these layers.
           num_codes: K, of places that are a code each; 0 for places of pixels.
         """
-        super().__init__()
+        super().__init__(autocast=False)  # 16 bits do not hold all codes
         self.patches = Codes(num_codes) if num_codes else Patches(patch_size, channels)
         maps = self.patches.maps
         sizes = [first_size] + (num_layers - 1) * [size]
@@ -203,12 +207,19 @@ class GatedPixelCNN(tf_keras.Model):
           logits [B, R, S, L] of each place given those before it: of pixels [B, H, W, C], and of patches what
           Patches says.
         """
-        vertical = horizontal = self.patches.seen(self.patches.split(x))
+        vertical = horizontal = self._seen(self.patches.split(x))
         for number, (layer, (own, across)) in enumerate(zip(self.gated, self._contexts(context), strict=True)):
             vertical, horizontal = layer(vertical, horizontal, own, across)
             if attention := self._attention_after(number):
                 horizontal = attention(horizontal)
-        return self.head(horizontal)
+        return self._logits(horizontal)
+
+    def _seen(self, places: tf.Tensor) -> tf.Tensor:
+        """What the first layer sees of places."""
+        return tf.cast(self.patches.seen(places), self.compute_dtype)
+
+    def _logits(self, horizontal: tf.Tensor) -> tf.Tensor:
+        return tf.cast(self.head(horizontal), tf.float32)
 
     def log_prob(self, x: tf.Tensor, context: Context = None, targets: tf.Tensor | None = None) -> tf.Tensor:
         """log p of each place given those before it.
@@ -238,13 +249,15 @@ class GatedPixelCNN(tf_keras.Model):
         if context is None:
             return len(self.gated) * [([], [])]
         if isinstance(context, tf.Tensor | tf.Variable):
+            context = tf.cast(context, self.compute_dtype)
             return [[[half] for half in tf.split(project(context), 2, axis=-1)] for project in self.contexts]
+        context = [tf.cast(part, self.compute_dtype) for part in context]
         sizes, added = [part.shape[-1] for part in context], []
         for project in self.contexts:
             if not project.built:
                 with tf.name_scope(project.name):  # as a call has it: in a .h5 file of weights no name stands twice
                     project.build([None, sum(sizes)])
-            kernels = tf.split(project.kernel, sizes)
+            kernels = tf.split(tf.cast(project.kernel, self.compute_dtype), sizes)
             parts = [tf.tensordot(part, kernel, 1) for part, kernel in zip(context, kernels, strict=True)]
             added.append(list(zip(*(tf.split(part, 2, axis=-1) for part in parts), strict=True)))
         return added
@@ -268,8 +281,9 @@ class GatedPixelCNN(tf_keras.Model):
         num_rows, num_columns, num_pixels = uniform.shape[1:]
         contexts = self._contexts(context)
         batch = tf.shape(uniform)[0]
-        rows = [tf.zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in self.gated]
-        seen = [tf.zeros([batch, 1, num_columns, layer.link.units]) for layer in self.gated]
+        zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
+        rows = [zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in self.gated]
+        seen = [zeros([batch, 1, num_columns, layer.link.units]) for layer in self.gated]
         before = [layer.nothing(batch) for layer in self.attention]
 
         def draw_row(i, images, rows, seen, before):
@@ -279,7 +293,7 @@ class GatedPixelCNN(tf_keras.Model):
                 for layer, last, (_, across) in zip(self.gated, seen, here, strict=True)
             ]
             drawn, new = self._draw_row(uniform[:, i], above, before)
-            vertical, new_rows, new_seen = self.patches.seen(drawn[..., 0]), [], []
+            vertical, new_rows, new_seen = self._seen(drawn[..., 0]), [], []
             for layer, cached, (own, _) in zip(self.gated, rows, here, strict=True):
                 window = tf.concat([cached, vertical], axis=1)
                 new_seen.append(layer.add(layer.see_rows(window), own))
@@ -305,7 +319,7 @@ class GatedPixelCNN(tf_keras.Model):
           Its pixels and their probabilities, [B, 1, S, p p C, 2], and its own keys and values.
         """
         batch, num_columns, num_pixels = tf.shape(uniform)[0], *uniform.shape[1:]
-        left = [tf.zeros([batch, 1, layer.reach, layer.inputs]) for layer in self.gated]
+        left = [tf.zeros([batch, 1, layer.reach, layer.inputs], self.compute_dtype) for layer in self.gated]
         own = [layer.nothing(batch) for layer in self.attention]
 
         def draw_place(j, row, left, own):
@@ -319,8 +333,8 @@ class GatedPixelCNN(tf_keras.Model):
                     new_own.append(_appended(own[len(new_own)], here))
                     parts = [before[len(new_own) - 1], new_own[-1]]
                     horizontal += attention.attend(queries, parts)[:, None]
-            pixels, probabilities = self.patches.draw(self.head(horizontal), uniform[:, None, j, None])
-            new_left[0] = tf.concat([new_left[0], self.patches.seen(pixels)], axis=2)
+            pixels, probabilities = self.patches.draw(self._logits(horizontal), uniform[:, None, j, None])
+            new_left[0] = tf.concat([new_left[0], self._seen(pixels)], axis=2)
             drawn = tf.stack([pixels, probabilities], axis=-1)
             return j + 1, row + tf.one_hot(j, num_columns)[:, None, None] * drawn, new_left, new_own
 

@@ -97,6 +97,7 @@ def training(model: str, **fields) -> ConfigDict:
         "ema_decay": 0.0,
         "patience": 0,
         "jit_compile": False,
+        "precision": "float32",
         "seed": 3435,
     } | fields
     return ConfigDict({"model": model, **fields})

@@ -41,17 +41,14 @@ def use_threads(number: int) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(number)
 
 
-def description() -> str:
+def description(precision: str = "float32") -> str:
     """What is computed on, in words: the device, the threads of the CPU, and the precision."""
-    import tf_keras  # here: a server does without it, and its seconds
-
     gpus = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")
     ]
     threads = tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
     cpu = f"{threads} thread{'s' * (threads != 1)} of the CPU"
-    precision = tf_keras.mixed_precision.global_policy().name
     if gpus and tf.config.experimental.tensor_float_32_execution_enabled():
         precision += " with products in TensorFloat-32 where the GPU has it"
     return f"{' and '.join([*gpus, cpu])}, {precision}"

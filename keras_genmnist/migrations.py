@@ -75,7 +75,12 @@ def _from_4(config: dict) -> dict:
     return ({"beta": 1.0, "capacity": 0.0} if config["model"] in ("vae", "ladder") else {}) | config
 
 
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4]  # the first makes a config of schema 1 one of schema 2, and so on
+def _from_5(config: dict) -> dict:
+    return {"precision": "float32"} | config
+
+
+# The first makes a config of schema 1 one of schema 2, and so on.
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5]
 SCHEMA = 1 + len(MIGRATIONS)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import cluster
+from keras_genmnist import cluster, precision
 from keras_genmnist.models import GenerativeModel
 
 GO_ON, STOPPED, FAILED = 1, 0, -1  # what the first worker tells the others
@@ -46,8 +46,7 @@ class Mirrored:
             metric.result = lambda: tf.constant(0.0)  # nobody reads it, and it would be exchanged after each step
         self.pairs = [*zip(model.weights, self.replica.weights, strict=True)]
         for name, optimizer in optimizers.items():
-            own, other = ([*o.variables, o.learning_rate] for o in (optimizer, others[name]))
-            self.pairs += zip(own, other, strict=True)
+            self.pairs += zip(precision.state(optimizer), precision.state(others[name]), strict=True)
         self.sums = [
             pair
             for metric, other in zip(model.metrics, self.replica.metrics, strict=True)

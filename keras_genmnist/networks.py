@@ -6,12 +6,13 @@ import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 
-from keras_genmnist import replicas
+from keras_genmnist import precision, replicas
 
 NORMS = ("none", "batch", "layer")  # of fully connected layers
 COARSEST = 8  # the longest side of the grid between convolutions and fully connected layers
 
 
+@precision.network
 def mlp(hidden_layers: int, hidden_size: int, norm: str = "none") -> tf_keras.Sequential:
     """Fully connected ReLU layers, [N, ...] -> [N, hidden_size].
 
@@ -46,13 +47,15 @@ def batch_norm(scale: bool = True) -> layers.Layer:
 class BatchNormOfReplicas(layers.BatchNormalization):
     """Batch norm by the statistics of the rows of all replicas: the numbers of one that has them all.
 
-    What tf_keras has for this takes the variance as a difference of large numbers, and one of 4 axes learns another
-    variance than on one device, where TensorFlow's own operation estimates that of all images there are.
+    In float32, whatever it is given.  What tf_keras has for this takes the variance as a difference of large numbers,
+    and one of 4 axes learns another variance than on one device, where TensorFlow's own operation estimates that of all
+    images there are.
     """
 
     def call(self, x, training=False):
         if not training:
             return super().call(x, training=False)
+        given, x = x.dtype, tf.cast(x, tf.float32)
         axes = list(range(len(x.shape) - 1))
         mean = replicas.mean(tf.reduce_mean(x, axes))
         variance = learned = replicas.mean(tf.reduce_mean((x - mean) ** 2, axes))
@@ -61,7 +64,8 @@ class BatchNormOfReplicas(layers.BatchNormalization):
             learned *= count / (count - 1)
         for moving, now in ((self.moving_mean, mean), (self.moving_variance, learned)):
             moving.assign(moving - (moving - now) * (1 - self.momentum))
-        return tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        normalised = tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        return tf.cast(normalised, given)
 
 
 class Conditional(tf_keras.Model):
@@ -80,7 +84,8 @@ class Conditional(tf_keras.Model):
         )
 
     def call(self, values, context, training=False):
-        return self.after(tf.concat([self.before(values, training=training), context], axis=-1), training=training)
+        seen = self.before(values, training=training)
+        return self.after(tf.concat([seen, tf.cast(context, seen.dtype)], axis=-1), training=training)
 
 
 def inputs(values: tf.Tensor, context: tf.Tensor | None) -> list[tf.Tensor]:
@@ -132,6 +137,7 @@ def halved_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
     return sizes
 
 
+@precision.network
 def conv_encoder(
     image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str = "none"
 ) -> tf_keras.Sequential:
@@ -159,6 +165,7 @@ def _halvings(image_shape: tuple[int, int, int], channels: int) -> list[layers.L
     return network
 
 
+@precision.network
 def conv_decoder(
     image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str = "none", outputs: int | None = None
 ) -> tf_keras.Sequential:
@@ -187,9 +194,10 @@ def _doublings(image_shape: tuple[int, int, int], channels: int, outputs: int | 
         deconvolution = layers.Conv2DTranspose(channels * 2 ** (level - 1), 4, strides=2, padding="same")
         network += [deconvolution, *_cropped(finer[level]), layers.ELU()]
     last = layers.Conv2DTranspose(outputs or image_shape[-1], 4, strides=2, padding="same")
-    return [*network, last, *_cropped(finer[0])]
+    return [*network, last, *_cropped(finer[0]), _whole()]
 
 
+@precision.network
 def grid_encoder(
     image_shape: tuple[int, int, int], channels: int, num_blocks: int, outputs: int
 ) -> tf_keras.Sequential:
@@ -203,10 +211,11 @@ def grid_encoder(
     """
     network = _halvings(image_shape, channels)
     maps = channels * 2 ** (len(halved_sizes(image_shape)) - 2)
-    network += [*(ResidualBlock(maps) for _ in range(num_blocks)), layers.ELU(), layers.Dense(outputs)]
+    network += [*(ResidualBlock(maps) for _ in range(num_blocks)), layers.ELU(), layers.Dense(outputs), _whole()]
     return tf_keras.Sequential(network, name="grid_encoder")
 
 
+@precision.network
 def grid_decoder(image_shape: tuple[int, int, int], channels: int, num_blocks: int, inputs: int) -> tf_keras.Sequential:
     """As `conv_decoder`, but of a grid of vectors: [N, R S inputs], its places row by row -> [N, H, W, C].
 
@@ -221,6 +230,11 @@ def grid_decoder(image_shape: tuple[int, int, int], channels: int, num_blocks: i
     network = [layers.Reshape((*sizes[-1], inputs)), layers.Conv2D(maps, 3, padding="same")]
     network += [*(ResidualBlock(maps) for _ in range(num_blocks)), layers.ELU(), *_doublings(image_shape, channels)]
     return tf_keras.Sequential(network, name="grid_decoder")
+
+
+def _whole() -> layers.Layer:
+    """What makes 32 bits of the 16 of the layers before it."""
+    return layers.Activation("linear", dtype="float32")
 
 
 def _cropped(size: tuple[int, int]) -> list[layers.Layer]:
@@ -241,6 +255,7 @@ class UNet(tf_keras.Model):
       context Perez et al. (2018), section 2.1, arxiv.org/abs/1709.07871
     """
 
+    @precision.network
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -295,7 +310,7 @@ class UNet(tf_keras.Model):
         x = self.whole(x)
         for above, up, double, own in zip(found[::-1], self.up[::-1], self.double[::-1], told[levels:], strict=True):
             x = double(up(_modulated(x + above, own)))
-        return x
+        return tf.cast(x, tf.float32)
 
 
 def _modulated(x: tf.Tensor, told: tf.Tensor | None) -> tf.Tensor:
@@ -306,6 +321,7 @@ def _modulated(x: tf.Tensor, told: tf.Tensor | None) -> tf.Tensor:
     return x * (1 + scale) + shift
 
 
+@precision.network
 def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_keras.Sequential:
     """Fully connected leaky ReLU layers, images [N, H, W, C] -> logits [N, 1].
 
@@ -317,10 +333,11 @@ def mlp_discriminator(hidden_layers: int, hidden_size: int, norm: str) -> tf_ker
     network = tf_keras.Sequential([layers.Flatten()], name="mlp_discriminator")
     for _ in range(hidden_layers):
         _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
-    network.add(_spectral(layers.Dense(1), norm))
+    network.add(_spectral(layers.Dense(1, dtype="float32"), norm))
     return network
 
 
+@precision.network
 def dcgan_generator(image_shape: tuple[int, int, int], channels: int, hidden_size: int) -> tf_keras.Sequential:
     """Strided deconvolutions with batch norm and ReLU, [N, D] -> logits [N, H, W, C].
 
@@ -346,10 +363,11 @@ def dcgan_generator(image_shape: tuple[int, int, int], channels: int, hidden_siz
             *_cropped(size),
             *norm(),
         ]
-    network += [layers.Conv2DTranspose(image_shape[-1], 4, strides=2, padding="same"), *_cropped(finer[0])]
+    network += [layers.Conv2DTranspose(image_shape[-1], 4, strides=2, padding="same"), *_cropped(finer[0]), _whole()]
     return tf_keras.Sequential(network, name="dcgan_generator")
 
 
+@precision.network
 def dcgan_discriminator(
     image_shape: tuple[int, int, int], channels: int, hidden_size: int, norm: str
 ) -> tf_keras.Sequential:
@@ -369,7 +387,7 @@ def dcgan_discriminator(
         _add(network, convolution, norm)
     network.add(layers.Flatten())
     _add(network, layers.Dense(hidden_size, use_bias=norm != "batch"), norm)
-    network.add(_spectral(layers.Dense(1), norm))
+    network.add(_spectral(layers.Dense(1, dtype="float32"), norm))
     return network
 
 
@@ -394,7 +412,7 @@ class Projection(tf_keras.Model):
         self.classes = tf_keras.Sequential([_spectral(layers.Dense(hidden_size, use_bias=False), norm)])
 
     def call(self, x, context, training=False):
-        features = self.phi(x, training=training)
+        features = tf.cast(self.phi(x, training=training), tf.float32)
         projected = tf.reduce_sum(self.classes(context, training=training) * features, axis=-1, keepdims=True)
         return self.psi(features, training=training) + projected
 
@@ -408,7 +426,8 @@ def _add(network: tf_keras.Sequential, layer: layers.Layer, norm: str) -> None:
 
 
 def _spectral(layer: layers.Layer, norm: str) -> layers.Layer:
-    return SpectralNormalization(layer) if norm == "spectral" else layer
+    # In float32, for it writes the kernel: by 16 bits the weight itself would be rounded.
+    return SpectralNormalization(layer, dtype="float32") if norm == "spectral" else layer
 
 
 class SpectralNormalization(layers.SpectralNormalization):

@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -510,8 +510,10 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
     Raises:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
+    config = run.config.copy_and_resolve_references()
+    config.precision = "float32"  # the other ones are of training alone
     with building(run):
-        model = build_model(run, run.spec)
+        model = build_model(replace(run, config=config), run.spec)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
     if restore_latest(state, run.best) is None:
         if read_metrics(run):

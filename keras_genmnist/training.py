@@ -21,7 +21,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import cluster, datasets, device, files, images, memory, models, progress, replicas, runs
+from keras_genmnist import cluster, datasets, device, files, images, memory, models, precision, progress, replicas, runs
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
 from keras_genmnist.datasets import arrays, binarization, eval_batches
 from keras_genmnist.errors import Diverged, Fault, UsageError
@@ -89,6 +89,7 @@ def check_config(config: ConfigDict) -> None:
     if not known:
         raise UsageError(f"config.dataset={config.dataset!r} is not known: give the name or the path of a data set")
     require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
+    require_choice(config, precision=precision.PRECISIONS)
     fits = config.image_size == 0 or arrays.SMALLEST <= config.image_size <= arrays.LARGEST
     require(config, "image_size", fits, f"0 (as they are), or {arrays.SMALLEST} to {arrays.LARGEST}")
     datasets.require_as_it_is(config.dataset, config.image_size, config.invert)
@@ -145,7 +146,8 @@ def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.op
     rate, prefix = learning_rate(config, steps, name), name.removesuffix("optimizer")
     make = AdamOfReplicas if replicas.several() else tf_keras.optimizers.Adam
     # The optimizer clips: it sees the gradient of the whole batch also when several replicas share it.
-    return make(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
+    own = make(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
+    return precision.optimizer(own, config.precision)
 
 
 class AdamOfReplicas(tf_keras.optimizers.Adam):
@@ -503,7 +505,10 @@ def follow(run: Run, strategy: tf.distribute.Strategy) -> None:
     """
     number = cluster.number_of(strategy)
     training = Training(run, strategy)
-    print(f"worker {number} follows worker 0: {cluster.description(strategy)}{device.description()}", flush=True)
+    print(
+        f"worker {number} follows worker 0: {cluster.description(strategy)}{device.description(run.config.precision)}",
+        flush=True,
+    )
     with _stop_signal() as received:
         well = training.follow(stopped=lambda: bool(received))
     if not well:
@@ -557,7 +562,7 @@ def _train(
     print(
         f"{'resuming' if training.step else 'training'} {run.name} on {run.spec.name} in {run.workdir}: "
         f"{training.model.num_parameters:,} parameters, step {training.step} of {training.last_step}, "
-        f"on {cluster.description(training.strategy)}{device.description()}",
+        f"on {cluster.description(training.strategy)}{device.description(run.config.precision)}",
         flush=True,
     )
     if training.mirrored and run.config.jit_compile:

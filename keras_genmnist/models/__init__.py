@@ -9,7 +9,7 @@ import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import config as configs
-from keras_genmnist import datasets, memory
+from keras_genmnist import datasets, memory, precision
 from keras_genmnist.config import require_choice, require_numbers
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.errors import UsageError
@@ -49,11 +49,12 @@ def build(
         require_choice(config, model=names())
     make = builder or importlib.import_module(f"{__name__}.{config.model}").build
     require_numbers(config)
+    require_choice(config, precision=precision.PRECISIONS)
     tf_keras.utils.set_random_seed(config.seed)
     spec = spec or datasets.spec(config.dataset)
     if spec is None:
         raise UsageError(f"{config.dataset} is not a data set with a name: give the spec of its images")
-    with memory.variables_that_fit():
+    with memory.variables_that_fit(), precision.of_networks(config.precision):
         model = make(config, spec)
         model.build_variables()
     if builder is None:

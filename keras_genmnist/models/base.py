@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from keras_genmnist import bounds
+from keras_genmnist import bounds, precision
 from keras_genmnist.bounds import ELBO, LogTerms
 from keras_genmnist.distributions import base_of, point_of, sample_each
 from keras_genmnist.inference import RefinedPosterior
@@ -389,7 +389,8 @@ class TractableModel(LikelihoodModel):
             log_likelihood = self.objective(x, y, levels)
             loss = -tf.reduce_mean(log_likelihood)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = precision.gradients(tape, loss, variables, self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(log_likelihood)
 
     def test_step(self, batch):
@@ -603,7 +604,7 @@ class LatentVariableModel(DecoderModel):
             with tf.GradientTape() as tape:
                 terms = self.log_terms(x, objective.num_draws, seed, training=True, **told(y))
                 loss = -tf.reduce_mean(objective(terms, warmup))
-            gradients = tape.gradient(loss, variables)
+            gradients = precision.gradients(tape, loss, variables, self.optimizer)
         else:
             with tf.GradientTape(persistent=True) as tape:
                 path = bounds.PathGradient(tape)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from keras_genmnist import replicas
+from keras_genmnist import precision, replicas
 from keras_genmnist.config import LARGEST, require, require_choice, require_fit, require_labels, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal, sample_each
@@ -208,7 +208,8 @@ class FlowMatching(BoundedModel):
             errors = self.errors(x, seed, classes)
             loss = tf.reduce_mean(errors)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = precision.gradients(tape, loss, variables, self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(errors)
 
     def test_step(self, batch):

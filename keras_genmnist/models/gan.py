@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import judges, losses, networks, quality, replicas
+from keras_genmnist import judges, losses, networks, precision, quality, replicas
 from keras_genmnist.config import (
     require,
     require_choice,
@@ -155,7 +155,8 @@ class GAN(DecoderModel):
             if self.r1_penalty:
                 total += self.r1_penalty * losses.r1_penalty(discriminate, real)
         variables = self.discriminator.trainable_variables
-        self.discriminator_optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        gradients = precision.gradients(tape, total, variables, self.discriminator_optimizer)
+        self.discriminator_optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.averages["discriminator_loss"].update_state(loss)
         self.averages["accuracy"].update_state(tf.cast(real_logits > fake_logits, tf.float32))
 
@@ -164,7 +165,8 @@ class GAN(DecoderModel):
             fake = self.generate(z, training=True, y=y)
             loss = self.loss_pair.generator(self.discriminate(fake, training=True, y=y))
         variables = self.generator.trainable_variables
-        self.generator_optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = precision.gradients(tape, loss, variables, self.generator_optimizer)
+        self.generator_optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.averages["generator_loss"].update_state(loss)
 
     @property

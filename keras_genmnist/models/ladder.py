@@ -8,7 +8,6 @@ the change from z are the same in p and q, and leave the bounds as they are.
 Source: Sonderby et al. (2016), "Ladder Variational Autoencoders", arxiv.org/abs/1602.02282
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -200,11 +199,11 @@ class Ladder(tf_keras.Model):
 
     def _kept(self, features: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """A factor on features [B, F]: 0 where they are dropped."""
-        ones = functools.partial(tf.ones, dtype=features.dtype)
-        return replicas.rows(
-            lambda n: tf.nn.experimental.stateless_dropout(ones([n, features.shape[1]]), self.dropout, seed),
+        kept = replicas.rows(
+            lambda n: tf.nn.experimental.stateless_dropout(tf.ones([n, features.shape[1]]), self.dropout, seed),
             tf.shape(features)[0],
         )
+        return tf.cast(kept, features.dtype)  # in 16 bits it would be drawn otherwise
 
     def infer(
         self,

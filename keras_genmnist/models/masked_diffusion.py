@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
-from keras_genmnist import replicas
+from keras_genmnist import precision, replicas
 from keras_genmnist.config import require_fit, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.models.base import BoundedModel
@@ -236,7 +236,8 @@ class MaskedDiffusion(BoundedModel):
             elbo = self.bound_at(x, ranks, t)
             loss = -tf.reduce_mean(elbo)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        gradients = precision.gradients(tape, loss, variables, self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         bins = tf.cast(BINS * tf.sqrt(t / self.size), tf.int32)
         seen = tf.math.unsorted_segment_sum(tf.stack([-elbo / self.size, tf.ones_like(elbo)], axis=1), bins, BINS)
         self.step_losses.assign(MEMORY * self.step_losses + tf.transpose(replicas.total(seen)))

@@ -118,6 +118,8 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require_objective(config)
     if config.gradient != "standard":
         require_fit(config, "gradient", posterior=["gaussian"])
+    if config.precision == "mixed_float16":
+        require_fit(config, "precision", gradient=["standard"])  # the others take gradients twice, and lose the scale
     if config.gradient == "dreg":
         require_fit(config, "gradient", bound=["iwae"])
     if config.capacity:

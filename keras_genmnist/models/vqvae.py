@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import networks, replicas
+from keras_genmnist import networks, precision, replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.config import (
     require,
@@ -278,8 +278,10 @@ class VQVAE(BoundedModel):
                 loss += self.rate_weight * warm * self.rate(found, logits)
             loss = tf.reduce_mean(loss)
         variables = self.optimized
-        for name, gradients in tape.gradient(loss, variables).items():
-            getattr(self, name).apply_gradients(zip(gradients, variables[name], strict=True))
+        optimizers = {name: getattr(self, name) for name in variables}
+        gradients = precision.gradients(tape, loss, variables, *optimizers.values())
+        for name, optimizer in optimizers.items():
+            optimizer.apply_gradients(zip(gradients[name], variables[name], strict=True))
         vectors, seed = tf.reshape(found, [-1, self.codebook.size]), tf.stack([self.seed, step])
         # The codebook slows down as the networks do.  At its own pace it would go on to split its commonest codes, as
         # that brings codes nearer to the vectors, when the prior can no longer follow.
