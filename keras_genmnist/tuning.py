@@ -397,7 +397,7 @@ def _supervise(study: Study, workdir: Path, jobs: int, threads: int) -> None:
       Fault: if they ended before the study did.
     """
     arguments = ["tune", f"--storage={study.storage}", f"--study={study.name}"]
-    arguments += [f"--workdir={workdir}", "--nosummary", f"--threads={threads}"]
+    arguments += [f"--workdir={workdir}", "--summary=false", f"--threads={threads}"]
     gpus = len(tf.config.list_physical_devices("GPU"))  # of several, each has one, in turn
     own = [[number % gpus] if gpus > 1 else None for number in range(jobs)]
     started = [start(arguments, each) for each in own]

@@ -203,7 +203,7 @@ BAD_USAGE = {
     "unknown flag of a config": (["train", "--config_form=x"], ["'--config_form=x'", "did you mean config_from?"]),
     "unknown flag, near": (["evaluate", "--modle=vae"], ["'--modle=vae'", "did you mean model?", "num_draws"]),
     "unknown flag of none": (["list", "--all"], ["'--all'", "Flags: none"]),
-    "config field of no training": (["evaluate", "--config.seed=1"], ["'--config.seed=1'", "Flags: model"]),
+    "config field of no training": (["evaluate", "--config.seed=1"], ["'--config.seed=1'", "Flags: devices"]),
     "num_draws=0": (["evaluate", "--model=vae", "--num_draws=0"], ["num_draws=0", "positive"]),
     "num_draws=many": (["evaluate", "--model=vae", "--num_draws=many"], ["num_draws", "many", "whole number"]),
     **{

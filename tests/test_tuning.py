@@ -382,7 +382,7 @@ def test_killed_worker_loses_nothing_and_no_trial_is_trained_twice(storage, tmp_
     flags = [*tiny.flags(**FIELDS), SEARCH, "--trials=4", "--epochs=20", "--pruner=none", "--threads=1", *storage]
     one = start(tmp_path, *flags)
     tiny.wait_for(lambda: any(len(epochs) > 2 for epochs in metrics(tmp_path).values()), one)
-    other = start(tmp_path, "--study=vae", *storage, "--threads=1", "--nosummary")
+    other = start(tmp_path, "--study=vae", *storage, "--threads=1", "--summary=false")
     tiny.wait_for(lambda: len(metrics(tmp_path)) > 1, other)
     one.send_signal(signal.SIGKILL)
     killed = one.communicate()[0]
@@ -409,7 +409,7 @@ def test_two_jobs_are_started_and_stopped(tmp_path):
     assert parent.returncode == 143
     assert "2 jobs of" in out
     before = metrics(tmp_path)
-    state = start(tmp_path, "--workdir=runs/tune/vae", "--nosummary")
+    state = start(tmp_path, "--workdir=runs/tune/vae", "--summary=false")
     tiny.wait_for(lambda: sum(map(len, metrics(tmp_path).values())) > sum(map(len, before.values())) + 3, state)
     state.terminate()
     state.communicate()
