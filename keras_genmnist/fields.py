@@ -23,6 +23,7 @@ MEANINGS = {
     "ema_decay": "Of the running average of the weights, which is then scored; 0 for none.",
     "patience": "Training ends after so many epochs without a better validation score; 0 never ends it.",
     "jit_compile": "Whether XLA compiles the training step.",
+    "precision": "What the networks compute in while they train: float32, mixed_float16 or mixed_bfloat16.",
     "seed": "Of the weights, the order of the images and all draws.",
     # Networks
     "network": "mlp or conv.",

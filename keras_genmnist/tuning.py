@@ -137,9 +137,7 @@ def tune(
         raise UsageError("a study that is joined has its own config: give fields only with a model")
     command = f"gm.tune({record.model!r})" if record else "gm.tune()"
     try:
-        return begin(
-            record, trials, Path(workdir) if workdir else None, storage, study, jobs=jobs, command=command
-        )
+        return begin(record, trials, Path(workdir) if workdir else None, storage, study, jobs=jobs, command=command)
     except SystemExit as stopped:
         raise KeyboardInterrupt("stopped; go on by the same call") from stopped
 
