@@ -44,8 +44,12 @@ def _file(name: str, root: Path) -> Path | None:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """All that may be a module: of `from a import b`, both a and a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """All that may be a module: of `from a import b`, both a and a.b; not what only a type checker imports."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -29,7 +29,7 @@ def package(tmp_path):
     for name, text in {
         "__init__": "",
         "model": '"""One."""\nfrom package import layers\ndef make():\n    """Makes it."""\n    return layers.LAYER\n',
-        "layers": "import os\nfrom package.sizes import SIZE\nLAYER = SIZE\n",
+        "layers": "from package.sizes import SIZE\nif TYPE_CHECKING:\n    from package import page\nLAYER = SIZE\n",
         "sizes": "SIZE = 3\n",
         "page": "from package import model\nTITLE = 'one'\n",
     }.items():
