@@ -375,6 +375,10 @@ def serve(argv: list[str]) -> None:
     chosen = values.pretrained or ([] if own else zoo.names())
     if not (own or values.pretrained):
         print(f"no --export is given: serving the pretrained {', '.join(chosen)}", flush=True)
+    for name in chosen:
+        zoo.require(name)
+    if chosen:
+        server.prepare()  # TensorFlow computes when it unpacks one
     server.serve(
         [*own, *map(zoo.export, chosen)],
         values.host,

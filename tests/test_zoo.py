@@ -109,8 +109,9 @@ def test_verbs_take_a_pretrained_model(packed, genmnist, digits):
 
 
 @pytest.mark.slow
-def test_server_without_exports_serves_them_all(tmp_path):
-    process = tiny.start("serve", "--port=0", cwd=tmp_path, before="")
+def test_server_without_exports_serves_them_all(tmp_path, cache):
+    # Each is unpacked first, which must leave to the server how TensorFlow's threads are set.
+    process = tiny.start("serve", "--port=0", cwd=tmp_path)
     said = process.stdout.readline()
     address = process.stdout.readline().split()[-1]
     served = f"{address}/v1/models/vae_2d"

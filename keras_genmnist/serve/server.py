@@ -279,6 +279,11 @@ def _most_connections() -> int:
     return min(MAX_CONNECTIONS, max(soft - OTHER_FILES, soft // 2))
 
 
+def prepare() -> None:
+    """Lets TensorFlow run calls side by side, which nothing does any more once it has computed something."""
+    tf.config.threading.set_inter_op_parallelism_threads(CALL_THREADS)
+
+
 def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_body_mb: int, access: Access) -> None:
     """Serves exports until a signal stops it, and ends the process with 128 + the signal's number.
 
@@ -299,7 +304,7 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
     )
     repository, places = Repository(exports, rows.observe), Places(max_in_flight)
     server = Server(create_app(repository, places, registry, access), places, access, host, port, max_body_mb)
-    tf.config.threading.set_inter_op_parallelism_threads(CALL_THREADS)
+    prepare()
     received = []
 
     def stop(signum, frame):

@@ -35,6 +35,20 @@ def names() -> list[str]:
     return sorted(_digests())
 
 
+def require(name: str) -> str:
+    """The digest of a pretrained model's file.
+
+    Raises:
+      UsageError: if there is none of that name.
+    """
+    digests = _digests()
+    if name not in digests:
+        raise UsageError(
+            f"no pretrained model {name!r}{configs.suggest(name, list(digests))} There are: {', '.join(names())}"
+        )
+    return digests[name]
+
+
 def run(name: str) -> Run:
     """The run of a pretrained model, in the user's cache.
 
@@ -92,15 +106,11 @@ def _digests() -> dict[str, str]:
 
 def _unpacked(name: str) -> Path:
     """The folder that holds runs/NAME and exports/NAME/1."""
-    digests = _digests()
-    if name not in digests:
-        raise UsageError(
-            f"no pretrained model {name!r}{configs.suggest(name, list(digests))} There are: {', '.join(names())}"
-        )
-    folder = _cache() / f"{name}-{digests[name][:12]}"
+    digest = require(name)
+    folder = _cache() / f"{name}-{digest[:12]}"
     if not folder.exists():
         content = (ZOO / f"{name}.zip").read_bytes()
-        if hashlib.sha256(content).hexdigest() != digests[name]:
+        if hashlib.sha256(content).hexdigest() != digest:
             raise Fault(f"{ZOO / name}.zip is damaged: install the package again")
         with files.writing(folder), files.beside(folder.parent) as new:
             _unpack(name, content, new)
