@@ -505,12 +505,14 @@ MOST_IN_FLIGHT = 1000  # requests, one a connection: a server has no more, and a
 PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".eps")
 # The image sets it: a container is reached from outside of it or not at all.
 HOST = os.environ.get("GENMNIST_HOST", "127.0.0.1")
-NEXT = """To begin, in a few minutes and with the digits in the package:
+NEXT = """To begin, at once with what comes trained, or in a few minutes with the digits in the package:
+
+  genmnist serve                           an explorer at http://localhost:8501
 
   genmnist train --model=vae --config.dataset=mnist_5k
   genmnist figures --model=vae
   genmnist export --model=vae
-  genmnist serve --export=exports/vae      an explorer at http://localhost:8501
+  genmnist serve --export=exports/vae      the same explorer, of your own model
 
 With the image, `docker run -v genmnist-work:/work -p 127.0.0.1:8501:8501 IMAGE` stands in place of `genmnist`.
 `genmnist VERB --help` tells a verb's flags."""
