@@ -106,6 +106,7 @@ docs: .venv/.installed-docs ## build the site into docs/_build/html and check it
 	rm -rf docs/_build docs/reference
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going -c docs . docs/_build/html
 	cp docs/_build/html/README.html docs/_build/html/index.html
+	cp docs/explorer.html docs/_build/html/docs/
 	$(PY) docs/links.py docs/_build/html
 
 notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into the .ipynb beside each

@@ -81,11 +81,13 @@ SECURITY
 
 
 def complete(app, name: str, source: list[str]) -> None:
-    """Adds to a page what a checkout has no use for: README's contents, and links from the list of models."""
+    """Makes of a page what a checkout has no use for: README's contents, and links to pages that are made here."""
     if name == "README":
         source[0] += CONTENTS
     if name == "docs/models":
         source[0] = reference.with_pages(source[0])
+    # Of a page that is no source, Sphinx would make a download.
+    source[0] = re.sub(r"\[([^]]+)\]\(((?:docs/)?explorer\.html)\)", r'<a href="\2">\1</a>', source[0])
 
 
 def readable(app, what, name, thing, options, lines: list[str]) -> None:
