@@ -111,11 +111,18 @@ class Trained:
         ((_, figure),) = figures.draw(self._run, [name], seed, pairs, label)
         return figure
 
-    def export(self, out: str | Path = "exports") -> Path:
-        """Writes a SavedModel to OUT/NAME/VERSION, with the name of the run's directory, and returns that path."""
+    def export(self, out: str | Path = "exports", format: str = "savedmodel") -> Path:
+        """Writes a SavedModel to OUT/NAME/VERSION, with the name of the run's directory, and returns that path.
+
+        Args:
+          out: the folder of all exports.
+          format: "savedmodel"; "tflite" or "onnx", to OUT/NAME_FORMAT/VERSION.
+        Raises:
+          UsageError: if the format is none, or cannot hold what the model computes.
+        """
         from keras_genmnist import export
 
-        return export.export(self._run, Path(out))
+        return export.export(self._run, Path(out), format)
 
 
 def train(

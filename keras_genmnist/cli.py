@@ -249,16 +249,23 @@ def report(argv: list[str]) -> None:
 
 
 def export(argv: list[str]) -> None:
-    """Write a run as a SavedModel that needs nothing but TensorFlow.
+    """Write a run as a SavedModel that needs nothing but TensorFlow, or as TFLite or ONNX.
 
-    genmnist export --model=NAME | --workdir=DIR | --pretrained=NAME [--out=exports]
+    genmnist export --model=NAME | --workdir=DIR | --pretrained=NAME [--format=savedmodel|tflite|onnx] [--out=exports]
     """
     values = _trained_flags()
+    flags.DEFINE_enum(
+        "format",
+        "savedmodel",
+        ["savedmodel", "tflite", "onnx"],
+        "The other two hold what needs no random numbers, in OUT/NAME_FORMAT/VERSION.",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", "exports", "Folder of all exports: OUT/NAME/VERSION is written.", flag_values=values)
     _parse(values, argv)
     with _quiet():
         from keras_genmnist import export
-    print(f"wrote {export.export(_trained(values), Path(values.out))}")
+    print(f"wrote {export.export(_trained(values), Path(values.out), values.format)}")
 
 
 def encode(argv: list[str]) -> None:

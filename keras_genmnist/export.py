@@ -1,6 +1,6 @@
-"""`genmnist export`: a run as a SavedModel that needs neither this package nor TFP nor Keras.
+"""`genmnist export`: a run as a SavedModel that needs neither this package nor TFP nor Keras, or in another format.
 
-Beside the model, in assets.extra/:
+Beside a SavedModel, in assets.extra/:
 
 genmnist.json                 what it is: {"model", "dataset", "binarization", "completes_any", "schema", "config",
                               "commit", "id"}; the last tells its run from others
@@ -12,13 +12,14 @@ latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y]
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from keras_genmnist import files, migrations, runs, signatures, versions
+from keras_genmnist import files, formats, migrations, runs, signatures, versions
 from keras_genmnist.datasets import Split, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import LatentVariableModel, told
@@ -28,8 +29,11 @@ NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
 NUM_SCORED, NUM_DRAWS = 200, 20  # images whose likelihood tells where that of another one stands
 
 
-def export(run: Run, out: Path) -> Path:
+def export(run: Run, out: Path, format: str = "savedmodel") -> Path:
     """Writes the run's scored weights and signatures to out/NAME/VERSION/: the name of its directory, the next number.
+
+    In another format than SavedModel, to out/NAME_FORMAT/VERSION/, with genmnist.json: a server of out/NAME/ would take
+    it for a newer version.
 
     Where the newest version there is of another run, which a server now replaces by this one, it says so.
 
@@ -38,13 +42,16 @@ def export(run: Run, out: Path) -> Path:
     Args:
       run: a trained run.
       out: the folder of all exports.
+      format: "savedmodel", or a name of `formats.FORMATS`.
     Returns:
       The version directory.
     Raises:
-      UsageError: if it cannot be written.
-      Fault: if there is no room for it, the run's weights are damaged, or no epoch is finished; for a 2-D latent, if
-        its dataset is damaged or absent.
+      UsageError: if it cannot be written, or there is no such format, or it cannot hold what the model computes.
+      Fault: if there is no room for it, the run's weights are damaged, or no epoch is finished; as a SavedModel, for a
+        2-D latent, if its dataset is damaged or absent.
     """
+    if format != "savedmodel":
+        return _convert(run, out, format)
     model = runs.load_model(run)
     own = signatures.of(model)
     module = tf.Module()
@@ -69,8 +76,9 @@ def export(run: Run, out: Path) -> Path:
                 raise
             runs.warn(f"the export does not say how likely test images are, because these cannot be had: {error}")
     folder = out / run.title
-    # A server polls the folder for numbers: the directory gets one only when it is whole.
-    with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
+    before = versions.directories(folder)
+
+    def fill(new: Path) -> None:
         tf.saved_model.save(module, str(new), served)
         (new / "assets.extra").mkdir()
         for name, text in extra.items():
@@ -78,14 +86,37 @@ def export(run: Run, out: Path) -> Path:
         with tf.io.TFRecordWriter(str(new / "assets.extra" / "tf_serving_warmup_requests")) as writer:
             for name, function in served.items():
                 writer.write(warmup_request(run.title, name, function).SerializeToString(deterministic=True))
+
+    target = _new_version(folder, fill)
+    if before:
+        _tell_of_another_run(before[max(before)], run)
+    return target
+
+
+def _convert(run: Run, out: Path, format: str) -> Path:
+    if format not in formats.FORMATS:
+        raise UsageError(f"no format {format!r}: give savedmodel, {', '.join(formats.FORMATS)}")
+    model = runs.load_model(run)
+    contents = formats.FORMATS[format](model)
+    description = json.dumps(_description(run, model.completes_any) | {"format": format}, indent=2)
+
+    def fill(new: Path) -> None:
+        new.mkdir()
+        for name, content in (contents | {"genmnist.json": description.encode()}).items():
+            (new / name).write_bytes(content)
+
+    return _new_version(out / f"{run.title}_{format}", fill)
+
+
+def _new_version(folder: Path, fill: Callable[[Path], None]) -> Path:
+    """Has `fill` write a directory, and gives it the next number in the folder, when it is whole: a server polls it."""
+    with files.writing(folder, "give an --out you may write to"), files.made(folder), files.beside(folder) as new:
+        fill(new)
         for path in (new, *new.rglob("*")):
             files.sync(path)
-        before = versions.directories(folder)
         newest = max((versions.number_of(path.name) or 0 for path in folder.iterdir()), default=0)  # files too
         target = folder / str(newest + 1)
         files.rename(new, target)
-    if before:
-        _tell_of_another_run(before[max(before)], run)
     return target
 
 

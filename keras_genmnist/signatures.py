@@ -46,6 +46,56 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
     return {function.__name__: function for function in own}
 
 
+def portable(model: GenerativeModel, rows: int | None = None) -> dict[str, Signature]:
+    """What a model computes without random numbers, checks or PNG files, for runtimes other than TensorFlow.
+
+    encode: the posterior's `mean`, `log_variance` and `z`, as in `of`.
+    decode: the `probabilities` given latents `z`.
+    log_likelihood: log p(x), or of a model with a bound that has no noise this bound; nats.
+    elbo_at_mean: of a model whose log p(x) takes draws, the ELBO with the posterior's centre in place of a draw, where
+      the KL is exact if it is in `elbo`; a deterministic score, and no bound; nats.
+
+    Of a model that takes labels, all but `log_likelihood` take the `label` of each row too.
+
+    Args:
+      model: with its weights.
+      rows: how many images `log_likelihood` takes at a time; None for any number.
+    """
+    own: list[Signature] = []
+    batch, labels = _batch(model), _labels(model)
+    if model.has_encoder:
+
+        @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
+        def encode(images, label=None):
+            return model.encode(images, **told(label))
+
+        own.append(encode)
+    if model.has_latents:
+        latents = tf.TensorSpec([None, model.latent_size], tf.float32)
+
+        @tf.function(input_signature=[latents, *labels], autograph=model.autograph)
+        def decode(z, label=None):
+            return {"probabilities": model.decode(z, **told(label))}
+
+        own.append(decode)
+    if model.likelihood == "exact" or (model.likelihood == "bound" and model.bound_draws is None):
+
+        @tf.function(input_signature=[tf.TensorSpec([rows, *model.image_shape])], autograph=model.autograph)
+        def log_likelihood(images):
+            return {"log_likelihood": model.log_likelihood(images)}
+
+        own.append(log_likelihood)
+    if model.likelihood == "importance":
+
+        @tf.function(input_signature=[batch, *labels], autograph=model.autograph)
+        def elbo_at_mean(images, label=None):
+            centre = tf.zeros([1, tf.shape(images)[0], model.latent_size])
+            return {"elbo_at_mean": bounds.elbo(model.log_terms_at(images, centre, **told(label)))}
+
+        own.append(elbo_at_mean)
+    return {function.__name__: function for function in own}
+
+
 def _draws(model: GenerativeModel) -> list[Signature]:
     # Traced once for both: drawing takes the longest to trace.
     draw = tf.function(model.draw, [tf.TensorSpec([None, 2], tf.int32)], autograph=model.autograph)

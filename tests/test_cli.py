@@ -104,7 +104,7 @@ VERB_FLAGS = {
     "classifier": ["--dataset", "--image_size", "--invert", "--seeds"],
     "figures": ["--model", "--workdir", "--which", "--pairs", "--label", "--seed", "--format", "--out"],
     "report": ["--model", "--workdir", "--out"],
-    "export": ["--model", "--workdir", "--out"],
+    "export": ["--model", "--workdir", "--format", "--out"],
     "encode": ["--model", "--workdir", "--images", "--out"],
     "sample": ["--model", "--workdir", "--export", "--num_samples", "--seed", "--out"],
     "score": ["--model", "--workdir", "--export", "--images", "--against", "--num_draws", "--out"],

@@ -39,7 +39,7 @@ LAYERS = [
     {"likelihood", "models"},
     {"runs"},
     {"signatures"},
-    {"mirrored", "sources", "evaluate", "zoo"},
+    {"formats", "mirrored", "sources", "evaluate", "zoo"},
     {"training", "figures", "export", "sampling", "encoding", "densities"},
     {"report", "scoring"},
     {"api", "compare", "gap", "sweep", "search.storage"},
