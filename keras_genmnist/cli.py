@@ -375,19 +375,21 @@ def serve(argv: list[str]) -> None:
     flags.DEFINE_string("token_file", None, "Holds the token that requests must bring.", flag_values=values)
     _parse(values, argv)
     with _quiet():
-        from keras_genmnist import zoo
         from keras_genmnist.serve import access, server
     token = access.read_token(Path(values.token_file)) if values.token_file is not None else None
-    own = [Path(export) for export in values.export]
-    chosen = values.pretrained or ([] if own else zoo.names())
-    if not (own or values.pretrained):
-        print(f"no --export is given: serving the pretrained {', '.join(chosen)}", flush=True)
-    for name in chosen:
-        zoo.require(name)
-    if chosen:
+    exports = [Path(export) for export in values.export]
+    if values.pretrained or not exports:
+        with _quiet():
+            from keras_genmnist import zoo  # and with it what a server of exports has no need of
+        chosen = values.pretrained or zoo.names()
+        for name in chosen:
+            zoo.require(name)
+        if not (exports or values.pretrained):
+            print(f"no --export is given: serving the pretrained {', '.join(chosen)}", flush=True)
         server.prepare()  # TensorFlow computes when it unpacks one
+        exports += map(zoo.export, chosen)
     server.serve(
-        [*own, *map(zoo.export, chosen)],
+        exports,
         values.host,
         values.port,
         values.max_in_flight,

@@ -70,7 +70,9 @@ def test_omniglot_is_inverted_and_averaged_over_areas():
 
 def test_emnist_letters_are_counted_from_0(monkeypatch):
     labels = np.arange(1, 27)
-    monkeypatch.setattr(named, "_rows", lambda name, split: (np.zeros([26, 28, 28, 1], np.uint8), labels))
+    monkeypatch.setattr(
+        named, "_rows", lambda name, split: {"image": np.zeros([26, 28, 28, 1], np.uint8), "label": labels}
+    )
     dataset = datasets.load("emnist/letters")
     assert sorted(dataset.test.labels) == list(range(26))
     assert dataset.spec.class_names[0] == "A"

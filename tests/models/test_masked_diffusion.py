@@ -130,7 +130,7 @@ def test_log_likelihood_in_few_steps_sees_the_pixels_of_those_before(model, monk
 
 def test_mixture_of_all_orders_is_what_the_bound_is_below(model, every, in_orders, monkeypatch):
     monkeypatch.setattr(likelihood, "ORDERED_IMAGES", 64)
-    columns = iter(in_orders.T)  # of the next order, for all images
+    columns = iter(tf.constant(in_orders.T))  # of the next order, for all images
     monkeypatch.setattr(model, "log_prob_in_order", lambda x, ranks: next(columns))
     monkeypatch.setattr(model, "orders", lambda seeds: seeds)
     monkeypatch.setattr(likelihood.tf, "function", lambda function, **options: function)
