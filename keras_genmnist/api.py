@@ -267,7 +267,7 @@ def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:
 
 
 def pretrained(name: str) -> Trained:
-    """A model that comes with the package, trained on full MNIST: `vae_2d`, `cvae` and others.
+    """A model that comes with the package, trained on full MNIST, as `vae_2d`.
 
     >>> import keras_genmnist as gm
     >>> run = gm.pretrained("vae_2d")

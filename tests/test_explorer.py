@@ -1,5 +1,6 @@
 """The explorer of `genmnist serve` in a real browser."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -64,11 +65,11 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, server):
-    """A page that has asked nobody but the server, and that has logged no error, when the test is over."""
-    context = browser.new_context(viewport=DESKTOP)
-    context.set_default_timeout(10_000)
+@contextlib.contextmanager
+def watched(browser, may_ask: tuple[str, ...], timeout: int = 10_000, **given):
+    """A page that in the end has asked for no address but those that begin so, and that has logged no error."""
+    context = browser.new_context(**given)
+    context.set_default_timeout(timeout)
     page = context.new_page()
     asked, logged = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -77,8 +78,15 @@ def page(browser, server):
     page.logged = logged
     yield page
     context.close()
-    assert [url for url in asked if not url.startswith((server, f"blob:{server}", "data:"))] == []
+    assert [url for url in asked if not url.startswith(may_ask)] == []
     assert logged == []
+
+
+@pytest.fixture
+def page(browser, server):
+    """A page that has asked nobody but the server, and that has logged no error, when the test is over."""
+    with watched(browser, (server, f"blob:{server}", "data:"), viewport=DESKTOP) as page:
+        yield page
 
 
 def visit(page, server, model):
@@ -124,11 +132,15 @@ def assert_shows(canvas, expected):
     np.testing.assert_allclose(shown(canvas), expected, atol=1)  # rounded to whole levels
 
 
+def at(page, z):
+    """Where on the screen a place on the map is."""
+    box = page.locator(".map").bounding_box()
+    return box["x"] + (z[0] + EDGE) / (2 * EDGE) * box["width"], box["y"] + (EDGE - z[1]) / (2 * EDGE) * box["height"]
+
+
 def point_at(page, z):
     """Moves the mouse to a place on the map."""
-    box = page.locator(".map").bounding_box()
-    x, y = (z[0] + EDGE) / (2 * EDGE), (EDGE - z[1]) / (2 * EDGE)
-    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.move(*at(page, z))
 
 
 def draw(page, points):

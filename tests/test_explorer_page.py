@@ -1,23 +1,20 @@
 """docs/explorer.html, which `python scripts/make_explorer_page.py` writes: the latent plane without a server."""
 
 import runpy
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keras_genmnist import runs, zoo
+from tests import test_explorer
+from tests.test_explorer import DESKTOP, PHONE, at, point_at, settle, shown, watched
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = test_explorer.pytestmark
+browser = test_explorer.browser
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "explorer.html"
-CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")]
-SWITCHES = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-EDGE = 3  # of the map
 
 
 @pytest.fixture(scope="module")
@@ -28,51 +25,16 @@ def model(tmp_path_factory):
         return runs.load_model(zoo.run("vae_2d"))
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=[PHONE, DESKTOP], ids=["phone", "desktop"])
 def page(browser, request):
-    """The page, which has asked no one for anything, and logged no error, when the test is over."""
-    context = browser.new_context(viewport=request.param, offline=True)
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    asked, logged = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: logged.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: logged.append(str(error)))
-    page.goto(PAGE.as_uri())
-    page.wait_for_selector(".between")
-    settle(page)
-    yield page
-    context.close()
-    assert [url for url in asked if not url.startswith("data:")] == [PAGE.as_uri()]
-    assert logged == []
-
-
-def settle(page):
-    """Waits until no panel computes."""
-    page.wait_for_selector("[aria-busy]", state="detached")
-
-
-def shown(canvas):
-    """The grey levels of a canvas in [0, 1], [H, W]."""
-    levels = canvas.evaluate(
-        "(c) => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).filter((_, i) => i % 4 === 0)"
-    )
-    return np.reshape(levels, [28, 28]) / 255
-
-
-def at(page, z):
-    """Where on the screen a place on the map is."""
-    page.locator(".map").scroll_into_view_if_needed()
-    box = page.locator(".map").bounding_box()
-    return box["x"] + (z[0] + EDGE) / (2 * EDGE) * box["width"], box["y"] + (EDGE - z[1]) / (2 * EDGE) * box["height"]
+    """The page, which asks no one for anything."""
+    given = {"viewport": request.param, "offline": True, "timeout": 60_000}
+    with watched(browser, (PAGE.as_uri(), "data:"), **given) as page:
+        page.goto(PAGE.as_uri())
+        page.wait_for_selector(".between")
+        settle(page)
+        page.locator(".map").scroll_into_view_if_needed()
+        yield page
 
 
 def decoded(model, z):
@@ -89,31 +51,31 @@ def test_page_computes_what_the_model_decodes(page, model):
 
 
 def test_page_shows_the_digit_that_is_pointed_at(page, model):
-    page.mouse.move(*at(page, [-1.5, 1.2]))
+    point_at(page, [-1.5, 1.2])
     settle(page)
-    latents = page.locator(".coordinates").inner_text().replace("\N{MINUS SIGN}", "-").split("\n")
+    latents = page.locator(".coordinates").inner_text().replace(test_explorer.MINUS, "-").split("\n")
     z = [float(part.split("=")[1]) for part in latents]
     np.testing.assert_allclose(z, [-1.5, 1.2], atol=0.02)  # a phone's map has 50 pixels a unit
     digit = page.locator(".reading .digit")
     # Levels are rounded to 1 / 255, and where the mouse is to 0.01: slopes are below 2 a unit.
-    np.testing.assert_allclose(shown(digit), decoded(model, [z])[0], atol=0.03)
+    np.testing.assert_allclose(shown(digit) / 255, decoded(model, [z])[0], atol=0.03)
     page.locator(".map").focus()
     page.keyboard.press("Shift+ArrowRight")
     settle(page)
-    np.testing.assert_allclose(shown(digit), decoded(model, [[z[0] + 0.5, z[1]]])[0], atol=0.03)
+    np.testing.assert_allclose(shown(digit) / 255, decoded(model, [[z[0] + 0.5, z[1]]])[0], atol=0.03)
 
 
 def test_page_shows_the_line_between_two_places_that_were_clicked(page, model):
     ends = [[-1.2, -1.2], [0.9, 1.5]]
     page.mouse.click(*at(page, ends[0]))
-    page.mouse.move(*at(page, ends[1]))
+    point_at(page, ends[1])
     page.keyboard.press("Enter")  # the click has focused the map
     settle(page)
     images = page.locator(".between canvas")
     assert images.count() == 12
     for number, share in ((0, 0), (4, 4 / 11), (11, 1)):
         z = (1 - share) * np.array(ends[0]) + share * np.array(ends[1])
-        np.testing.assert_allclose(shown(images.nth(number)), decoded(model, [z])[0], atol=0.05)
+        np.testing.assert_allclose(shown(images.nth(number)) / 255, decoded(model, [z])[0], atol=0.05)
 
 
 def test_page_fits_its_screen(page):

@@ -280,7 +280,7 @@ def _most_connections() -> int:
 
 
 def prepare() -> None:
-    """Lets TensorFlow run calls side by side, which nothing does any more once it has computed something."""
+    """Lets TensorFlow run calls of several signatures at once; it must not have computed anything before."""
     tf.config.threading.set_inter_op_parallelism_threads(CALL_THREADS)
 
 
