@@ -32,6 +32,17 @@ def test_mnist_reference_binarization_is_that_of_torch(mnist, split):
     assert hashlib.sha256(rows.tobytes()).hexdigest() == REFERENCE[split]
 
 
+def test_mnist_60k_trains_on_the_validation_images_too(mnist):
+    data = datasets.load("mnist_60k")
+    assert data.name == "mnist_60k" and data.spec._replace(name="mnist") == mnist.spec
+    for field in ("images", "binary", "labels"):
+        parts = [getattr(split, field) for split in (mnist.train, mnist.validation)]
+        np.testing.assert_array_equal(getattr(data.train, field), np.concatenate(parts))
+    assert data.train.name == "train" and data.validation.name == "validation" and data.test.name == "test"
+    np.testing.assert_array_equal(data.test.images, mnist.test.images)
+    assert datasets.digest(data) != datasets.digest(mnist)
+
+
 @pytest.mark.parametrize("split", FIRST_LABELS)
 def test_mnist_is_in_the_original_order(mnist, split):
     assert getattr(mnist, split).labels[:10].tolist() == FIRST_LABELS[split]

@@ -30,8 +30,9 @@ __all__ = [
     "spec_in",
 ]
 
-MNIST_5K = tfds.MNIST._replace(name="mnist_5k")
-SPECS = {spec.name: spec for spec in (tfds.SPECS["mnist"], tfds.SPECS["binarized_mnist"], MNIST_5K)} | tfds.SPECS
+MNIST_5K, MNIST_60K = (tfds.MNIST._replace(name=name) for name in ("mnist_5k", "mnist_60k"))
+FIRST = (tfds.SPECS["mnist"], tfds.SPECS["binarized_mnist"], MNIST_5K, MNIST_60K)
+SPECS = {spec.name: spec for spec in FIRST} | tfds.SPECS
 
 
 def names() -> list[str]:
@@ -57,8 +58,9 @@ def load(name: str, *, image_size: int = 0, invert: bool = False) -> Dataset:
     """Loads a data set.
 
     Args:
-      name: one of `names`: those of `datasets.tfds`, or mnist_5k, the 5,000 digits inside this package, stratified
-        4,000 / 500 / 500; or a path that `datasets.files.read` takes, of a .npz file, a folder or IDX files.
+      name: one of `names`: those of `datasets.tfds`; mnist_5k, the 5,000 digits inside this package, stratified
+        4,000 / 500 / 500; mnist_60k, which is mnist with its validation images among the training images; or a path
+        that `datasets.files.read` takes, of a .npz file, a folder or IDX files.
       image_size: of a path: the height and width that images are resized to; 0 leaves them as they are.
       invert: of a path: whether to exchange black and white.
     Raises:
@@ -68,11 +70,21 @@ def load(name: str, *, image_size: int = 0, invert: bool = False) -> Dataset:
     if name not in SPECS:
         return arrays.splits(_stem(name), read(name, image_size=image_size, invert=invert))
     require_as_it_is(name, image_size, invert)
+    if name == MNIST_60K.name:
+        return _with_validation(tfds.load("mnist"))._replace(spec=MNIST_60K)
     if name != MNIST_5K.name:
         return tfds.load(name)
     with np.load(Path(__file__).parent.parent / "mnist_5k.npz") as file:
         images, labels = file["images"], file["labels"].astype(np.int64)
     return cut(MNIST_5K, images, labels, 4_000, 4_500)
+
+
+def _with_validation(dataset: Dataset) -> Dataset:
+    """The data set with its validation images among the training images, at their end."""
+    train, more = dataset.train, dataset.validation
+    images, binary = (np.concatenate(pair) for pair in ((train.images, more.images), (train.binary, more.binary)))
+    labels = None if train.labels is None or more.labels is None else np.concatenate([train.labels, more.labels])
+    return dataset._replace(train=train._replace(images=images, binary=binary, labels=labels))
 
 
 def read(path: str, *, image_size: int = 0, invert: bool = False) -> arrays.Arrays:
