@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
             "position_features": 8,  # learned for each position in the image
             "orders": 8,  # in which the pixels come, reflections and transposes; 8 need square images
             "soft_targets": True,  # the grey levels that bits are drawn from; needs binarization=dynamic
+            "augmented": 0.0,  # share of the training images that are moved a little, which the network is told
             "class_conditional": False,  # of the digit; needs a dataset with labels
             "dataset": "mnist",
             "image_size": 0,  # of images of your own: the height and width that they are resized to; 0 for none

@@ -6,7 +6,8 @@ arxiv.org/abs/1606.05328
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -140,13 +141,70 @@ class CausalAttention(layers.Layer):
         return maps + tf.reshape(self.attend(queries, [others], later), tf.shape(maps))
 
 
-class GatedPixelCNN(tf_keras.Model):
+class Conditionals(tf_keras.Model):
     """What binary pixels are, each given the pixels before it and a context.
 
-    The network goes from place to place, and a place is a pixel, or a patch of pixels that are drawn at once: "before"
+    A network goes from place to place, and a place is a pixel, or a patch of pixels that are drawn at once: "before"
     is by places, row by row, and within a patch by pixels.  The channels of one place do not see each other: given what
     is before it, they are independent.  Or a place is one of K codes, and what is said of images below holds of codes
     [B, R, S, 1], but for `log_prob_known` and `probabilities`, which are of pixels.
+
+    A subclass defines `call` and `draw`.
+
+    patches: how an image is a grid of places.
+    """
+
+    patches: Patches | Codes
+
+    def call(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
+        """
+        Args:
+          x: binary images [B, H, W, C].
+          context: of each place, [B or 1, R or 1, S or 1, F]; several that count as one of all their features; or None.
+        Returns:
+          logits [B, R, S, L] of each place given those before it: of pixels [B, H, W, C], and of patches what
+          Patches says.
+        """
+        raise NotImplementedError
+
+    def log_prob(self, x: tf.Tensor, context: Context = None, targets: tf.Tensor | None = None) -> tf.Tensor:
+        """log p of each place given those before it.
+
+        Args:
+          x: binary images [B, H, W, C].
+          context: as in `call`.
+          targets: the probabilities [B, H, W, C] that the pixels were drawn with, independently: what is returned is
+            then the mean over what each place could have been.  By default the pixels themselves.
+        Returns:
+          [B, R, S, C], nats.
+        """
+        return self.patches.log_prob(self(x, context), x if targets is None else targets)
+
+    def log_prob_known(self, x: tf.Tensor, uniform: tf.Tensor, context: Context = None) -> tf.Tensor:
+        """log p of the pixels of x that `uniform` says are known, as of `draw`: [B, R, S, C], nats."""
+        return self.patches.log_prob_known(self(x, context), uniform)
+
+    def probabilities(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
+        """The probability that each pixel of x is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
+        leading_to_x = tf.where(x > 0.5, 0.0, 1 - 2.0**-24)  # the numbers that `draw` draws it of
+        probabilities = self.patches.draw(self(x, context), self.patches.split(leading_to_x, outside=2.0))[1]
+        return self.patches.join(probabilities, *x.shape[1:3])
+
+    def draw(self, uniform: tf.Tensor, context: Context = None) -> dict[str, tf.Tensor]:
+        """Draws images: a pixel is 1 where its uniform number is below its probability.
+
+        Args:
+          uniform: [B, H, W, C], in [0, 1); below 0 where a pixel is known to be 1, 1 or more where it is known to be 0.
+            What is known further down does not count, but in the same patch it does.
+          context: as in `call`.
+        Returns:
+          images, 0 or 1, and the probabilities that their pixels were drawn with, [B, H, W, C].
+        """
+        raise NotImplementedError
+
+
+class GatedPixelCNN(Conditionals):
+    """Conditionals by gated layers, and by attention where there is any.
 
     Source: figure 2 and section 2.3; of attention, see CausalAttention
     """
@@ -198,15 +256,7 @@ class GatedPixelCNN(tf_keras.Model):
             return None
         return self.attention[number // self.attention_every]
 
-    def call(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
-        """
-        Args:
-          x: binary images [B, H, W, C].
-          context: of each place, [B or 1, R or 1, S or 1, F]; several that count as one of all their features; or None.
-        Returns:
-          logits [B, R, S, L] of each place given those before it: of pixels [B, H, W, C], and of patches what
-          Patches says.
-        """
+    def call(self, x, context=None):
         vertical = horizontal = self._seen(self.patches.split(x))
         for number, (layer, (own, across)) in enumerate(zip(self.gated, self._contexts(context), strict=True)):
             vertical, horizontal = layer(vertical, horizontal, own, across)
@@ -220,29 +270,6 @@ class GatedPixelCNN(tf_keras.Model):
 
     def _logits(self, horizontal: tf.Tensor) -> tf.Tensor:
         return tf.cast(self.head(horizontal), tf.float32)
-
-    def log_prob(self, x: tf.Tensor, context: Context = None, targets: tf.Tensor | None = None) -> tf.Tensor:
-        """log p of each place given those before it.
-
-        Args:
-          x: binary images [B, H, W, C].
-          context: as in `call`.
-          targets: the probabilities [B, H, W, C] that the pixels were drawn with, independently: what is returned is
-            then the mean over what each place could have been.  By default the pixels themselves.
-        Returns:
-          [B, R, S, C], nats.
-        """
-        return self.patches.log_prob(self(x, context), x if targets is None else targets)
-
-    def log_prob_known(self, x: tf.Tensor, uniform: tf.Tensor, context: Context = None) -> tf.Tensor:
-        """log p of the pixels of x that `uniform` says are known, as of `draw`: [B, R, S, C], nats."""
-        return self.patches.log_prob_known(self(x, context), uniform)
-
-    def probabilities(self, x: tf.Tensor, context: Context = None) -> tf.Tensor:
-        """The probability that each pixel of x is 1, given those before it.  [B, H, W, C] -> [B, H, W, C]"""
-        leading_to_x = tf.where(x > 0.5, 0.0, 1 - 2.0**-24)  # the numbers that `draw` draws it of
-        probabilities = self.patches.draw(self(x, context), self.patches.split(leading_to_x, outside=2.0))[1]
-        return self.patches.join(probabilities, *x.shape[1:3])
 
     def _contexts(self, context: Context) -> list:
         """What the context adds before the gates of the vertical and of the horizontal stack, for each layer."""
@@ -262,85 +289,147 @@ class GatedPixelCNN(tf_keras.Model):
             added.append(list(zip(*(tf.split(part, 2, axis=-1) for part in parts), strict=True)))
         return added
 
-    def draw(self, uniform: tf.Tensor, context: Context = None) -> dict[str, tf.Tensor]:
-        """Draws images: a pixel is 1 where its uniform number is below its probability.
+    def draw(self, uniform, context=None):
+        return draw([self], [context], uniform, lambda logits: logits[0])
 
-        The vertical stack is computed a row at a time and the horizontal one a place at a time, both from the few rows
-        and places that their kernels reach, and attention from the keys and values of all places before: about the
-        arithmetic of one pass.
 
-        Args:
-          uniform: [B, H, W, C], in [0, 1); below 0 where a pixel is known to be 1, 1 or more where it is known to be 0.
-            What is known further down does not count, but in the same patch it does.
-          context: as in `call`.
-        Returns:
-          images, 0 or 1, and the probabilities that their pixels were drawn with, [B, H, W, C].
-        """
-        height, width = uniform.shape[1:3]
-        uniform = self.patches.split(uniform, outside=2.0)
-        num_rows, num_columns, num_pixels = uniform.shape[1:]
-        contexts = self._contexts(context)
-        batch = tf.shape(uniform)[0]
-        zeros = functools.partial(tf.zeros, dtype=self.compute_dtype)
-        rows = [zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in self.gated]
-        seen = [zeros([batch, 1, num_columns, layer.link.units]) for layer in self.gated]
-        before = [layer.nothing(batch) for layer in self.attention]
+def draw(
+    networks: Sequence[GatedPixelCNN],
+    contexts: Sequence[Context],
+    uniform: tf.Tensor,
+    joined: Callable[[list[tf.Tensor]], tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """Draws images place by place by networks that all see what is drawn.
 
-        def draw_row(i, images, rows, seen, before):
-            here = [[[_slice(part, i, axis=1) for part in parts] for parts in pair] for pair in contexts]
-            above = [
-                layer.add(layer.link(last), across)
-                for layer, last, (_, across) in zip(self.gated, seen, here, strict=True)
-            ]
-            drawn, new = self._draw_row(uniform[:, i], above, before)
-            vertical, new_rows, new_seen = self._seen(drawn[..., 0]), [], []
-            for layer, cached, (own, _) in zip(self.gated, rows, here, strict=True):
-                window = tf.concat([cached, vertical], axis=1)
-                new_seen.append(layer.add(layer.see_rows(window), own))
-                new_rows.append(window[:, 1:])
-                vertical = gate(new_seen[-1])
-            before = [_appended(*pair) for pair in zip(before, new, strict=True)]
-            return i + 1, images + tf.one_hot(i, num_rows)[:, None, None, None] * drawn, new_rows, new_seen, before
+    The vertical stack is computed a row at a time and the horizontal one a place at a time, both from the few rows and
+    places that their kernels reach, and attention from the keys and values of all places before: about the arithmetic
+    of one pass.
 
-        state = (0, tf.zeros([batch, num_rows, num_columns, num_pixels, 2]), rows, seen, before)
-        found = tf.while_loop(lambda i, *_: i < num_rows, draw_row, state, _growing(state, before))[1]
-        names = ("images", "probabilities")
-        parts = zip(names, tf.unstack(found, axis=-1), strict=True)
-        return {name: self.patches.join(part, height, width) for name, part in parts}
+    Args:
+      networks: of the same kind of places.
+      contexts: of each.
+      uniform: as of Conditionals.draw.
+      joined: the logits to draw from, of those of each network.
+    Returns:
+      As Conditionals.draw.
+    """
+    patches, (height, width) = networks[0].patches, uniform.shape[1:3]
+    uniform = patches.split(uniform, outside=2.0)
+    num_rows, num_columns, num_pixels = uniform.shape[1:]
+    caches = [_Cache(*pair) for pair in zip(networks, contexts, strict=True)]
 
-    def _draw_row(self, uniform: tf.Tensor, above: list[tf.Tensor], before: list[tf.Tensor]):
-        """One row of places.
+    def draw_row(i, images, rows):
+        aboves = [cache.above(i, own) for cache, own in zip(caches, rows, strict=True)]
+        own_uniform = uniform[:, i]
+        batch = tf.shape(own_uniform)[0]  # not that outside of the loop, of which nothing is known inside
 
-        Args:
-          uniform: [B, S, p p C].
-          above: what the layers see of the rows above.
-          before: of each layer of attention, the keys and values of the rows above.
-        Returns:
-          Its pixels and their probabilities, [B, 1, S, p p C, 2], and its own keys and values.
-        """
-        batch, num_columns, num_pixels = tf.shape(uniform)[0], *uniform.shape[1:]
-        left = [tf.zeros([batch, 1, layer.reach, layer.inputs], self.compute_dtype) for layer in self.gated]
-        own = [layer.nothing(batch) for layer in self.attention]
-
-        def draw_place(j, row, left, own):
-            horizontal, new_left, new_own = None, [], []
-            for number, (layer, cached, seen) in enumerate(zip(self.gated, left, above, strict=True)):
-                window = cached if layer.first else tf.concat([cached, horizontal], axis=2)
-                horizontal = layer.step(window, _slice(seen, j, axis=2))
-                new_left.append(window[:, :, 1:])
-                if attention := self._attention_after(number):
-                    queries, *here = attention.split(horizontal[:, 0])
-                    new_own.append(_appended(own[len(new_own)], here))
-                    parts = [before[len(new_own) - 1], new_own[-1]]
-                    horizontal += attention.attend(queries, parts)[:, None]
-            pixels, probabilities = self.patches.draw(self._logits(horizontal), uniform[:, None, j, None])
-            new_left[0] = tf.concat([new_left[0], self._seen(pixels)], axis=2)
+        def draw_place(j, row, places):
+            logits, places = zip(
+                *(cache.step(j, *own) for cache, *own in zip(caches, aboves, rows, places, strict=True)), strict=True
+            )
+            pixels, probabilities = patches.draw(joined(list(logits)), own_uniform[:, None, j, None])
+            places = [cache.see(pixels, own) for cache, own in zip(caches, places, strict=True)]
             drawn = tf.stack([pixels, probabilities], axis=-1)
-            return j + 1, row + tf.one_hot(j, num_columns)[:, None, None] * drawn, new_left, new_own
+            return j + 1, row + tf.one_hot(j, num_columns)[:, None, None] * drawn, places
 
-        state = (0, tf.zeros([batch, 1, num_columns, num_pixels, 2]), left, own)
-        found = tf.while_loop(lambda j, *_: j < num_columns, draw_place, state, _growing(state, own))
-        return found[1], found[3]
+        start = [cache.no_places(batch) for cache in caches]
+        state = (0, tf.zeros([batch, 1, num_columns, num_pixels, 2]), start)
+        drawn, places = tf.while_loop(lambda j, *_: j < num_columns, draw_place, state, _growing(state))[1:]
+        rows = [cache.add_row(i, drawn[..., 0], *own) for cache, *own in zip(caches, rows, places, strict=True)]
+        return i + 1, images + tf.one_hot(i, num_rows)[:, None, None, None] * drawn, rows
+
+    batch = tf.shape(uniform)[0]
+    start = [cache.no_rows(batch, num_columns) for cache in caches]
+    state = (0, tf.zeros([batch, num_rows, num_columns, num_pixels, 2]), start)
+    found = tf.while_loop(lambda i, *_: i < num_rows, draw_row, state, _growing(state))[1]
+    names = ("images", "probabilities")
+    parts = zip(names, tf.unstack(found, axis=-1), strict=True)
+    return {name: patches.join(part, height, width) for name, part in parts}
+
+
+class _Rows(NamedTuple):
+    """What a network keeps of the rows above, of each layer.
+
+    inputs: of the vertical stack, [B, reach, S, C].
+    seen: by its last row, before the gate, [B, 1, S, 2 features].
+    before: the keys and values of each layer of attention, [B, heads, N, F].
+    """
+
+    inputs: list[tf.Tensor]
+    seen: list[tf.Tensor]
+    before: list[list[tf.Tensor]]
+
+
+class _Places(NamedTuple):
+    """What it keeps of the places to the left.
+
+    inputs: of each layer's horizontal stack, [B, 1, reach, C].
+    before: as of _Rows.
+    """
+
+    inputs: list[tf.Tensor]
+    before: list[list[tf.Tensor]]
+
+
+class _Cache:
+    """The arithmetic of a network, place by place."""
+
+    def __init__(self, network: GatedPixelCNN, context: Context):
+        self.network, self.contexts = network, network._contexts(context)
+
+    def no_rows(self, batch: tf.Tensor, num_columns: int) -> _Rows:
+        zeros, gated = functools.partial(tf.zeros, dtype=self.network.compute_dtype), self.network.gated
+        return _Rows(
+            [zeros([batch, layer.reach, num_columns, layer.inputs]) for layer in gated],
+            [zeros([batch, 1, num_columns, layer.link.units]) for layer in gated],
+            self._no_keys(batch),
+        )
+
+    def no_places(self, batch: tf.Tensor) -> _Places:
+        dtype, gated = self.network.compute_dtype, self.network.gated
+        inputs = [tf.zeros([batch, 1, layer.reach, layer.inputs], dtype) for layer in gated]
+        return _Places(inputs, self._no_keys(batch))
+
+    def _no_keys(self, batch: tf.Tensor) -> list[list[tf.Tensor]]:
+        return [layer.nothing(batch) for layer in self.network.attention]
+
+    def _contexts_of_row(self, i: tf.Tensor) -> list:
+        return [[[_slice(part, i, axis=1) for part in parts] for parts in pair] for pair in self.contexts]
+
+    def above(self, i: tf.Tensor, rows: _Rows) -> list[tf.Tensor]:
+        """What the horizontal stack of each layer is told in row i, [B, 1, S, 2 features]."""
+        parts = zip(self.network.gated, rows.seen, self._contexts_of_row(i), strict=True)
+        return [layer.add(layer.link(seen), across) for layer, seen, (_, across) in parts]
+
+    def step(self, j: tf.Tensor, above: list[tf.Tensor], rows: _Rows, places: _Places) -> tuple[tf.Tensor, _Places]:
+        """The logits of place j of a row, and what is kept; `see` is to follow."""
+        horizontal, inputs, before = None, [], []
+        for number, (layer, cached, seen) in enumerate(zip(self.network.gated, places.inputs, above, strict=True)):
+            window = cached if layer.first else tf.concat([cached, horizontal], axis=2)
+            horizontal = layer.step(window, _slice(seen, j, axis=2))
+            inputs.append(window[:, :, 1:])
+            if attention := self.network._attention_after(number):
+                queries, *here = attention.split(horizontal[:, 0])
+                own = len(before)
+                before.append(_appended(places.before[own], here))
+                horizontal += attention.attend(queries, [rows.before[own], before[own]])[:, None]
+        return self.network._logits(horizontal), _Places(inputs, before)
+
+    def see(self, pixels: tf.Tensor, places: _Places) -> _Places:
+        """What is kept, once a place's pixels are drawn, [B, 1, 1, p p C]."""
+        first = tf.concat([places.inputs[0], self.network._seen(pixels)], axis=2)
+        return places._replace(inputs=[first, *places.inputs[1:]])
+
+    def add_row(self, i: tf.Tensor, pixels: tf.Tensor, rows: _Rows, places: _Places) -> _Rows:
+        """What is kept, once row i is drawn, [B, 1, S, p p C]."""
+        vertical, inputs, seen = self.network._seen(pixels), [], []
+        for layer, cached, (own, _) in zip(self.network.gated, rows.inputs, self._contexts_of_row(i), strict=True):
+            window = tf.concat([cached, vertical], axis=1)
+            seen.append(layer.add(layer.see_rows(window), own))
+            inputs.append(window[:, 1:])
+            vertical = gate(seen[-1])
+        before = [_appended(*pair) for pair in zip(rows.before, places.before, strict=True)]
+        return _Rows(inputs, seen, before)
 
 
 def _appended(before: list[tf.Tensor], here: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -348,11 +437,16 @@ def _appended(before: list[tf.Tensor], here: list[tf.Tensor]) -> list[tf.Tensor]
     return [tf.concat(pair, axis=2) for pair in zip(before, here, strict=True)]
 
 
-def _growing(state: tuple, caches: list) -> tuple:
-    """The shapes of a loop's state, whose last part is caches [B, heads, N, F] of ever more places."""
-    fixed = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value).shape, state[:-1])
-    growing = tf.nest.map_structure(lambda cache: tf.TensorShape([*cache.shape[:2], None, cache.shape[3]]), caches)
-    return (*fixed, growing)
+def _growing(state: tuple) -> tuple:
+    """The shapes of a loop's state, whose keys and values [B, heads, N, F] are of ever more places."""
+    fixed = tf.nest.map_structure(lambda value: tf.convert_to_tensor(value).shape, state)
+    keys = functools.partial(
+        tf.nest.map_structure, lambda cache: tf.TensorShape([*cache.shape[:2], None, cache.shape[3]])
+    )
+    return (
+        *fixed[:-1],
+        [own._replace(before=keys(kept.before)) for own, kept in zip(fixed[-1], state[-1], strict=True)],
+    )
 
 
 def _slice(values: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:

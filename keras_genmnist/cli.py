@@ -480,13 +480,15 @@ def sweep(argv: list[str]) -> None:
 
 
 def mix(argv: list[str]) -> None:
-    """Make a mixture of trained runs, with the shares under which validation images are the likeliest.
+    """Make one model of trained runs, with the shares under which validation images are the likeliest.
 
-    genmnist mix --workdirs=DIR,DIR,... [--workdir=runs/mixture] [--num_draws=100]
+    genmnist mix --workdirs=DIR,DIR,... [--workdir=runs/mixture] [--average=images|places] [--num_draws=100]
     """
     values = flags.FlagValues()
     flags.DEFINE_list("workdirs", [], "Directories of the runs.", flag_values=values)
-    flags.DEFINE_string("workdir", "runs/mixture", "Directory of the mixture.", flag_values=values)
+    flags.DEFINE_string("workdir", "runs/mixture", "Directory of what is made.", flag_values=values)
+    meaning = "Of what the densities are averaged: images, or of PixelCNNs each place given those before it."
+    flags.DEFINE_enum("average", "images", ["images", "places"], meaning, flag_values=values)
     flags.DEFINE_integer("num_draws", 100, "Of log p(x) where it is not known.", 1, flag_values=values)
     _parse(values, argv)
     if len(values.workdirs) < 2:
@@ -494,7 +496,7 @@ def mix(argv: list[str]) -> None:
     with _quiet():
         from keras_genmnist import mixing, runs
     those = [runs.load(Path(workdir)) for workdir in values.workdirs]
-    mixing.mix(those, Path(values.workdir), values.num_draws, _command("mix", argv))
+    mixing.mix(those, Path(values.workdir), values.num_draws, _command("mix", argv), values.average)
 
 
 def list_models(argv: list[str]) -> None:

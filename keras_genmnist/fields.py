@@ -70,6 +70,7 @@ MEANINGS = {
     "patch_size": "p of the patches of p x p pixels that are drawn at once.",
     "orders": "Orders of the patches that are averaged over: 1, 2, 4 or 8.",
     "soft_targets": "Whether training aims at the grey levels that bits are drawn from.",
+    "augmented": "Share of the training images that are moved a little, which the network is told.",
     "first_kernel_size": "Width of the first layer's kernel, in patches.",
     "kernel_size": "Width of the other kernels, in patches.",
     "attention_every": "Layers after which each place looks at all before it; 0 for never.",

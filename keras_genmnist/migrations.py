@@ -79,8 +79,12 @@ def _from_5(config: dict) -> dict:
     return {"precision": "float32"} | config
 
 
+def _from_6(config: dict) -> dict:
+    return ({"augmented": 0.0} if config["model"] == "pixelcnn" else {}) | config
+
+
 # The first makes a config of schema 1 one of schema 2, and so on.
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5]
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6]
 SCHEMA = 1 + len(MIGRATIONS)
 
 
@@ -100,6 +104,6 @@ def migrate(config: dict, schema: int) -> dict:
         raise ValueError(f"no schema {schema}")
     for migration in MIGRATIONS[schema - 1 :]:
         config = migration(config)
-    if "components" in config:  # of a mixture, written with it
+    if "components" in config:  # of an average, written with it
         config = config | {"components": [migrate(own, schema) for own in config["components"]]}
     return config

@@ -1,4 +1,4 @@
-"""`genmnist mix`: trained runs as one model, which is better than each of them where they err on other images."""
+"""`genmnist mix`: trained runs as one model, which is better than each of them where they err elsewhere."""
 
 import json
 import shlex
@@ -14,16 +14,18 @@ from keras_genmnist import files, progress, runs
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
 from keras_genmnist.likelihood import BATCH
-from keras_genmnist.models import mixture
+from keras_genmnist.models import average, mixture
+from keras_genmnist.models.base import GenerativeModel
 from keras_genmnist.runs import Run
 from keras_genmnist.sweep import paired
 
+MODELS = {"images": mixture, "places": average}  # of which the average is taken
 SMALLEST = 1e-6  # share: a model that is worth none on these images may be on others
-PRECISION = 1e-9  # nats an image, by which the last step of EM raised the likelihood
+PRECISION = 1e-9  # nats an image or a place, by which the last step of EM raised the likelihood
 
 
-def mix(those: Sequence[Run], workdir: Path, num_draws: int, command: str) -> Run:
-    """Makes a run of the mixture of others, with the shares under which validation images are the likeliest.
+def mix(those: Sequence[Run], workdir: Path, num_draws: int, command: str, of: str = "images") -> Run:
+    """Makes a run of the average of others, with the shares under which validation images are the likeliest.
 
     It is evaluated, drawn from, exported and served as any other; it cannot be trained on.
 
@@ -32,32 +34,34 @@ def mix(those: Sequence[Run], workdir: Path, num_draws: int, command: str) -> Ru
       workdir: of the new run.
       num_draws: of the importance-weighted likelihoods, where one is not known exactly.
       command: what was typed, for the record.
+      of: what is averaged, of MODELS: the densities of images, which makes a mixture, or of each place, given those
+        before it.
     Raises:
       UsageError: if there are fewer than two runs, one is given twice, they are of other images or binarizations, the
-        directory holds a run already, or a model does not fit, see `mixture.of`.
+        directory holds a run already, or a model does not fit, see `mixture.of` and `average.of`.
       Fault: if the data or the weights of a run are damaged, or no epoch is finished.
     """
     first = _require_alike(those)
     if runs.exists(workdir):
         raise UsageError(f"{workdir} holds a run already: give another --workdir")
     components = [runs.load_model(run) for run in those]
-    even = mixture.of(components, np.full(len(those), 1 / len(those)))
+    even = MODELS[of].of(components, np.full(len(those), 1 / len(those)))
     validation = runs.load_data(first).validation.scored(first.config.binarization)
     log_px = _log_likelihoods(even, validation, num_draws)
-    shares = em(log_px)
-    model = mixture.of(components, shares)
+    shares = em(log_px.reshape(len(those), -1))
+    model, name = MODELS[of].of(components, shares), "mixture" if of == "images" else "average"
     config = configs.training(
-        "mixture",
+        name,
         **{field: first.config[field] for field in ("dataset", "image_size", "invert", "binarization")},
         components=[run.config.to_dict() for run in those],
         commands=[run.command for run in those],
         shares=shares.tolist(),
         epochs=len(those) + 1,
     )
-    made = Run(workdir, "mixture", config, command, runs.commit(), data=first.data)
+    made = Run(workdir, name, config, command, runs.commit(), data=first.data)
     with runs.lock(workdir):
         runs.save(runs.scored(model.weights, model.weights), made.best, max_to_keep=1, number=config.epochs)
-        rows = _rows(those, np.vstack([log_px, mixed(log_px, shares)]), model)
+        rows = _rows(those, np.concatenate([log_px, mixed(log_px, shares)[None]]).sum(axis=2), model)
         files.write(made.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in rows).encode())
         runs.record(made)  # last: what is killed before leaves no run behind
     print(f"{table(those, log_px, shares)}\nwrote {workdir}: evaluate it by {_evaluate(workdir)}")
@@ -76,24 +80,25 @@ def _require_alike(those: Sequence[Run]) -> Run:
     for run in those:
         if run.own or run.source:
             raise UsageError(f"{run.workdir} is of a model of your own, whose code a mixture would not have")
-        if "mixture" in (run.name, run.config.get("model")):
-            raise UsageError(f"{run.workdir} is a mixture itself: give the runs that it is of")
+        if "components" in run.config:
+            raise UsageError(f"{run.workdir} is made of others itself: give the runs that it is of")
     return first
 
 
-def _log_likelihoods(model: mixture.ExactMixture | mixture.EstimatedMixture, x: np.ndarray, num_draws: int):
-    """log p_m(x), or its estimate, of each image: float64 [M, N], nats."""
+def _log_likelihoods(model: GenerativeModel, x: np.ndarray, num_draws: int) -> np.ndarray:
+    """log p_m, or its estimate, of each image or of its places: float64 [M, N, 1 or places], nats."""
     measure = tf.function(model.by_component, autograph=model.autograph, reduce_retracing=True)
     batches = progress.batches(eval_batches(x, BATCH), "validation")
     parts = [measure(x, tf.constant(num_draws), tf.constant([0, b])).numpy() for b, x in enumerate(batches)]
-    return np.concatenate(parts, axis=1).astype(np.float64)
+    log_px = np.concatenate(parts, axis=1).astype(np.float64)
+    return log_px.reshape(*log_px.shape[:2], -1)
 
 
 def em(log_px: np.ndarray) -> np.ndarray:
     """The shares of a mixture that make images the likeliest: expectation maximisation, whose limit is the maximum.
 
     Args:
-      log_px: log p_m(x) of M models and N images, [M, N], nats.
+      log_px: log p_m(x) of M models and N images or places, [M, N], nats.
     Returns:
       [M], with sum 1.
     """
@@ -106,8 +111,8 @@ def em(log_px: np.ndarray) -> np.ndarray:
 
 
 def mixed(log_px: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """log sum{ s[m] p_m(x) : m }, [M, N] and [M] -> [N], nats."""
-    return np.logaddexp.reduce(np.log(shares)[:, None] + log_px, axis=0)
+    """log sum{ s[m] p_m(x) : m }, [M, ...] and [M] -> [...], nats."""
+    return np.logaddexp.reduce(np.log(shares).reshape(-1, *(log_px.ndim - 1) * [1]) + log_px, axis=0)
 
 
 def _rows(those: Sequence[Run], log_px: np.ndarray, model) -> list[dict]:
@@ -125,16 +130,17 @@ def _rows(those: Sequence[Run], log_px: np.ndarray, model) -> list[dict]:
 
 
 def table(those: Sequence[Run], log_px: np.ndarray, shares: np.ndarray) -> str:
-    """A row for each run and one for the mixture, of the validation images."""
-    together, best = mixed(log_px, shares), log_px[log_px.mean(axis=1).argmax()]
-    width = max(len("mixture"), *(len(run.title) for run in those))
+    """A row for each run and one for all together, of the validation images."""
+    together, log_px = mixed(log_px, shares).sum(axis=1), log_px.sum(axis=2)
+    best, name = log_px[log_px.mean(axis=1).argmax()], "together"
+    width = max(len(name), *(len(run.title) for run in those))
     lines = [f"{'':{width}}  share  validation NLL, nats"]
     lines += [
         f"{run.title:{width}}  {share:5.3f}  {-own.mean():.2f}"
         for run, share, own in zip(those, shares, log_px, strict=True)
     ]
     gain = paired(best[None], together[None])
-    lines.append(f"{'mixture':{width}}         {-together.mean():.2f}, better than the best by {gain['mean']:.2f} ")
+    lines.append(f"{name:{width}}         {-together.mean():.2f}, better than the best by {gain['mean']:.2f} ")
     return "\n".join(lines) + f"+- {gain['se_images']:.2f}"
 
 

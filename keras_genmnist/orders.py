@@ -1,5 +1,7 @@
 """Several orders of the pixels: a model of p(x | label) that sees each image reflected and transposed, told how."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
@@ -93,6 +95,15 @@ class Orders(TractableModel):
     def log_likelihood(self, x, y=None):
         return tf.reduce_logsumexp(self.log_likelihood_by_order(x, y), axis=0) - tf.math.log(float(self.orders))
 
+    def averaged(self, others: Sequence["Orders"], shares: Sequence[float]) -> "Orders":
+        """The average of this and others of as many orders, place by place in each; see PixelCNN.averaged."""
+        return Orders(self.model.averaged([other.model for other in others], shares), self.orders)
+
+    def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Of an average, as of AveragedPixelCNN, each image in the order in which validation sees it."""
+        order = tf.range(tf.shape(x)[0]) % self.orders
+        return self.model.by_component(self._permuted(x, self.forward, order), y=self._labels(order, None))
+
     def build_variables(self):
         self.model.build_variables()
 
@@ -110,13 +121,12 @@ class Orders(TractableModel):
         labels = tf.range(self.orders * max(self.num_classes, 1))
         return tf.foldl(of_label, labels, tf.zeros_like(x)) / tf.cast(tf.size(labels), tf.float32)
 
-    def objective(self, x, y, levels):
-        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
+    def objective(self, x, y, levels, seed):
         order = replicas.rows(
             lambda count: tf.random.stateless_uniform([count], seed, 0, self.orders, tf.int32), tf.shape(x)[0]
         )
         x, levels = (None if images is None else self._permuted(images, self.forward, order) for images in (x, levels))
-        return self.model.objective(x, self._labels(order, y), levels)
+        return self.model.objective(x, self._labels(order, y), levels, seed)
 
     def test_step(self, batch):
         x, y = self.images_and_labels(batch)

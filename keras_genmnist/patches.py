@@ -1,6 +1,7 @@
 """Square patches of binary images, each one of a few patterns: exact, and a fraction of the steps of single pixels."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -62,6 +63,19 @@ class Patches:
             shares = tf.reshape(shares[..., None] * pair[..., None, :], [*_shape(pair)[:-1], 2 ** (i + 1)])
         values = self._agreeing(self._patterns(logits), self._outside(targets))
         return -tf.nn.softmax_cross_entropy_with_logits(shares, values)
+
+    def average(self, logits: Sequence[tf.Tensor], log_shares: np.ndarray) -> tf.Tensor:
+        """The logits of the patterns whose probabilities are the average of those that each of `logits` gives.
+
+        Args:
+          logits: [..., num_logits] of each.
+          log_shares: the logs of the weights, which sum to 1.
+        Returns:
+          [..., num_logits].
+        """
+        parts = [tf.nn.log_softmax(self._patterns(own)) + share for own, share in zip(logits, log_shares, strict=True)]
+        mean = tf.reduce_logsumexp(tf.stack(parts), axis=0)
+        return mean[..., 1] - mean[..., 0] if self.size == 1 else tf.reshape(mean, tf.shape(logits[0]))
 
     def log_prob_known(self, logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """log p of the known pixels of each place, [B, R, S, C], nats; `uniform` [B, H, W, C] as of `draw`."""

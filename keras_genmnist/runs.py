@@ -250,8 +250,8 @@ def _read(path: Path, workdir: Path) -> Run | None:
 def _config_of(record: dict) -> ConfigDict:
     """The config in a record, as it would be written today."""
     plain = all(isinstance(value, str | int | float) for value in record["config"].values())
-    if not plain and record["config"].get("model") != "mixture":
-        raise ValueError("a config has only text, numbers and truth values, but that of a mixture lists of configs")
+    if not plain and "components" not in record["config"]:
+        raise ValueError("a config has only text, numbers and truth values, but that of several runs lists of configs")
     return ConfigDict(migrations.migrate(record["config"], record.get("schema", 1)))
 
 

@@ -47,10 +47,11 @@ def test_em_is_at_the_maximum():
 
 
 @pytest.mark.slow
-def test_mixture_of_runs_is_a_run(pair, tmp_path, monkeypatch, capsys):
-    made = mixing.mix(pair, tmp_path / "both", 5, "genmnist mix")
+@pytest.mark.parametrize("of", mixing.MODELS)
+def test_runs_together_are_a_run(pair, of, tmp_path, monkeypatch, capsys):
+    made = mixing.mix(pair, tmp_path / "both", 5, "genmnist mix", of)
     said = capsys.readouterr().out
-    assert "first " in said and "mixture " in said and "genmnist evaluate --workdir=" in said
+    assert "first " in said and "together " in said and "genmnist evaluate --workdir=" in said
     run = runs.load(made.workdir)
     assert run.config == made.config and run.data == pair[0].data and not run.own
     assert sum(run.config.shares) == pytest.approx(1)
@@ -61,8 +62,8 @@ def test_mixture_of_runs_is_a_run(pair, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "table", lambda record: "")
     record = evaluate.evaluate(run, None, per_image=tmp_path / "both.npz")
     images = runs.load_data(run).test.binary.astype(np.float32)
-    log_px = np.stack([runs.load_model(own).log_likelihood(images).numpy() for own in pair]).astype(np.float64)
-    expected = mixing.mixed(log_px, np.array(run.config.shares))
+    models, shares = [runs.load_model(own) for own in pair], np.array(run.config.shares)
+    expected = mixing.MODELS[of].of(models, shares).log_likelihood(images).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "both.npz")["log_px"], expected, rtol=1e-5)
     assert record["train_seconds"] == 2.0 and record["epochs"] == 3
     assert record["config"]["components"] == [own.config.to_dict() for own in pair]

@@ -64,9 +64,8 @@ def test_mixture_is_the_mean_over_orders_each_told_its_own(images, classes):
 def test_training_draws_an_order_for_each_image_from_seed_and_step(images):
     def seen(seed, step, batch):
         model = Orders(Weighted(8), 8)
-        model.compile(tf_keras.optimizers.Adam(1e-3), seed=seed)
-        model.optimizer.iterations.assign(step)
-        return model.objective(tf.constant(batch), None, None).numpy(), model.log_likelihood_by_order(batch).numpy()
+        found = model.objective(tf.constant(batch), None, None, tf.constant([seed, step]))
+        return found.numpy(), model.log_likelihood_by_order(batch).numpy()
 
     many = np.tile(images, [20, 1, 1, 1])
     objective, by_order = seen(1, 5, many)
@@ -78,6 +77,15 @@ def test_training_draws_an_order_for_each_image_from_seed_and_step(images):
         assert (seen(*other, many)[0] != objective).mean() > 0.5
     changed = np.concatenate([1 - many[:1], many[1:]])
     np.testing.assert_array_equal(seen(1, 5, changed)[0][1:], objective[1:])
+
+
+def test_step_gives_the_objective_its_seed_and_number(images, monkeypatch):
+    model, seeds = Orders(Weighted(2), 2), []
+    model.compile(tf_keras.optimizers.Adam(1e-3), seed=7)
+    monkeypatch.setattr(model, "objective", lambda x, y, levels, seed: seeds.append(seed) or model.log_likelihood(x, y))
+    for _ in range(2):
+        model.train_step(images)
+    np.testing.assert_array_equal(seeds, [[7, 0], [7, 1]])
 
 
 def test_validation_sees_orders_in_turn_and_evaluation_all_of_them(images):

@@ -367,8 +367,16 @@ class TractableModel(LikelihoodModel):
         """
         raise NotImplementedError
 
-    def objective(self, x: tf.Tensor, y: tf.Tensor | None, levels: tf.Tensor | None) -> tf.Tensor:
-        """What a training step maximises the mean of: [B], nats."""
+    def objective(self, x: tf.Tensor, y: tf.Tensor | None, levels: tf.Tensor | None, seed: tf.Tensor) -> tf.Tensor:
+        """What a training step maximises the mean of.
+
+        Args:
+          x, y: as of `log_likelihood`.
+          levels: as of `expected_log_likelihood`, if the batch has them.
+          seed: int32 [2], of this step.
+        Returns:
+          [B], nats.
+        """
         if self.takes_levels and levels is not None:
             return self.expected_log_likelihood(x, levels, y)
         return self.log_likelihood(x, y)
@@ -385,8 +393,9 @@ class TractableModel(LikelihoodModel):
 
     def train_step(self, batch):
         (x, y), levels = self.images_and_labels(batch), self.levels(batch)
+        seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
         with tf.GradientTape() as tape:
-            log_likelihood = self.objective(x, y, levels)
+            log_likelihood = self.objective(x, y, levels, seed)
             loss = -tf.reduce_mean(log_likelihood)
         variables = self.trainable_variables
         gradients = precision.gradients(tape, loss, variables, self.optimizer)

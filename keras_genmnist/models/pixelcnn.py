@@ -4,16 +4,19 @@ Source: van den Oord et al. (2016), "Pixel Recurrent Neural Networks", arxiv.org
 (2016), "Conditional Image Generation with PixelCNN Decoders", arxiv.org/abs/1606.05328
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist.autoregressive import Context, GatedPixelCNN
+from keras_genmnist import augmentation
+from keras_genmnist.autoregressive import Conditionals, Context, GatedPixelCNN
+from keras_genmnist.averaging import AveragedConditionals
 from keras_genmnist.config import require, require_choice, require_fit, require_kernel, require_labels, require_positive
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
+from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import TractableModel
 from keras_genmnist.orders import Orders, require_orders
 
@@ -30,11 +33,12 @@ class PixelCNN(TractableModel):
 
     def __init__(
         self,
-        network: GatedPixelCNN,
+        network: Conditionals,
         image_shape: tuple[int, int, int],
         num_classes: int = 0,
         position_features: int = 0,
         takes_levels: bool = False,
+        augmented: float = 0.0,
     ):
         """
         Args:
@@ -43,10 +47,11 @@ class PixelCNN(TractableModel):
           num_classes: C; 0 for none.
           position_features: P, learned for each place's position, which convolutions do not know; 0 for none.
           takes_levels: whether the grey levels that the bits were drawn from are what training aims at.
+          augmented: the share of the training images that are moved, which the network is told; see augmentation.py.
         """
         super().__init__(image_shape)
         self.network, self.num_classes, self.takes_labels = network, num_classes, num_classes > 0
-        self.takes_levels = takes_levels
+        self.takes_levels, self.augmented = takes_levels, augmented
         self.grid = tuple(-(-side // network.patches.size) for side in image_shape[:2])
         self.positions = None
         if position_features:
@@ -57,12 +62,15 @@ class PixelCNN(TractableModel):
         # What checkpoints of earlier versions call it.
         return super()._lookup_dependency("positions" if name == "places" else name, *args)
 
-    def _context(self, labels: tf.Tensor | None) -> Context:
-        """What the network is told of the position, [1, R, S, P], and the class, [B, 1, 1, C]."""
-        if labels is None:
-            return self.positions
-        classes = tf.one_hot(labels, self.num_classes)[:, None, None]
-        return classes if self.positions is None else [self.positions, classes]
+    def _context(self, labels: tf.Tensor | None, is_moved: tf.Tensor | None = None) -> Context:
+        """What the network is told of the position, [1, R, S, P], the class, [B, 1, 1, C], and a move, [B, 1, 1, 1]."""
+        parts = [] if self.positions is None else [self.positions]
+        if labels is not None:
+            parts.append(tf.one_hot(labels, self.num_classes)[:, None, None])
+        if self.augmented:
+            is_moved = [0.0] if is_moved is None else tf.cast(is_moved, tf.float32)
+            parts.append(tf.reshape(is_moved, [-1, 1, 1, 1]))
+        return parts if len(parts) > 1 else parts[0] if parts else None
 
     def log_likelihood(self, x, y=None):
         if self.takes_labels and y is None:
@@ -72,6 +80,12 @@ class PixelCNN(TractableModel):
 
     def expected_log_likelihood(self, x, levels, y=None):
         return tf.reduce_sum(self.network.log_prob(x, self._context(y), levels), axis=[1, 2, 3])
+
+    def objective(self, x, y, levels, seed):
+        if not self.augmented or levels is None:
+            return super().objective(x, y, levels, seed)
+        x, levels, is_moved = augmentation.moved(x, levels, self.augmented, seed)
+        return tf.reduce_sum(self.network.log_prob(x, self._context(y, is_moved), levels), axis=[1, 2, 3])
 
     def _by_class(self, log_prob: Callable[[tf.Tensor], tf.Tensor], batch: tf.Tensor) -> tf.Tensor:
         """What `log_prob` makes of the labels of a batch, int32 [B], if all are of one class: of each, [C, B], nats."""
@@ -129,6 +143,20 @@ class PixelCNN(TractableModel):
         log_prob = self.network.log_prob_known(images, _known(images, mask, 0.5), self._context(labels))
         return tf.reduce_sum(log_prob, axis=[1, 2, 3])
 
+    def averaged(self, others: Sequence["PixelCNN"], shares: Sequence[float]) -> "AveragedPixelCNN":
+        """The average of this and others, place by place.
+
+        Args:
+          others: of the same images and labels.
+          shares: one of each, of this first.
+        Raises:
+          UsageError: if another has patches of another size.
+        """
+        models = [self, *others]
+        if len({model.network.patches.size for model in models}) > 1:
+            raise UsageError("the models have other places: give those of one config.patch_size")
+        return AveragedPixelCNN(models, shares)
+
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:
         """Of each seed, int32 [N, 2], uniform numbers [N, H, W, C]."""
         return tf.map_fn(
@@ -136,6 +164,44 @@ class PixelCNN(TractableModel):
             seeds,
             fn_output_signature=tf.TensorSpec(self.image_shape),
         )
+
+
+class AveragedPixelCNN(PixelCNN):
+    """Whose p(x[i] | x[0], ..., x[i-1]) is the average of those of trained ones."""
+
+    def __init__(self, models: Sequence[PixelCNN], shares: Sequence[float]):
+        """
+        Args:
+          models: of the same images, places and labels.
+          shares: one of each.
+        """
+        first = models[0]
+        super().__init__(
+            AveragedConditionals([m.network for m in models], shares), first.image_shape, first.num_classes
+        )
+        self.models = list(models)
+
+    def _context(self, labels):
+        return [model._context(labels) for model in self.models]
+
+    def objective(self, x, y, levels, seed):
+        """Refuses to train: the models are trained already.
+
+        Raises:
+          UsageError: always.
+        """
+        raise UsageError("an average is not trained: `genmnist mix --average=places` makes one of trained runs")
+
+    def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None, y: tf.Tensor | None = None):
+        """log p_m of each place of images [B, H, W, C], given those before it: [M, B, places], nats.
+
+        Args:
+          x: the images.
+          num_draws, seed: not used; what a mixture estimates takes them.
+          y: labels, int32 [B], or None.
+        """
+        found = self.network.by_network(x, self._context(y))
+        return tf.reshape(found, [len(self.models), tf.shape(x)[0], -1])
 
 
 def _known(images: tf.Tensor, mask: tf.Tensor, otherwise: tf.Tensor | float) -> tf.Tensor:
@@ -157,6 +223,9 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require_orders(config, spec.image_shape)
     if config.soft_targets:
         require_fit(config, "soft_targets", binarization=["dynamic"])  # else no pixel is drawn anew
+    require(config, "augmented", 0 <= config.augmented <= 1, "0 to 1")
+    if config.augmented:
+        require_fit(config, "augmented", soft_targets=[True])  # bits of moved images are drawn of their grey levels
     network = GatedPixelCNN(
         config.num_layers,
         config.features,
@@ -169,5 +238,5 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     )
     several = config.orders > 1
     labels = config.orders * max(num_classes, 1) if several else num_classes
-    model = PixelCNN(network, spec.image_shape, labels, config.position_features, config.soft_targets)
+    model = PixelCNN(network, spec.image_shape, labels, config.position_features, config.soft_targets, config.augmented)
     return Orders(model, config.orders, num_classes) if several else model
