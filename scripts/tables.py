@@ -9,6 +9,7 @@ both.
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from keras_genmnist.errors import UsageError
 ROOT = Path(__file__).parent.parent
 SHOWN = 10  # rows in README
 LEVELS = (86, 84, 82, 81, 80, 79, 78)  # nats
+SEED = re.compile(r"-seed\d+$")  # at the end of the name of a run that differs from NAME in the seed alone
 PLACE = re.compile(r"(?<=<!-- results: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.S)
 
 
@@ -37,8 +39,8 @@ def filled(page: str, records: dict[str, dict]) -> str:
 
 
 def likelihood(records: dict[str, dict]) -> str:
-    """The likelihoods of models trained on full MNIST, the best first."""
-    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "mnist"})
+    """The likelihoods of models trained on full MNIST, the best first, and their spread over seeds."""
+    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "mnist"}, records)
 
 
 def best(records: dict[str, dict]) -> str:
@@ -64,12 +66,13 @@ def leaderboard(records: dict[str, dict]) -> str:
 
 def fixed_binarization(records: dict[str, dict]) -> str:
     """The likelihoods of models trained on binarized_mnist, the best first."""
-    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "binarized_mnist"})
+    fixed = {name: own for name, own in _bits(records).items() if own["dataset"] == "binarized_mnist"}
+    return _likelihoods(fixed, records)
 
 
 def planar_depth(records: dict[str, dict]) -> str:
     """The likelihoods of the study scripts/planar_depth.py."""
-    return _likelihoods({name: own for name, own in records.items() if _of_planar_depth(name)})
+    return _likelihoods({name: own for name, own in records.items() if _of_planar_depth(name)}, records)
 
 
 def comparison(records: dict[str, dict]) -> str:
@@ -174,8 +177,9 @@ def unrepeatable(record: dict) -> str:
 
 
 def _runs(records: dict[str, dict]) -> dict[str, dict]:
-    """Those of `evaluate`, without the study of planar maps."""
-    return {name: own for name, own in records.items() if "dataset" in own and not _of_planar_depth(name)}
+    """Those of `evaluate`, without the study of planar maps and without other seeds of a run that is there."""
+    found = {name: own for name, own in records.items() if "dataset" in own and not _of_planar_depth(name)}
+    return {name: own for name, own in found.items() if not SEED.search(name)}
 
 
 def _bits(records: dict[str, dict]) -> dict[str, dict]:
@@ -187,15 +191,23 @@ def _of_planar_depth(name: str) -> bool:
     return name.startswith("planar_k")
 
 
-def _likelihoods(records: dict[str, dict]) -> str:
+def _likelihoods(shown: dict[str, dict], records: dict[str, dict]) -> str:
     rows = []
-    for name, own in records.items():
+    for name, own in shown.items():
         if "test" in own:
             elbo, nll = own["test"].get("elbo"), own["test"].get("nll")
             draws = nll.get("num_draws", "exact") if nll else ""  # a bound has no NLL
             draws = f"{draws:,}" if isinstance(draws, int) else draws
-            rows.append((_score(own)["mean"], [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), draws, _training(own)]))
-    return _table("config | -ELBO | NLL | draws | training", [cells for _, cells in sorted(rows)])
+            cells = [f"`{name}`", _nats(elbo, sign=-1), _nats(nll), _spread(name, records), draws, _training(own)]
+            rows.append((_score(own)["mean"], cells))
+    return _table("config | -ELBO | NLL | over seeds | draws | training", [cells for _, cells in sorted(rows)])
+
+
+def _spread(name: str, records: dict[str, dict]) -> str:
+    """The standard deviation of a run's score over it and those of other seeds, and their number."""
+    others = [own for other, own in records.items() if SEED.sub("", other) == name]
+    scores = [_score(own)["mean"] for own in others]
+    return f"{statistics.stdev(scores):.2f} of {len(scores)}" if len(scores) > 1 else ""
 
 
 def _score(record: dict) -> dict:
