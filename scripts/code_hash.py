@@ -1,8 +1,9 @@
 """What a number was made by: a hash over the code that has a part in it, which no edit of anything else changes."""
 
 import ast
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
         name = todo.pop()
         if name not in found and (path := _file(name, root)):
             found[name] = path
-            todo += _imported(path)
+            todo += _imported(path.read_text())
     return dict(sorted(found.items()))
 
 
@@ -33,7 +34,7 @@ def digest(names: Iterable[str], told: Iterable[str] = (), root: Path = ROOT) ->
     Returns:
       12 hexadecimal digits.
     """
-    parts = [*told, *(f"{name}\n{_code(path)}" for name, path in closure(names, root).items())]
+    parts = [*told, *(f"{name}\n{_code(path.read_text())}" for name, path in closure(names, root).items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -43,22 +44,24 @@ def _file(name: str, root: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _imported(path: Path) -> Iterator[str]:
+@functools.cache
+def _imported(text: str) -> tuple[str, ...]:
     """All that may be a module: of `from a import b`, both a and a.b; not what only a type checker imports."""
-    tree = ast.parse(path.read_text())
+    names, tree = [], ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+@functools.cache
+def _code(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]

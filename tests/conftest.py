@@ -45,10 +45,11 @@ def prepared(name: str) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def judges():
-    """Loads each judge once, not for each score: making and tracing its network takes a second."""
+def fewer():
+    """Loads each judge once, not for each score, and has exports score a few images: both take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier.Judge, "load", functools.cache(classifier.Judge.load))
+        patch.setattr(export, "NUM_SCORED", 20)
         yield
 
 

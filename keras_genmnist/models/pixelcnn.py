@@ -197,7 +197,7 @@ class AveragedPixelCNN(PixelCNN):
 
         Args:
           x: the images.
-          num_draws, seed: not used; what a mixture estimates takes them.
+          num_draws, seed: what a mixture's estimates take; not used here.
           y: labels, int32 [B], or None.
         """
         found = self.network.by_network(x, self._context(y))
