@@ -413,6 +413,8 @@ FIGURES = {
 
 def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
+    if name in ("training_curves", "progress") and not model.is_trained:
+        return "it needs a training, and the model is made of trained ones"
     if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"
     lacking = {"reconstructions": not hasattr(model, "reconstruct")}

@@ -10,7 +10,7 @@ from keras_genmnist import replicas
 from keras_genmnist.config import require_choice
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import TractableModel
+from keras_genmnist.models.base import MadeModel, TractableModel
 
 ORDERS = [1, 2, 4, 8]
 TRANSPOSED = 8  # as many orders need square images
@@ -95,14 +95,9 @@ class Orders(TractableModel):
     def log_likelihood(self, x, y=None):
         return tf.reduce_logsumexp(self.log_likelihood_by_order(x, y), axis=0) - tf.math.log(float(self.orders))
 
-    def averaged(self, others: Sequence["Orders"], shares: Sequence[float]) -> "Orders":
+    def averaged(self, others: Sequence["Orders"], shares: Sequence[float]) -> "AveragedOrders":
         """The average of this and others of as many orders, place by place in each; see PixelCNN.averaged."""
-        return Orders(self.model.averaged([other.model for other in others], shares), self.orders)
-
-    def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Of an average, as of AveragedPixelCNN, each image in the order in which validation sees it."""
-        order = tf.range(tf.shape(x)[0]) % self.orders
-        return self.model.by_component(self._permuted(x, self.forward, order), y=self._labels(order, None))
+        return AveragedOrders(self.model.averaged([other.model for other in others], shares), self.orders)
 
     def build_variables(self):
         self.model.build_variables()
@@ -162,6 +157,15 @@ class Orders(TractableModel):
         order = label // classes
         x, known = (self._permuted(values, self.forward, order) for values in (images, mask))
         return self._upright(self.model.complete_given(x, known, seeds, label), order)
+
+
+class AveragedOrders(MadeModel, Orders):
+    """Of an average."""
+
+    def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """As of AveragedPixelCNN, each image in the order in which validation sees it."""
+        order = tf.range(tf.shape(x)[0]) % self.orders
+        return self.model.by_component(self._permuted(x, self.forward, order), y=self._labels(order, None))
 
 
 def _other(seeds: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ import tf_keras
 from keras_genmnist import bounds, precision
 from keras_genmnist.bounds import ELBO, LogTerms
 from keras_genmnist.distributions import base_of, point_of, sample_each
+from keras_genmnist.errors import UsageError
 from keras_genmnist.inference import RefinedPosterior
 
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
@@ -50,6 +51,7 @@ class GenerativeModel(tf_keras.Model):
     mean_images = True  # whether these are mean images, without the noise of pixels; else they are what is drawn
     completes_any = False  # whether `complete`, where there is one, takes pixels known anywhere; else the first ones
     pixel_by_pixel = False  # whether each pixel is drawn given others: the probabilities then are no image of their own
+    is_trained = True  # whether it is trained itself; else it is made of others that are
     judge = None  # the name of the classifiers that see samples in validation, see judges.py; read by `compile`
     remedy = "a lower config.learning_rate or a config.clip_norm"  # what to try where training diverges
 
@@ -408,6 +410,20 @@ class TractableModel(LikelihoodModel):
     def _record(self, log_likelihood: tf.Tensor) -> dict[str, tf.Tensor]:
         self.average.update_state(-log_likelihood)
         return {"nll": self.average.result()}
+
+
+class MadeModel(GenerativeModel):
+    """A model that is made of trained ones; it comes before its other base classes."""
+
+    is_trained = False
+
+    def compile(self, *_, **__):
+        """Refuses to train.
+
+        Raises:
+          UsageError: always.
+        """
+        raise UsageError("this model is made of trained runs by `genmnist mix`, and is not trained itself")
 
 
 class LatentVariableModel(DecoderModel):

@@ -18,12 +18,12 @@ from keras_genmnist import bounds
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import BoundedModel, GenerativeModel, TractableModel
+from keras_genmnist.models.base import BoundedModel, GenerativeModel, MadeModel, TractableModel
 
 DRAWS_PER_CALL = 50  # of importance weights: more at once would not fit in memory
 
 
-class _Mixture(GenerativeModel):
+class _Mixture(MadeModel):
     """What mixtures have in common."""
 
     def __init__(self, components: Sequence[GenerativeModel], shares: Sequence[float]):
@@ -37,14 +37,6 @@ class _Mixture(GenerativeModel):
         self.draws_bits = components[0].draws_bits
         self.pixel_by_pixel = any(component.pixel_by_pixel for component in components)
         self.autograph = any(component.autograph for component in components)
-
-    def compile(self, *_, **__):
-        """Refuses to train: the components are trained already.
-
-        Raises:
-          UsageError: always.
-        """
-        raise UsageError("a mixture is not trained: `genmnist mix` makes one of trained runs")
 
     def build_variables(self):
         for component in self.components:
@@ -99,10 +91,6 @@ class ExactMixture(_Mixture, TractableModel):
     def log_likelihood(self, x, y=None):
         return self.mixed(self.by_component(x, 0, tf.constant([0, 0])))
 
-    @property
-    def curves(self):
-        return {"validation NLL (nats per image)": ["val_nll"]}
-
 
 class EstimatedMixture(_Mixture, BoundedModel):
     """Of models some of whose log p(x) is estimated by importance weights."""
@@ -113,10 +101,6 @@ class EstimatedMixture(_Mixture, BoundedModel):
         seed = tf.convert_to_tensor(seed)
         seed = seed if seed.shape.rank else tf.stack([seed, 0])
         return {"elbo": self.mixed(self.by_component(x, num_draws, seed))}
-
-    @property
-    def curves(self):
-        return {"validation bound (nats per image)": ["val_elbo"]}
 
 
 def of(components: Sequence[GenerativeModel], shares: Sequence[float]) -> ExactMixture | EstimatedMixture:

@@ -17,7 +17,7 @@ from keras_genmnist.config import require, require_choice, require_fit, require_
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import TractableModel
+from keras_genmnist.models.base import MadeModel, TractableModel
 from keras_genmnist.orders import Orders, require_orders
 
 PATCH_SIZES = [1, 2, 3]  # of 4 x 4 pixels, there are 65,536 patterns
@@ -166,7 +166,7 @@ class PixelCNN(TractableModel):
         )
 
 
-class AveragedPixelCNN(PixelCNN):
+class AveragedPixelCNN(MadeModel, PixelCNN):
     """Whose p(x[i] | x[0], ..., x[i-1]) is the average of those of trained ones."""
 
     def __init__(self, models: Sequence[PixelCNN], shares: Sequence[float]):
@@ -183,14 +183,6 @@ class AveragedPixelCNN(PixelCNN):
 
     def _context(self, labels):
         return [model._context(labels) for model in self.models]
-
-    def objective(self, x, y, levels, seed):
-        """Refuses to train: the models are trained already.
-
-        Raises:
-          UsageError: always.
-        """
-        raise UsageError("an average is not trained: `genmnist mix --average=places` makes one of trained runs")
 
     def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None, y: tf.Tensor | None = None):
         """log p_m of each place of images [B, H, W, C], given those before it: [M, B, places], nats.

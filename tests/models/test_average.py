@@ -105,9 +105,11 @@ def test_average_is_a_model_like_others():
         and signatures.of(model).keys() == signatures.of(models.build(configs[0])).keys()
     )
     assert len(model.trainable_weights) == sum(len(models.build(own).trainable_weights) for own in configs)
-    model.compile(optimizer="adam")
-    with pytest.raises(UsageError, match="an average is not trained: `genmnist mix --average=places` makes one"):
-        model.train_step(tf.zeros([2, 28, 28, 1]))
+    for made in (model, average.of([of_places(1), of_places(2)], SHARES)):
+        with pytest.raises(
+            UsageError, match="this model is made of trained runs by `genmnist mix`, and is not trained itself"
+        ):
+            made.compile(optimizer="adam")
 
 
 def test_average_refuses_what_does_not_go_place_by_place_alike():

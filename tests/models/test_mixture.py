@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import models, signatures
+from keras_genmnist import figures, models, signatures
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models import mixture
@@ -102,7 +102,7 @@ def test_mixture_is_a_model_like_others():
     assert len(model.trainable_weights) == sum(len(models.build(own).trainable_weights) for own in configs)
     expected = signatures.of(model)["log_prob"](images=digits)["log_prob"]
     np.testing.assert_allclose(model.log_likelihood(digits), expected, rtol=1e-5)
-    with pytest.raises(UsageError, match="a mixture is not trained: `genmnist mix` makes one of trained runs"):
+    with pytest.raises(UsageError, match="made of trained runs by `genmnist mix`, and is not trained"):
         model.compile(optimizer="adam")
 
 
@@ -119,3 +119,9 @@ def test_mixture_refuses_what_would_be_no_density(components):
     ]:
         with pytest.raises(UsageError, match=message):
             mixture.of([components[0], other], SHARES)
+
+
+@pytest.mark.parametrize("name", ["training_curves", "progress"])
+def test_mixture_has_no_figures_of_a_training(components, mnist_5k, name):
+    assert "made of trained ones" in figures._lacks(name, mixture.of(components, SHARES), mnist_5k)
+    assert figures._lacks(name, components[0], mnist_5k) is None
