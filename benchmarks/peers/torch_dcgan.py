@@ -1,20 +1,18 @@
-"""The benchmark's DCGAN in PyTorch, eager: the networks of configs/dcgan.py, batch 100, Adam 2e-4 with beta_1 0.5.
+"""The benchmark's DCGAN in PyTorch: the networks of configs/dcgan.py, batch 100, Adam 2e-4 with beta_1 0.5.
 
-Usage: python torch_dcgan.py IMAGES.npy, uint8 [N, 784].  One epoch that does not count, then two that do; prints one
-line of JSON: the median images_per_second of the two, and the last one's mean loss of the discriminator.
+Usage: python torch_dcgan.py IMAGES.npy eager|compile, uint8 [N, 784].  One epoch that does not count, then two that
+do; prints one line of JSON: the median images_per_second of the two, and the last one's mean loss of the discriminator.
 """
 
-import json
-import statistics
 import sys
-import time
 
 import numpy as np
 import torch
+from epochs import timed
 from torch import nn
 from torch.nn import functional as F
 
-BATCH_SIZE, CHANNELS, HIDDEN_SIZE, LATENT_SIZE, COUNTED_EPOCHS = 100, 32, 512, 100, 2
+BATCH_SIZE, CHANNELS, HIDDEN_SIZE, LATENT_SIZE = 100, 32, 512, 100
 
 
 def generator():
@@ -51,33 +49,23 @@ def discriminator():
 
 def main():
     images = torch.from_numpy(np.load(sys.argv[1])).float().reshape(-1, 1, 28, 28) / 255
-    images = images[: len(images) // BATCH_SIZE * BATCH_SIZE]
     torch.manual_seed(0)
-    g, d = generator(), discriminator()
-    g_optimizer, d_optimizer = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (g, d))
+    networks = [network.to(memory_format=torch.channels_last) for network in (generator(), discriminator())]
+    g_optimizer, d_optimizer = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in networks)
+    g, d = map(torch.compile, networks) if sys.argv[2] == "compile" else networks
 
-    def train_epoch():
-        batches = images[torch.randperm(len(images))].split(BATCH_SIZE)
-        total = torch.zeros(())
-        for real in batches:
-            fake = g(torch.randn(BATCH_SIZE, LATENT_SIZE))
-            d_optimizer.zero_grad()
-            loss = F.softplus(-d(real)).mean() + F.softplus(d(fake.detach())).mean()
-            loss.backward()
-            d_optimizer.step()
-            g_optimizer.zero_grad()
-            F.softplus(-d(fake)).mean().backward()
-            g_optimizer.step()
-            total += loss.detach()
-        return total.item() / len(batches)
+    def step(real):
+        fake = g(torch.randn(BATCH_SIZE, LATENT_SIZE))
+        d_optimizer.zero_grad()
+        loss = F.softplus(-d(real)).mean() + F.softplus(d(fake.detach())).mean()
+        loss.backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad()
+        F.softplus(-d(fake)).mean().backward()
+        g_optimizer.step()
+        return loss.detach()
 
-    train_epoch()
-    rates = []
-    for _ in range(COUNTED_EPOCHS):
-        start = time.perf_counter()
-        loss = train_epoch()
-        rates.append(len(images) / (time.perf_counter() - start))
-    print(json.dumps({"images_per_second": statistics.median(rates), "objective": loss}))
+    timed(step, images, BATCH_SIZE)
 
 
 if __name__ == "__main__":
