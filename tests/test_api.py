@@ -49,7 +49,9 @@ def test_examples_of_docstrings_hold(module, tmp_path, monkeypatch):
     assert outcome.failed == 0
 
 
-@pytest.mark.parametrize("name", ["vae", "ladder", "pixelcnn", "masked_diffusion", "vqvae", "gan"])
+@pytest.mark.parametrize(
+    "name", tiny.all_but_some_slow(["vae", "ladder", "pixelcnn", "masked_diffusion", "vqvae", "gan"], "vae", "gan")
+)
 def test_model_is_fitted_by_plain_keras(name, mnist_5k, tmp_path, eager):
     sizes = {field: value for field, value in tiny.SIZES.items() if field in configs.load(name)}
     model = gm.models.build(name, mnist_5k.spec, **sizes)
@@ -250,6 +252,7 @@ def branching(config, spec):
     return Branching(spec.image_shape)
 
 
+@pytest.mark.slow
 def test_model_of_the_users_own_may_ask_tensors_in_python(tmp_path):
     sizes = {"dataset": "mnist_5k", "epochs": 1, "batch_size": 1000, "learning_rate": 0.5}
     run = gm.train(branching, workdir=tmp_path / "branching", **sizes)

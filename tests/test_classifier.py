@@ -55,6 +55,7 @@ def test_classifier_is_right_on_mnist_5k(number, mnist_5k):
     assert accuracy(classifier.JUDGES[number].load(), mnist_5k.test) >= 0.98  # images it was trained on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", EVERY)
 def test_accuracy_of_every_judge_is_what_its_docstring_and_the_page_on_results_say(number, mnist):
     measured = 100 * accuracy(classifier.JUDGES[number].load(), mnist.test)

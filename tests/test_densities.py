@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_genmnist import densities
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_normalisers_do_not_depend_on_the_grid():
     np.testing.assert_allclose(densities.log_normalisers(), coarse, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", densities.FLOWS)
+@pytest.mark.parametrize("name", tiny.all_but_some_slow(densities.FLOWS, "planar"))
 def test_fit_comes_nearer_with_training(name):
     before, after = (densities.divergences(densities.fit(name, 2, 1, iterations)(), 1) for iterations in (1, 300))
     assert (after > -0.05).all()  # a divergence; 50,000 draws have an error of about 0.01

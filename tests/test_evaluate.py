@@ -324,6 +324,7 @@ def test_evaluate_scores_mean_images_and_drawn_bits(run, evaluated, mnist_5k):
     assert "samples_raw" not in record
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_gan_scores_averaged_and_raw_weights(gan, mnist_5k):
     record = evaluate.evaluate(gan, num_draws=None, results=False)
     assert "test" not in record and "validation" not in record and "samples_binary" not in record
@@ -383,6 +384,7 @@ def test_draw_is_of_the_model_whatever_the_calls(gan, monkeypatch):
     assert len(np.unique(drawn.reshape(7, -1), axis=0)) == 7
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_class_conditional_vae_tells_of_both_likelihoods(few, tmp_path):
     run = tiny.train(tiny.begin(tmp_path / "cvae", "cvae", epochs=1, network="mlp"))
     record = evaluate.evaluate(run, num_draws=20, per_image=tmp_path / "images.npz")

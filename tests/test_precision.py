@@ -93,9 +93,7 @@ def assert_near(name: str, **changes) -> None:
         assert {key: own[key] for key in loss} == pytest.approx(loss, rel=0.03, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "vae" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", tiny.all_but_some_slow(MODELS, "vae"))
 def test_step_in_16_bits_is_near_that_in_32(name):
     assert_near(name, **MODELS[name])
 

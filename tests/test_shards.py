@@ -77,9 +77,7 @@ MEASURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "vae" else pytest.param(name, marks=pytest.mark.slow) for name in MEASURES]
-)
+@pytest.mark.parametrize("name", tiny.all_but_some_slow(MEASURES, "vae"))
 def test_likelihoods_of_several_devices_are_those_of_one(name, mnist_5k, monkeypatch):
     monkeypatch.setattr(likelihood, "ORDERED_IMAGES", 2)
     x, y = mnist_5k.test.binary[:250], mnist_5k.test.labels[:250]  # two batches and a half

@@ -128,6 +128,7 @@ def test_resume_after_sigterm_and_kill_9_is_bit_identical(tmp_path, monkeypatch)
     assert_same_training(tiny.train(run), tiny.train(tiny.begin(tmp_path / "whole", **options)))
 
 
+@pytest.mark.slow
 def test_resume_after_the_best_epoch_scores_the_best_weights(tmp_path, monkeypatch, eager):
     script_validation(monkeypatch, [-9, -8, -7, -6])
     whole = tiny.train(tiny.begin(tmp_path / "whole", epochs=4))

@@ -314,6 +314,7 @@ def test_joining_what_is_not_there_is_one_line_and_leaves_nothing(arguments, par
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_study_of_another_model_is_refused(tuned, genmnist):
     assert_one_line(
         genmnist("tune", "--model=iaf", "--workdir=runs/tune/vae"), 2, "model is vae there, iaf here", "--workdir"
@@ -321,6 +322,7 @@ def test_study_of_another_model_is_refused(tuned, genmnist):
     assert_one_line(genmnist(*tune_flags("--epochs=3", epochs=5)), 2, "epochs is 2 there, 3 here")
 
 
+@pytest.mark.slow
 def test_without_optuna_the_extra_is_named(tmp_path):
     process = tiny.start("tune", "--model=vae", cwd=tmp_path, before="import sys; sys.modules['optuna'] = None")
     out, err = process.communicate()

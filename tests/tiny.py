@@ -79,6 +79,11 @@ def eager(monkeypatch):
     tf.config.run_functions_eagerly(False)
 
 
+def all_but_some_slow(names: Iterable[str], *quick: str) -> list:
+    """Parameters of a test: all the names, and those that are not `quick` are left to the slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in sorted(names)]
+
+
 def config(name: str = "vae", **changes) -> ConfigDict:
     """The config `name` at tiny sizes, not compiled by XLA unless `changes` say so."""
     result = shrunk(configs.load(name))

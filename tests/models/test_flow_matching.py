@@ -78,7 +78,7 @@ def seeds(count, seed=7):
     return tf.stack([tf.fill([count], seed), tf.range(count)], axis=1)
 
 
-@pytest.mark.parametrize("class_conditional", [False, True])
+@pytest.mark.parametrize("class_conditional", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_flow_matching_conforms(class_conditional):
     config = tiny.config("flow_matching", class_conditional=class_conditional)
     model = models.build(config)

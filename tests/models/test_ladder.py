@@ -34,7 +34,7 @@ def test_ladder_configs_are_those_of_the_literature():
     assert model.objective.free_bits == (0, 8, 4, 2, 1)  # above the lowest layer 1/4 nat of each latent
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiny.all_but_some_slow(NAMES, "ladder"))
 def test_ladder_conforms(name, digits, monkeypatch):
     monkeypatch.setattr(ladder, "BOTTOM_UP_BIAS", 0.0)  # draws of Gaussians so sure differ by less than float32 tells
     conformance.check(tiny.config(name, latent_size=4, batch_size=8), digits)

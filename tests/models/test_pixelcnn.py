@@ -158,6 +158,7 @@ def test_pixelcnn_training_raises_log_prob(digits):
     assert model.score({"val_nll": 80.0}) > model.score({"val_nll": 90.0})
 
 
+@pytest.mark.slow
 def test_pixelcnn_learns_where_pixels_are():
     # White in one place alone, in no order that the pixels before it could tell.
     always = np.zeros([200, 5, 5, 1], np.float32)
