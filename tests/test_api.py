@@ -265,6 +265,7 @@ def test_model_of_the_users_own_may_ask_tensors_in_python(tmp_path):
     assert run.evaluate()["test"]["nll"]["mean"] > 784 * np.log(2)
 
 
+@pytest.mark.slow
 def test_changed_file_does_not_go_on_with_the_run_of_the_old_one(tmp_path, genmnist):
     path, flags = tmp_path / "mine.py", [f"--config.{f}={v}" for f, v in (("epochs", 1), ("batch_size", 1000))]
     path.write_text(RING.read_text())

@@ -160,6 +160,7 @@ def test_map_of_context_is_used_at_its_place():
     assert changed.sum() == 2
 
 
+@pytest.mark.slow
 def test_sampling_arithmetic_is_that_of_a_pass_or_two():
     """Multiplications of the compiled graphs, from the kernels' shapes and how often each runs."""
     network = GatedPixelCNN(6, features=8, size=3, first_size=7)

@@ -604,6 +604,7 @@ def whole(tmp_path_factory) -> runs.Run:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["record", "end_epoch", "save", "_log_samples", "create_file_writer"])
 def test_full_disk_in_training_is_one_line_and_loses_nothing(function, whole, genmnist, monkeypatch, eager):
     owner = {

@@ -32,7 +32,8 @@ def test_mnist_reference_binarization_is_that_of_torch(mnist, split):
     assert hashlib.sha256(rows.tobytes()).hexdigest() == REFERENCE[split]
 
 
-def test_mnist_60k_trains_on_the_validation_images_too(mnist):
+def test_mnist_60k_trains_on_the_validation_images_too(mnist, monkeypatch):
+    monkeypatch.setattr(datasets.tfds, "load", {"mnist": mnist}.get)  # which takes seconds
     data = datasets.load("mnist_60k")
     assert data.name == "mnist_60k" and data.spec._replace(name="mnist") == mnist.spec
     for field in ("images", "binary", "labels"):
@@ -40,7 +41,7 @@ def test_mnist_60k_trains_on_the_validation_images_too(mnist):
         np.testing.assert_array_equal(getattr(data.train, field), np.concatenate(parts))
     assert data.train.name == "train" and data.validation.name == "validation" and data.test.name == "test"
     np.testing.assert_array_equal(data.test.images, mnist.test.images)
-    assert datasets.digest(data) != datasets.digest(mnist)
+    assert datasets.digest(*data[1:]) != datasets.digest(*mnist[1:])
 
 
 @pytest.mark.parametrize("split", FIRST_LABELS)

@@ -112,6 +112,7 @@ def test_nothing_is_told_where_there_is_no_gpu_or_it_is_used(there, usable, mach
     assert device.why_unused(NO_DRIVER) is None
 
 
+@pytest.mark.slow
 def test_command_line_tells_once_what_tensorflow_says(tmp_path):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow can use the GPU of this machine")

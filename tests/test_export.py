@@ -106,6 +106,7 @@ def outputs_elsewhere(exported, inputs, tmp_path_factory):
         return dict(outputs)
 
 
+@pytest.mark.slow
 def test_export_equals_the_run_in_a_process_without_the_package(outputs_elsewhere, expected):
     names = {f"{name}/{key}" for name, values in expected.items() for key in values}
     assert outputs_elsewhere.keys() == names | {"rise"}

@@ -271,6 +271,7 @@ def test_neighbours_stand_below_the_sample_they_are_nearest_to(draw, subject):
             np.testing.assert_array_equal(cell(sheet, row, column), training[index])
 
 
+@pytest.mark.slow
 def test_figures_of_a_gan_are_those_it_has(tmp_path, eager):
     run = tiny.train(tiny.begin(tmp_path / "gan", "gan", epochs=1, latent_size=4))
     figures.figures(run, [], seed=5, out=tmp_path / "out")

@@ -19,6 +19,7 @@ def small(monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 10)
 
 
+@pytest.mark.slow
 def test_gaps_of_the_oracle_are_those_it_has(monkeypatch):
     for name, value in (("DRAWS", 2_000), ("ROUNDS", 4), ("LOOKING_DRAWS", 100)):
         monkeypatch.setattr(gap, name, value)
@@ -68,6 +69,7 @@ def test_the_estimate_of_an_image_is_chosen_by_others():
     np.testing.assert_array_equal(gap.highest_elsewhere(estimates), [0.0, 2.0, 1.0, 2.5])
 
 
+@pytest.mark.slow
 def test_the_sandwich_encloses_log_px(small, monkeypatch):
     monkeypatch.setattr(annealing, "TEMPERATURES", 50)
     model = models.build(tiny.config("vae"))

@@ -144,7 +144,7 @@ def test_judges_are_those_of_exactly_their_data(bars, made, mnist_5k, monkeypatc
     assert datasets.spec("binarized_mnist").judge == datasets.spec("mnist").judge == judges.MNIST
     assert all(datasets.spec(name).judge in (None, judges.MNIST) for name in datasets.names())
     judged = [name for name in datasets.names() if datasets.spec(name).judge]
-    assert sorted(judged) == ["binarized_mnist", "mnist", "mnist_5k"]
+    assert sorted(judged) == ["binarized_mnist", "mnist", "mnist_5k", "mnist_60k"]
 
 
 def test_score_is_by_the_judges_of_the_data(bars, made, monkeypatch):
@@ -256,7 +256,7 @@ def test_verb_trains_the_judge_that_evaluate_asks_for(path, genmnist, tmp_path, 
     [
         ([], "give --dataset=NAME"),
         (["--dataset=mnist_5k"], "ship with the package"),
-        (["--dataset=mnist_6k"], "did you mean mnist_5k"),
+        (["--dataset=mnst_5k"], "did you mean mnist_5k"),
         (["--dataset=mnist_5k", "--image_size=32"], "leave it out"),
         (["--dataset=mnist_5k", "--seeds=0"], "seeds"),
     ],

@@ -93,7 +93,8 @@ def assert_near(name: str, **changes) -> None:
         assert {key: own[key] for key in loss} == pytest.approx(loss, rel=0.03, abs=0.1)
 
 
-@pytest.mark.parametrize("name", tiny.all_but_some_slow(MODELS, "vae"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 def test_step_in_16_bits_is_near_that_in_32(name):
     assert_near(name, **MODELS[name])
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 
-from keras_genmnist import images
+from keras_genmnist import export, images
 from keras_genmnist.serve.access import Access
 from keras_genmnist.serve.app import create_app
 from keras_genmnist.serve.batching import Places
@@ -376,7 +376,7 @@ def test_explorer_is_told_of_the_models(client):
     assert "sample_class" not in vae_signatures
     vae.pop("latent_means")
     likely = vae.pop("log_likelihoods")
-    assert likely["num_draws"] == 20 and len(likely["log_likelihoods"]) == 200
+    assert likely["num_draws"] == 20 and len(likely["log_likelihoods"]) == export.NUM_SCORED
     assert vae == {
         "name": "vae",
         "version": "1",

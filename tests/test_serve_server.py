@@ -316,6 +316,7 @@ def test_memory_is_flat(process_of_both):
     assert work(2000) < before + 5_000  # KB; the bodies and answers alone were 16 MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_finishes_what_is_in_flight(folder, signum, status):
     with process(folder) as (started, port):
@@ -347,6 +348,7 @@ def test_signal_ends_an_idle_server_within_a_second(folder):
         assert time.monotonic() - began < 1
 
 
+@pytest.mark.slow
 def test_signal_ends_a_server_whose_client_goes_on_asking(folder):
     request = b'POST /v1/models/toy:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{"inputs": [1]}'
     with process(folder) as (started, port):

@@ -262,6 +262,7 @@ def test_finished_run_says_how_to_go_on(run, genmnist, eager):
     assert outcome.status == 0 and "finished a b: 2 epochs" in outcome.out
 
 
+@pytest.mark.slow
 def test_run_that_lost_its_patience_says_how_to_go_on(genmnist, eager, monkeypatch):
     scores = {1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0, 5: 5.0}
     monkeypatch.setattr(models.base.LatentVariableModel, "score", lambda self, row: scores[row["epoch"]])
@@ -273,6 +274,7 @@ def test_run_that_lost_its_patience_says_how_to_go_on(genmnist, eager, monkeypat
     assert [row["epoch"] for row in runs.read_metrics(runs.load(Path("w")))][2:] == [3, 4, 5]
 
 
+@pytest.mark.slow
 def test_fewer_epochs_than_are_done_are_refused_with_a_way_to_have_them(genmnist, eager):
     assert genmnist("train", "--workdir=w", *tiny.flags(epochs=2)).status == 0
     before = {path: path.read_bytes() for path in Path("w").rglob("*") if path.is_file()}
@@ -329,6 +331,7 @@ def test_no_finished_epoch_can_be_trained_as_advised(genmnist, eager):
     assert genmnist(*advised(outcome.err)).status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["checkpoints", "best"])
 def test_training_does_not_begin_again_where_checkpoints_are_lost(folder, genmnist, eager):
     assert genmnist("train", "--workdir=w", *tiny.flags(epochs=2)).status == 0

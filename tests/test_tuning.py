@@ -103,6 +103,7 @@ def test_trials_are_runs_and_the_best_of_them_is_told(tuned, genmnist, tmp_path)
     assert trials(folder)[:4] == found
 
 
+@pytest.mark.slow
 def test_best_is_trained_to_full_length_and_kept(tuned, genmnist, monkeypatch):
     best = Path("runs/tune/vae/best")
     outcome = genmnist("tune", "--workdir=runs/tune/vae", "--finish")

@@ -276,6 +276,7 @@ def test_pixelcnn_of_classes_is_a_mixture_of_distributions(conditional, every):
     np.testing.assert_allclose(conditional.log_likelihood(every), np.log(np.exp(given).mean(axis=0)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pixelcnn_of_classes_draws_from_the_chosen_one(conditional, every):
     seeds = tf.stack([tf.fill([500], 7), tf.range(500)], axis=1)
     draw_given = compiled(conditional.draw_given)

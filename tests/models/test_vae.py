@@ -25,9 +25,7 @@ def test_vae_configs_are_those_of_the_literature():
     assert configs.load("vae_2d").latent_size == 2
 
 
-@pytest.mark.parametrize(
-    "name", tiny.all_but_some_slow(set(NAMES) - {"vae_2d"}, "vae", "vae_conv", "iaf", "realnvp_prior")
-)
+@pytest.mark.parametrize("name", tiny.all_but_some_slow(set(NAMES) - {"vae_2d"}, "vae", "vae_conv"))
 def test_vae_conforms(name, digits, labels):
     # vae_2d is vae at tiny sizes.
     # No free bits: while the KL is below them, what reaches the encoder of a tiny model is next to nothing.

@@ -270,6 +270,7 @@ def test_draws_are_of_the_prior_and_the_decoder(model, every):
     assert abs(drawn["images"].numpy().mean() - found.mean()) < 0.01  # of 90,000 bits
 
 
+@pytest.mark.slow
 def test_training_moves_every_variable_and_raises_the_bound(digits):
     model = models.build(tiny.config("vqvae", channels=4, prior_features=8))
     model.compile(tf_keras.optimizers.Adam(1e-2), tf_keras.optimizers.Adam(1e-2))
