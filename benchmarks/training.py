@@ -70,21 +70,28 @@ VAE = {
 }
 
 
-def torch_peers(script: str, eager: float, compiled: float) -> dict[str, tuple[list[str], float]]:
+def torch_peers(*script: str, eager: float, compiled: float) -> dict[str, tuple[list[str], float]]:
     """A script of PyTorch both ways, and the ratios asked."""
-    return {"torch": ([script, "eager"], eager), "torch compiled": ([script, "compile"], compiled)}
+    return {"torch": ([*script, "eager"], eager), "torch compiled": ([*script, "compile"], compiled)}
 
 
 WORKS = {
-    "vae": Work("vae", VAE, "elbo", {"torch": (["torch_vae.py"], 2.0), "jax": (["jax_vae.py", "1"], 1.2)}),
+    "vae": Work(
+        "vae", VAE, "elbo", {"torch": (["torch_vae.py", "mlp", "eager"], 2.0), "jax": (["jax_vae.py", "1"], 1.2)}
+    ),
     "iwae": Work(
         "vae", VAE | {"bound": "iwae", "train_draws": 50, "epochs": 2}, "iwae", {"jax": (["jax_vae.py", "50"], 0.0)}
     ),
     "dcgan": Work(
-        "dcgan", {"ema_decay": 0.0, "epochs": 3}, "discriminator_loss", torch_peers("torch_dcgan.py", 1.2, 1.2)
+        "dcgan",
+        {"ema_decay": 0.0, "epochs": 3},
+        "discriminator_loss",
+        torch_peers("torch_dcgan.py", eager=1.2, compiled=1.2),
     ),
-    "vae_conv": Work("vae_conv", {"epochs": 3}, "elbo", torch_peers("torch_vae_conv.py", 1.2, 1.2)),
-    "pixelcnn": Work("pixelcnn", {"ema_decay": 0.0, "epochs": 3}, "nll", torch_peers("torch_pixelcnn.py", 1.5, 1.2)),
+    "vae_conv": Work("vae_conv", {"epochs": 3}, "elbo", torch_peers("torch_vae.py", "conv", eager=1.2, compiled=1.2)),
+    "pixelcnn": Work(
+        "pixelcnn", {"ema_decay": 0.0, "epochs": 3}, "nll", torch_peers("torch_pixelcnn.py", eager=1.5, compiled=1.2)
+    ),
 }
 # A peer or the project would otherwise use a GPU where there is one.
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
