@@ -6,14 +6,13 @@ A mixture of the models, see mixture.py, has one sum over them for all of an ima
 model's by at most log M.  Here each place has a sum of its own, and no such limit holds.
 """
 
-import importlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import TractableModel
+from keras_genmnist.models.base import TractableModel, components_of
 
 
 def of(components: Sequence[TractableModel], shares: Sequence[float]) -> TractableModel:
@@ -36,7 +35,4 @@ def of(components: Sequence[TractableModel], shares: Sequence[float]) -> Tractab
 
 def build(config: ConfigDict, spec: DatasetSpec) -> TractableModel:
     """The average of `config`: its `components` are configs, and its `shares` those of each; errors as of `of`."""
-    found = []
-    for own in map(ConfigDict, config.components):
-        found.append(importlib.import_module(f"{__package__}.{own.model}").build(own, spec))
-    return of(found, config.shares)
+    return of(components_of(config, spec), config.shares)

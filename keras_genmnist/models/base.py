@@ -1,14 +1,17 @@
 """What every model is, and what it states of itself: training, evaluation, figures and export see only this."""
 
 import functools
+import importlib
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from ml_collections import ConfigDict
 
 from keras_genmnist import bounds, precision
 from keras_genmnist.bounds import ELBO, LogTerms
+from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import base_of, point_of, sample_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.inference import RefinedPosterior
@@ -424,6 +427,13 @@ class MadeModel(GenerativeModel):
           UsageError: always.
         """
         raise UsageError("this model is made of trained runs by `genmnist mix`, and is not trained itself")
+
+
+def components_of(config: ConfigDict, spec: DatasetSpec) -> list[GenerativeModel]:
+    """The models that the one of `config` is made of, by its `components`, which are configs."""
+    package = __name__.rpartition(".")[0]
+    parts = [ConfigDict(own) for own in config.components]
+    return [importlib.import_module(f"{package}.{own.model}").build(own, spec) for own in parts]
 
 
 class LatentVariableModel(DecoderModel):

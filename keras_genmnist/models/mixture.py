@@ -7,7 +7,6 @@ without bias, as by importance weights, their weighted sum is such an estimate t
 expectation.  A bound of log p_m(x) that is itself an expectation has no place here: exp of its estimate is biased.
 """
 
-import importlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from keras_genmnist import bounds
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import BoundedModel, GenerativeModel, MadeModel, TractableModel
+from keras_genmnist.models.base import BoundedModel, GenerativeModel, MadeModel, TractableModel, components_of
 
 DRAWS_PER_CALL = 50  # of importance weights: more at once would not fit in memory
 
@@ -125,7 +124,4 @@ def of(components: Sequence[GenerativeModel], shares: Sequence[float]) -> ExactM
 
 def build(config: ConfigDict, spec: DatasetSpec) -> ExactMixture | EstimatedMixture:
     """The mixture of `config`: its `components` are configs, and its `shares` those of each; errors as of `of`."""
-    found = []
-    for own in map(ConfigDict, config.components):
-        found.append(importlib.import_module(f"{__package__}.{own.model}").build(own, spec))
-    return of(found, config.shares)
+    return of(components_of(config, spec), config.shares)
