@@ -66,6 +66,7 @@ ROWS = {
     "pixelvae": Row(80, "pixelvae"),
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
+    "pixelcnn_best": Row(300, "pixelcnn_best"),
     "masked_diffusion": Row(160, "masked_diffusion"),
     "pixelcnn-binarized_mnist": Row(100, "pixelcnn", "binarized_mnist"),
     **{
