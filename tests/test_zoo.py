@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_genmnist as gm
-from keras_genmnist import bounds, runs, zoo
+from keras_genmnist import bounds, export, runs, zoo
 from keras_genmnist.errors import Fault
 from tests import test_cli, tiny
 
@@ -43,7 +43,7 @@ def test_run_comes_back_with_its_weights_rounded(packed, run):
     assert runs.history(unpacked) == runs.history(run)
     before, after = (tiny.parameters(runs.load_model(r)) for r in (run, unpacked))
     for old, new in zip(before, after, strict=True):
-        np.testing.assert_array_equal(new, old.numpy().astype(np.float16).astype(np.float32))
+        np.testing.assert_array_equal(new, zoo._rounded(old.numpy()).astype(np.float32))
     assert any((old.numpy() != new.numpy()).any() for old, new in zip(before, after, strict=True))
 
 
@@ -87,6 +87,28 @@ def test_cache_that_cannot_be_written_is_done_without(packed, monkeypatch, tmp_p
     workdir = zoo.run("vae").workdir
     assert (workdir / "config.json").exists() and not workdir.is_relative_to(tmp_path)
     shutil.rmtree(zoo._cache())
+
+
+def test_weights_keep_eight_significant_bits():
+    weights = np.float32([0.0, 1.0, -2.0**-14, 3.14159, 60_000.0])
+    rounded = zoo._rounded(weights)
+    np.testing.assert_allclose(rounded.astype(np.float32), weights, rtol=2.0**-8)
+    assert rounded[3] == 3.140625
+    np.testing.assert_array_equal(zoo._whole(zoo._planes(rounded[:, None])), rounded[:, None])
+    assert zoo._whole(zoo._planes(rounded[3])) == rounded[3]
+
+
+def test_gan_comes_without_its_discriminator(monkeypatch, tmp_path, cache):
+    run = tiny.untrained(tiny.begin(tmp_path / "gan", "gan"))
+    run.metrics_json.write_text('{"test": {}}')
+    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    model, version = runs.load_model(run), export.export(run, tmp_path / "exports")
+    zoo.pack(run, version)
+    unpacked = runs.load_model(zoo.run("gan"))
+    assert any(np.any(weight) for weight in model.discriminator.get_weights())
+    assert not any(np.any(weight) for weight in unpacked.discriminator.get_weights())
+    own, other = (m.sample(4, seed=1)["images"] for m in (model, unpacked))
+    np.testing.assert_allclose(own, other, atol=0.02)
 
 
 def test_weight_too_large_for_its_half_precision_is_refused():
