@@ -61,7 +61,8 @@ class GatedLayer(layers.Layer):
           [B, R, W', features].
         """
         output = self.mix(gate(self.horizontal(left) + above))
-        return output if self.first else output + left[:, :, self.reach :]
+        # Not left[:, :, self.reach :], here and in `call`: its gradient is 20 times as slow, a fifth of a training.
+        return output if self.first else output + tf.slice(left, [0, 0, self.reach, 0], [-1, -1, -1, -1])
 
     @staticmethod
     def add(values: tf.Tensor, context: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -72,7 +73,8 @@ class GatedLayer(layers.Layer):
 
     def call(self, vertical, horizontal, own=(), across=()):
         seen = self.add(self.see_rows(tf.pad(vertical, [[0, 0], [self.reach, 0], [0, 0], [0, 0]])), own)
-        above = self.add(self.link(tf.pad(seen, [[0, 0], [1, 0], [0, 0], [0, 0]])[:, :-1]), across)
+        rows_above = tf.slice(seen, [0, 0, 0, 0], [-1, seen.shape[1] - 1, -1, -1])
+        above = self.add(self.link(tf.pad(rows_above, [[0, 0], [1, 0], [0, 0], [0, 0]])), across)
         left = tf.pad(horizontal, [[0, 0], [0, 0], [self.reach, 0], [0, 0]])
         return gate(seen), self.step(left[:, :, :-1] if self.first else left, above)
 

@@ -28,7 +28,7 @@ from keras_genmnist.runs import Run
 ZOO = Path(__file__).parent
 RUN_FILES = ("config.json", "metrics.jsonl", "metrics.json")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files within: the same weights give the same bytes
-# Of the 10 bits that a float16 has after its leading one: the others cost a quarter of a file and no hundredth of a nat.
+# Of the 10 bits that a float16 has after its leading one: the others are a quarter of a file and no hundredth of a nat.
 MANTISSA_BITS = 7
 
 
