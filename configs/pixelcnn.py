@@ -4,7 +4,7 @@
 2. p(x) is the mean over eight orders of the patches, which one network is told.
 3. Every second layer is followed by attention, and 8 features are learned for each place.
 4. Training aims at the grey levels that bits are drawn from.
-5. There are 4 layers of 32 maps, and the weights are averaged. docs/models.md gives the fields
+5. There are 4 layers of 48 maps, and the weights are averaged. docs/models.md gives the fields
    that make the network of the paper.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         {
             "model": "pixelcnn",
             "num_layers": 4,
-            "features": 32,
+            "features": 48,
             "patch_size": 2,  # of the p x p pixels that are drawn at once; kernels count such patches
             "first_kernel_size": 7,
             "kernel_size": 5,  # in the same time, 8 layers of 3 see 0.7 of the images and were behind
@@ -32,13 +32,13 @@ def get_config() -> ConfigDict:
             "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             "batch_size": 16,
-            "epochs": 9,
+            "epochs": 18,  # 32 maps and 9 epochs, in 22 minutes: NLL 80.77
             "learning_rate": 2e-3,
             "decay": "cosine",
             "clip_norm": 1.0,
             "ema_decay": 0.9995,
             "patience": 0,
-            "jit_compile": False,  # 140 images/s of a core; XLA is slow at convolutions in a loop
+            "jit_compile": False,  # 330 images/s of a core; XLA is slow at convolutions in a loop
             "precision": "float32",  # of the networks in training: or mixed_bfloat16, mixed_float16
             "seed": 3435,
         }

@@ -1,7 +1,7 @@
-"""The best tractable density: the eight-order PixelCNN of patches, half as deep again and twice as wide
+"""The best tractable density: the eight-order PixelCNN of patches, deeper and wider
 
 1. There are 6 layers of 64 maps, and a layer of attention after every second one.
-2. It trains for longer, at a lower learning rate.
+2. The learning rate is lower.
 """
 
 from ml_collections import ConfigDict
