@@ -13,7 +13,7 @@ from epochs import timed
 from torch import nn
 from torch.nn import functional as F
 
-BATCH_SIZE, FEATURES, LAYERS, FIRST_SIZE, SIZE, POSITIONS, ORDERS, GRID = 16, 32, 4, 7, 5, 8, 8, 14
+BATCH_SIZE, FEATURES, LAYERS, FIRST_SIZE, SIZE, POSITIONS, ORDERS, GRID = 16, 48, 4, 7, 5, 8, 8, 14
 
 
 def gate(values):
