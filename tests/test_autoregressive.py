@@ -208,3 +208,18 @@ def test_network_overfits_one_image():
     for _ in range(300):
         loss = step()
     assert loss < 0.1 * SHAPE[0] * SHAPE[1] * np.log(2)
+
+
+def test_no_gradient_is_that_of_a_strided_slice():
+    # TensorFlow's is slow: it took a fifth of a training.
+    network = GatedPixelCNN(2, features=4, size=3, first_size=3, attention_every=2)
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(x))
+        return tape.gradient(loss, network.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.zeros([1, *SHAPE, 1])).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert "Conv2DBackpropInput" in kinds and "StridedSliceGrad" not in kinds
