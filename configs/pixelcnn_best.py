@@ -1,4 +1,4 @@
-"""The best tractable density: the eight-order PixelCNN of patches, deeper and wider
+"""The best tractable density: `pixelcnn`, deeper and wider (van den Oord et al. 2016, arxiv.org/abs/1606.05328)
 
 1. There are 6 layers of 64 maps, and a layer of attention after every second one.
 2. The learning rate is lower.
