@@ -256,6 +256,25 @@ def adam_steps(steps: int, **changes) -> list[float]:
     return list(-np.diff(places))
 
 
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 1.0, "decay": "cosine", "learning_rate": 0.1}])
+def test_adam_moves_weights_as_that_of_keras_does(changes):
+    config = tiny.config(**changes)
+    own, draws = training.adam(config, 10), np.random.default_rng(0)
+    other = tf_keras.optimizers.Adam(
+        training.learning_rate(config, 10, "optimizer"), global_clipnorm=config.clip_norm or None
+    )
+    weights = [[tf.Variable(tf.ones([3, 4])), tf.Variable(2.0)] for _ in range(2)]
+    for _ in range(10):
+        gradients = [tf.constant(draws.normal(0, 10, [3, 4]), tf.float32), tf.constant(draws.normal(), tf.float32)]
+        for optimizer, variables in zip((own, other), weights, strict=True):
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    for mine, keras in zip(own.variables, other.variables, strict=True):
+        assert mine.name == keras.name  # in a checkpoint too
+        np.testing.assert_allclose(mine, keras, rtol=3e-5)  # the operation takes 1 - 0.999 in 32 bits
+    for mine, keras in zip(*weights, strict=True):
+        np.testing.assert_allclose(mine, keras, rtol=3e-5)
+
+
 def test_cosine_decay_reaches_zero_at_the_last_step():
     expected = [0.05 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
     # Adam's epsilon and float32: 1e-6 relative.

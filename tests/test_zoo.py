@@ -90,7 +90,7 @@ def test_cache_that_cannot_be_written_is_done_without(packed, monkeypatch, tmp_p
 
 
 def test_weights_keep_eight_significant_bits():
-    weights = np.float32([0.0, 1.0, -2.0**-14, 3.14159, 60_000.0])
+    weights = np.float32([0.0, 1.0, -(2.0**-14), 3.14159, 60_000.0])
     rounded = zoo._rounded(weights)
     np.testing.assert_allclose(rounded.astype(np.float32), weights, rtol=2.0**-8)
     assert rounded[3] == 3.140625
