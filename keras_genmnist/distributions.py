@@ -151,6 +151,14 @@ def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor 
         return None
 
 
+class Bernoulli(tfd.Bernoulli):
+    """Whose log density takes one logarithm for each number, where tfd.Bernoulli's takes two."""
+
+    def _log_prob(self, event):
+        logits = self.logits_parameter()
+        return tf.cast(event, logits.dtype) * logits - tf.math.softplus(logits)
+
+
 class BernoulliDecoder(tf_keras.Model):
     """p(x | z) = prod{ Bernoulli(x[i]; sigmoid(logits(z)[i])) : pixels i }, z [..., D] -> distribution over images.
 
@@ -164,14 +172,15 @@ class BernoulliDecoder(tf_keras.Model):
 
     def __init__(self, network: tf_keras.Model, image_shape: tuple[int, int, int]):
         super().__init__()
-        self.network = network
-        self.pixels = int(np.prod(image_shape))
-        self.distribution = tfpl.IndependentBernoulli(image_shape, convert_to_tensor_fn=tfd.Distribution.mean)
+        self.network, self.image_shape = network, image_shape
+        self.distribution = tfpl.DistributionLambda(
+            lambda logits: tfd.Independent(Bernoulli(logits), len(image_shape)), tfd.Distribution.mean
+        )
 
     def call(self, z, training=False, context=None):
         # Draws and images folded into one axis for the network, and back.
         logits = self.network(*folded(z, context), training=training)
-        return self.distribution(tf.reshape(logits, tf.concat([tf.shape(z)[:-1], [self.pixels]], axis=0)))
+        return self.distribution(tf.reshape(logits, tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)))
 
     def draw(self, z: tf.Tensor, uniform: tf.Tensor | float, context: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Draws images: a pixel is 1 where its uniform number is below its probability.
