@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
             "pixelcnn_features": 16,  # of its maps, and of what the latents tell each pixel
             "pixelcnn_kernel": 3,
             "pixelcnn_first_kernel": 5,
+            "pixelcnn_patch_size": 1,  # of the p x p pixels that are drawn at once; kernels count such patches
             "class_conditional": False,  # told the digit; needs a dataset with labels
             # Objective: elbo, iwae; gradient standard, stl, dreg
             "bound": "elbo",

@@ -208,7 +208,7 @@ class PixelCNNDecoder(tf_keras.Model):
     def __init__(self, network: tf_keras.Model, pixelcnn: GatedPixelCNN, image_shape: tuple[int, int, int]):
         """
         Args:
-          network: [N, D], training -> context of the pixels [N, H, W, F].
+          network: [N, D], training -> context of the pixels [N, H, W, F]; a place is told that of all its pixels.
           pixelcnn: its small receptive field leaves to z what is further away.
           image_shape: (H, W, C).
         """
@@ -220,7 +220,7 @@ class PixelCNNDecoder(tf_keras.Model):
         return AutoregressiveBernoulli(self.pixelcnn, features, tf.shape(z)[:-1], self.image_shape)
 
     def _features(self, z: tf.Tensor, context: tf.Tensor | None, training: bool = False) -> tf.Tensor:
-        return self.network(*folded(z, context), training=training)
+        return self.pixelcnn.patches.split(self.network(*folded(z, context), training=training))
 
     def draw(self, z, uniform, context=None):
         """As BernoulliDecoder.draw."""
@@ -240,7 +240,7 @@ class AutoregressiveBernoulli:
         """
         Args:
           pixelcnn: images, context -> logits.
-          context: [N, H, W, F].
+          context: of each place, [N, R, S, F].
           batch_shape: int32, of product N.
           image_shape: (H, W, C).
         """

@@ -59,6 +59,7 @@ MEANINGS = {
     "pixelcnn_features": "Feature maps of decoder=pixelcnn, and numbers that the latents tell each pixel.",
     "pixelcnn_kernel": "Width of the kernels of decoder=pixelcnn after the first layer.",
     "pixelcnn_first_kernel": "Width of the kernel of the first layer of decoder=pixelcnn.",
+    "pixelcnn_patch_size": "Of the p x p pixels that decoder=pixelcnn draws at once; its kernels count such patches.",
     # Objective
     "bound": "elbo or iwae.",
     "train_draws": "Draws from the posterior for each image of a training step.",

@@ -83,8 +83,12 @@ def _from_6(config: dict) -> dict:
     return ({"augmented": 0.0} if config["model"] == "pixelcnn" else {}) | config
 
 
+def _from_7(config: dict) -> dict:
+    return ({"pixelcnn_patch_size": 1} if config["model"] == "vae" else {}) | config
+
+
 # The first makes a config of schema 1 one of schema 2, and so on.
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6]
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7]
 SCHEMA = 1 + len(MIGRATIONS)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+SIZES = [1, 2, 3]  # of 4 x 4 pixels, there are 65,536 patterns
 IMPOSSIBLE = 1e9  # nats less
 
 

@@ -74,11 +74,11 @@ def test_bernoulli_decoder_draws_where_uniform_numbers_are_below(decoder, z):
     np.testing.assert_array_equal(drawn["images"], uniform < decoder(z).mean())
 
 
-@pytest.fixture
-def pixelcnn_decoder():
+@pytest.fixture(params=[1, 2], ids=lambda size: f"patches of {size}")
+def pixelcnn_decoder(request):
     """Of 3 x 3 images from two latent dimensions, its weights drawn at random."""
     network = tf_keras.Sequential([tf_keras.layers.Dense(18), tf_keras.layers.Reshape((3, 3, 2))])
-    decoder = PixelCNNDecoder(network, GatedPixelCNN(2, features=4, size=3, first_size=3), (3, 3, 1))
+    decoder = PixelCNNDecoder(network, GatedPixelCNN(2, 4, size=3, first_size=3, patch_size=request.param), (3, 3, 1))
     decoder(tf.zeros([1, 2])).log_prob(tf.zeros([1, 3, 3, 1]))
     generator = np.random.default_rng(0)
     for weight in decoder.weights:

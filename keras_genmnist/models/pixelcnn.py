@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import augmentation
+from keras_genmnist import augmentation, patches
 from keras_genmnist.autoregressive import Conditionals, Context, GatedPixelCNN
 from keras_genmnist.averaging import AveragedConditionals
 from keras_genmnist.config import require, require_choice, require_fit, require_kernel, require_labels, require_positive
@@ -19,8 +19,6 @@ from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import MadeModel, TractableModel
 from keras_genmnist.orders import Orders, require_orders
-
-PATCH_SIZES = [1, 2, 3]  # of 4 x 4 pixels, there are 65,536 patterns
 
 
 class PixelCNN(TractableModel):
@@ -208,7 +206,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require_kernel(config, "kernel_size", "first_kernel_size")
     require(config, "position_features", 0 <= config.position_features <= 10_000, "0 to 10000")
     num_classes = require_labels(config, spec.name, spec.num_classes)
-    require_choice(config, patch_size=PATCH_SIZES)
+    require_choice(config, patch_size=patches.SIZES)
     require(config, "attention_every", 0 <= config.attention_every <= config.num_layers, "0 (none) to num_layers")
     divides = config.attention_heads > 0 and config.features % config.attention_heads == 0
     require(config, "attention_heads", divides, f"a divisor of config.features={config.features}")

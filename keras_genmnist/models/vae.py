@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
-from keras_genmnist import distributions, flows, networks
+from keras_genmnist import distributions, flows, networks, patches
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import (
@@ -53,7 +53,14 @@ DECODERS = {
     "logistic": lambda c, network, shape: distributions.LogisticDecoder(network, shape),
     "pixelcnn": lambda c, network, shape: distributions.PixelCNNDecoder(
         network,
-        GatedPixelCNN(c.pixelcnn_layers, c.pixelcnn_features, c.pixelcnn_kernel, c.pixelcnn_first_kernel, shape[-1]),
+        GatedPixelCNN(
+            c.pixelcnn_layers,
+            c.pixelcnn_features,
+            c.pixelcnn_kernel,
+            c.pixelcnn_first_kernel,
+            shape[-1],
+            c.pixelcnn_patch_size,
+        ),
         shape,
     ),
 }
@@ -115,6 +122,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
         require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
+    require_choice(config, pixelcnn_patch_size=patches.SIZES)
     require_objective(config)
     if config.gradient != "standard":
         require_fit(config, "gradient", posterior=["gaussian"])
