@@ -76,3 +76,57 @@ def test_emnist_letters_are_counted_from_0(monkeypatch):
     dataset = datasets.load("emnist/letters")
     assert sorted(dataset.test.labels) == list(range(26))
     assert dataset.spec.class_names[0] == "A"
+
+
+@pytest.fixture
+def prepared(monkeypatch, tmp_path):
+    """A data set that is prepared, in a folder and with a cache of its own; how often it has been decoded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    (tmp_path / "kmnist" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "kmnist" / "1.0.0" / "records").write_bytes(b"1")
+    decoded = []
+
+    def read(name):
+        decoded.append(name)
+        images = np.random.default_rng(0).integers(0, 256, [12, 28, 28, 1], np.uint8)
+        return {"images": images, "labels": np.arange(12) % 10, "starts": np.array([6, 8])}
+
+    monkeypatch.setattr(named, "_read", read)
+    return decoded
+
+
+def assert_equal(one, other):
+    for name in ("train", "validation", "test"):
+        mine, its = getattr(one, name), getattr(other, name)
+        np.testing.assert_array_equal(mine.images, its.images)
+        np.testing.assert_array_equal(mine.labels, its.labels)
+
+
+def test_data_set_is_decoded_once(prepared):
+    first = named.load("kmnist")
+    assert_equal(named.load("kmnist"), first)
+    assert prepared == ["kmnist"]
+
+
+def test_data_set_that_has_changed_is_decoded_again(prepared, tmp_path):
+    named.load("kmnist")
+    (tmp_path / "kmnist" / "1.0.0" / "records").write_bytes(b"12")
+    named.load("kmnist")
+    assert len(prepared) == 2
+
+
+@pytest.mark.parametrize("harm", [lambda kept: kept[:1000], lambda kept: b"", lambda kept: kept[:-200] + 200 * b"x"])
+def test_damaged_cache_of_a_data_set_is_written_anew(prepared, tmp_path, harm):
+    first = named.load("kmnist")
+    kept = tmp_path / "cache" / "genmnist" / "datasets" / "kmnist.npz"
+    kept.write_bytes(harm(kept.read_bytes()))
+    assert_equal(named.load("kmnist"), first)
+    named.load("kmnist")
+    assert len(prepared) == 2
+
+
+def test_data_set_without_a_cache_that_can_be_written_loads(prepared, tmp_path):
+    (tmp_path / "cache").write_text("")
+    assert_equal(named.load("kmnist"), named.load("kmnist"))
+    assert len(prepared) == 2
