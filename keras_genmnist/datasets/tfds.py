@@ -7,6 +7,7 @@ import os
 import string
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -60,8 +61,8 @@ def _decoded(name: str) -> dict[str, np.ndarray]:
             return {key: kept[key] for key in kept if key != "prepared"}
     found = _read(name)
     if prepared := _state(name):
-        content = io.BytesIO()
-        np.savez(content, prepared=prepared, **found)
+        content, kept_now = io.BytesIO(), dict[str, Any](found, prepared=prepared)
+        np.savez(content, **kept_now)
         with contextlib.suppress(UsageError, Fault):  # it does without
             files.write(path, content.getvalue())
     return found
