@@ -152,7 +152,7 @@ def exact_kl(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor 
 
 
 class Bernoulli(tfd.Bernoulli):
-    """Whose log density takes one logarithm for each number, where tfd.Bernoulli's takes two."""
+    """tfd.Bernoulli with log p(x) = x l - log(1 + e^l), nats, of logits l: one logarithm, where it takes two."""
 
     def _log_prob(self, event):
         logits = self.logits_parameter()

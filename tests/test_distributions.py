@@ -11,6 +11,7 @@ import tf_keras
 from keras_genmnist import distributions, flows, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.distributions import (
+    Bernoulli,
     BernoulliDecoder,
     DiagonalMixture,
     DiscretizedLogistic,
@@ -111,6 +112,16 @@ def test_pixelcnn_decoder_draws_with_the_probabilities_it_says(pixelcnn_decoder,
     np.testing.assert_allclose(pixelcnn_decoder(z).log_prob(images), log_prob, rtol=1e-4)
     likelier = pixelcnn_decoder.draw(z, 0.5)
     np.testing.assert_array_equal(likelier["images"], likelier["probabilities"] > 0.5)
+
+
+def test_bernoulli_has_the_log_density_and_gradient_of_tfp():
+    logits = tf.constant(np.random.default_rng(0).normal(0, 8, [200]), tf.float32)
+    for x in (tf.zeros([200]), tf.ones([200])):
+        own, other = (
+            tfp.math.value_and_gradient(lambda logits, kind=kind, x=x: kind(logits).log_prob(x), logits)
+            for kind in (Bernoulli, tfd.Bernoulli)
+        )
+        np.testing.assert_allclose(own, other, atol=1e-5)
 
 
 def test_bernoulli_decoder_is_finite_for_extreme_logits(z):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_genmnist import files
+from keras_genmnist import __version__, files
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.datasets.splits import Dataset, cut
 from keras_genmnist.errors import Fault, UsageError
@@ -69,9 +69,10 @@ def _decoded(name: str) -> dict[str, np.ndarray]:
 
 
 def _state(name: str) -> str:
-    """What tells the files of a prepared data set from those of another time and place; "" if there are none."""
+    """What tells a prepared data set, as this version decodes it, from that of another time; "" if there is none."""
     stored = [path for path in sorted((_folder() / name).rglob("*")) if path.is_file()]
-    return "\n".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in stored)
+    files_now = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in stored]
+    return "\n".join([__version__, *files_now]) if files_now else ""
 
 
 def _folder() -> Path:
