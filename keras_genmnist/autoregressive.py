@@ -60,7 +60,21 @@ class GatedLayer(layers.Layer):
         Returns:
           [B, R, W', features].
         """
-        output = self.mix(gate(self.horizontal(left) + above))
+        return self._step(self.horizontal(left), left, above)
+
+    def step_of_place(self, window: tf.Tensor, above: tf.Tensor) -> tf.Tensor:
+        """`step` where W' is 1: by a product of matrices, which is faster there than a convolution is.
+
+        Args:
+          window: as `left` of `step`.
+          above: [B, 1, 1, 2 features].
+        """
+        kernel, bias = (tf.cast(weight, window.dtype) for weight in (self.horizontal.kernel, self.horizontal.bias))
+        seen = tf.tensordot(window, kernel, 3) + bias
+        return self._step(seen[:, None, None], window, above)
+
+    def _step(self, seen: tf.Tensor, left: tf.Tensor, above: tf.Tensor) -> tf.Tensor:
+        output = self.mix(gate(seen + above))
         # Not left[:, :, self.reach :], here and in `call`: its gradient is 20 times as slow, a fifth of a training.
         return output if self.first else output + tf.slice(left, [0, 0, self.reach, 0], [-1, -1, -1, -1])
 
@@ -408,7 +422,7 @@ class _Cache:
         horizontal, inputs, before = None, [], []
         for number, (layer, cached, seen) in enumerate(zip(self.network.gated, places.inputs, above, strict=True)):
             window = cached if layer.first else tf.concat([cached, horizontal], axis=2)
-            horizontal = layer.step(window, _slice(seen, j, axis=2))
+            horizontal = layer.step_of_place(window, _slice(seen, j, axis=2))
             inputs.append(window[:, :, 1:])
             if attention := self.network._attention_after(number):
                 queries, *here = attention.split(horizontal[:, 0])

@@ -167,16 +167,16 @@ def test_sampling_arithmetic_is_that_of_a_pass_or_two():
     uniform = tf.random.stateless_uniform([2, 14, 14, 1], seed=[1, 2])
     network(uniform)
     calls = {"seen": 0, "left": 0}
-    see_rows, step = type(network.gated[1]).see_rows, type(network.gated[1]).step
+    see_rows, step = type(network.gated[1]).see_rows, type(network.gated[1]).step_of_place
 
     class Counted(type(network.gated[1])):
         def see_rows(self, rows):
             calls["seen"] += (rows.shape[1] - self.reach) * rows.shape[2]
             return see_rows(self, rows)
 
-        def step(self, left, above):
+        def step_of_place(self, window, above):
             calls["left"] += above.shape[1] * above.shape[2]
-            return step(self, left, above)
+            return step(self, window, above)
 
     for layer in network.gated:
         layer.__class__ = Counted
