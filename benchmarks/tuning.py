@@ -1,6 +1,6 @@
 """How much faster two workers of one core each finish a study than one.
 
-    python benchmarks/tuning.py [--rounds=3] [--trials=12] [--epochs=10] [--dataset=mnist_5k]
+    python benchmarks/tuning.py [--rounds=3] [--trials=40] [--epochs=10] [--dataset=mnist_5k]
 
 The same work both times: `genmnist tune` of configs/vae.py over learning rates, which cost nothing, without pruning.
 Each study is timed from its command to its end, start-up, table and figures included.  One worker is held to one core,
@@ -18,7 +18,7 @@ import time
 from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each study is timed.", lower_bound=1)
-_TRIALS = flags.DEFINE_integer("trials", 12, "Of a study.", lower_bound=1)
+_TRIALS = flags.DEFINE_integer("trials", 40, "Of a study.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 10, "Of a trial.", lower_bound=1)
 _DATASET = flags.DEFINE_string("dataset", "mnist_5k", "The dataset whose training images are used.")
 
