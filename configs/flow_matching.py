@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
             "features": 32,  # at half the image's size; twice as many at a quarter of it
             "num_blocks": 2,
             "hidden_size": 128,
+            "levels": 33,  # of grey, whose probabilities the network gives; 0 for velocities in their place
             "times": "uniform",
             "sampling_steps": 12,
             "solver": "heun",

@@ -78,6 +78,7 @@ MEANINGS = {
     "attention_heads": "Heads of the attention.",
     "position_features": "Numbers that are learned for each place of the grid.",
     # Diffusion and flow matching
+    "levels": "Levels of grey of which the network gives the probabilities; 0 for velocities in their place.",
     "sampling_steps": "Steps in which an image is drawn.",
     "solver": "euler or heun: how an image is drawn.",
     "times": "What the time is drawn from in training: uniform or logit_normal.",

@@ -87,8 +87,12 @@ def _from_7(config: dict) -> dict:
     return ({"pixelcnn_patch_size": 1} if config["model"] == "vae" else {}) | config
 
 
+def _from_8(config: dict) -> dict:
+    return ({"levels": 0} if config["model"] == "flow_matching" else {}) | config
+
+
 # The first makes a config of schema 1 one of schema 2, and so on.
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7]
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7, _from_8]
 SCHEMA = 1 + len(MIGRATIONS)
 
 

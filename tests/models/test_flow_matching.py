@@ -116,13 +116,13 @@ def test_draws_are_where_the_flow_leads_in_as_many_steps(monkeypatch):
     assert (drawn == 0).any() and (drawn == 1).any()
 
 
-@pytest.mark.parametrize("solver, calls", [("euler", 5), ("heun", 10)])
+@pytest.mark.parametrize("solver, calls", [("euler", 5), ("heun", 9)])
 def test_a_run_draws_in_its_own_steps_by_its_own_solver(solver, calls, monkeypatch):
     times = []
     model = FlowMatching(None, SHAPE, 5, solver=solver)
     monkeypatch.setattr(model, "velocity", lambda x, t, classes: times.append(float(t)) or tf.zeros_like(x))
     model.draw(seeds(2))
-    assert len(times) == calls and set(np.round(times, 6)) <= {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
+    assert len(times) == calls and set(np.round(times, 6)) == {0.0, 0.2, 0.4, 0.6, 0.8}
 
 
 @pytest.mark.parametrize("covariance, tolerance", [(DIAGONAL, 2e-3), (FULL, None)])
@@ -172,7 +172,7 @@ def test_density_of_any_velocity_integrates_to_one(monkeypatch):
     model = randomised(FlowMatching(UNet(shape, 4, 1, 8, outputs=1, takes_context=True), shape, 3))
     axis = np.linspace(-9, 9, 61).astype(np.float32)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, *shape)
-    log_density = tf.function(model.log_density, autograph=False)(grid, tf.constant([0, 1]), None, 12).numpy()
+    log_density = tf.function(model.log_density, autograph=False)(grid, tf.constant([0, 1]), None, 24).numpy()
     np.testing.assert_allclose(np.exp(log_density.astype(np.float64)).sum() * (axis[1] - axis[0]) ** 2, 1, atol=5e-3)
     near = np.abs(grid).max(axis=(1, 2, 3)) < 2
     normal = -0.5 * (grid**2).sum(axis=(1, 2, 3)) - np.log(2 * np.pi)
