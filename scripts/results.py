@@ -61,9 +61,7 @@ ROWS = {
     "vae_best": Row(60, "vae_best"),
     "hvae": Row(65, "hvae"),
     "flow_matching": Row(70, "flow_matching"),
-    "flow_matching_guided": Row(
-        90, "flow_matching", changes=("--config.class_conditional=true", "--config.guidance=1.5", "--config.epochs=20")
-    ),
+    "flow_matching_guided": Row(80, "flow_matching_guided"),
     "vqvae": Row(70, "vqvae"),
     "ladder": Row(70, "ladder"),
     "pixelvae": Row(80, "pixelvae"),
