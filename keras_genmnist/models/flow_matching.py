@@ -114,7 +114,10 @@ class FlowMatching(BoundedModel):
         return (1 - self.guidance) * without + self.guidance * given
 
     def draw(self, seeds, num_steps: int | None = None):
-        """As GenerativeModel.draw; `num_steps` of the solver, by default `sampling_steps`."""
+        """As GenerativeModel.draw, in `num_steps`, by default `sampling_steps`: the last by `euler`, others by `solver`.
+
+        Source: Karras et al. (2022), algorithm 1, arxiv.org/abs/2206.00364
+        """
         return self.draw_given(seeds, self.random_labels(seeds), num_steps)
 
     def draw_given(self, seeds, labels, num_steps: int | None = None):
@@ -127,7 +130,7 @@ class FlowMatching(BoundedModel):
         def slope(x, t, k=None):
             return self.guided(x, t, classes)
 
-        # The last step by `euler`: at its end the velocity no longer says what is noise (Karras et al., algorithm 1).
+        # The last step by `euler`: at its end the velocity no longer says what is noise.
         x = solve(slope, noise, 0.0, 1 - last, steps - 1, SOLVERS[self.solver])
         x = euler(slope, x, 1 - last, last)
         images = tf.clip_by_value((LEVELS * (x + 1) / 2 - 0.5) / (LEVELS - 1), 0.0, 1.0)
