@@ -114,7 +114,7 @@ class FlowMatching(BoundedModel):
         return (1 - self.guidance) * without + self.guidance * given
 
     def draw(self, seeds, num_steps: int | None = None):
-        """As GenerativeModel.draw, in `num_steps`, by default `sampling_steps`: the last by `euler`, others by `solver`.
+        """As GenerativeModel.draw, in `num_steps`, by default `sampling_steps`; the last one is by `euler`.
 
         Source: Karras et al. (2022), algorithm 1, arxiv.org/abs/2206.00364
         """
