@@ -15,6 +15,7 @@ from pathlib import Path
 
 from keras_genmnist import cli
 from keras_genmnist.errors import UsageError
+from keras_genmnist.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
 SHOWN = 10  # rows in README
@@ -171,8 +172,9 @@ def unrepeatable(record: dict) -> str:
         config = cli.config_of(shlex.split(record["command"])[2:])
     except UsageError as error:
         return " and ".join([f"its command is refused today ({re.split(r'[;.]', str(error))[0]})", *reasons])
-    # A field that came or went since is not held against it.
-    changed = [f"{k}={v} is {config[k]} today" for k, v in record["config"].items() if k in config and config[k] != v]
+    # A field that went since is not held against it, and one that came has the value that stands for there being none.
+    trained = migrate(record["config"], record.get("schema", 1))
+    changed = [f"{k}={v} is {config[k]} today" for k, v in trained.items() if k in config and config[k] != v]
     return " and ".join([*changed, *reasons])
 
 

@@ -278,6 +278,11 @@ def test_unrepeatable_names_what_has_changed():
     assert results.unrepeatable(changed) == "the code that trained it had changes since the commit def"
 
 
+def test_unrepeatable_counts_what_a_field_that_came_since_has_changed():
+    record = {"command": "genmnist train --model=flow_matching", "config": {"model": "flow_matching"}, "schema": 5}
+    assert results.unrepeatable(record | {"trained": {"commit": ["abc"]}}) == "levels=0 is 33 today"
+
+
 # The two gaps are of the same images, and so are the levels: each difference has a standard error of its own.
 @pytest.mark.parametrize("name", GAPS)
 def test_levels_of_the_gaps_are_ordered(name):
