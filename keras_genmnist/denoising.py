@@ -19,7 +19,8 @@ class NormalPixels:
     outputs = 1  # of the network, for each pixel
 
     def velocity(self, x: tf.Tensor, t: tf.Tensor, said: tf.Tensor) -> tf.Tensor:
-        """
+        """The velocity at x.
+
         Args:
           x: [B, H, W, C], at time t.
           t: [B, 1, 1, 1].
@@ -44,6 +45,9 @@ class LevelPixels:
 
     The levels are evenly spaced over [-1, 1].  Those at the ends are as wide as the piece that stands for the lowest
     and for the highest of an image's levels, and the others half as wide as they are apart.
+
+    Source: Dieleman et al. (2022), score interpolation, arxiv.org/abs/2211.15089, whose network gives p(k | x(t))
+      itself, and whose levels are points
     """
 
     def __init__(self, levels: int, image_levels: int):
@@ -60,7 +64,7 @@ class LevelPixels:
         self.variances[[0, -1]] = piece**2 / 12
 
     def velocity(self, x: tf.Tensor, t: tf.Tensor, said: tf.Tensor) -> tf.Tensor:
-        """As of NormalPixels, where `said` are logits of the levels, but for a constant."""
+        """As NormalPixels.velocity; `said` are the logits of p(k) up to a constant, the K of each channel together."""
         x, t = x[..., None], t[..., None]
         said = tf.reshape(said, tf.concat([tf.shape(x)[:-1], [self.outputs]], axis=0))
         variances = (1 - t) ** 2 + t**2 * self.variances

@@ -22,7 +22,7 @@ from keras_genmnist.networks import UNet
 
 LEVELS = 256  # each a piece of [-1, 1] as wide as all others
 WIDTH = 2 / LEVELS / math.sqrt(12)  # the standard deviation of what stands for a level
-SCORING_STEPS = 32  # within 0.7 nats of an image of 256 steps
+SCORING_STEPS = 32  # within 0.7 nats of an image of 256 steps; if even in (1 - t)^(1/2), 3 too high
 FREQUENCIES = np.geomspace(1.0, 100.0, 16, dtype=np.float32)  # of the time, in radians
 
 
