@@ -122,7 +122,9 @@ def slurm(tmp_path, monkeypatch):
     """Starts a script of deploy/slurm/ with stand-ins for Slurm and for genmnist, that tell a file what they do."""
     told = tmp_path / "told"
     for name, script in {
-        "genmnist": 'trap "echo saved >> $TOLD; exit 143" TERM; echo "$@" >> $TOLD; for i in $(seq "${TENTHS:-3}"); do sleep 0.1; done',
+        "genmnist": """trap "echo saved >> $TOLD; exit 143" TERM
+echo "$@" >> $TOLD
+for i in $(seq "${TENTHS:-3}"); do sleep 0.1; done""",
         "scontrol": 'echo "scontrol $@" >> $TOLD',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
