@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
             "binarization": "dynamic",
             "batch_size": 250,
             "epochs": 400,  # 60 minutes of a core
+            "optimizer": "adam",
             "learning_rate": 2e-3,
             "decay": "cosine",
             "warmup_epochs": 100,  # of hvae NLL 82.81, by 40 epochs 82.91; more latents of the lowest layer stay active

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
             "binarization": "dynamic",
             "batch_size": 32,
             "epochs": 25,
+            "optimizer": "adam",
             "learning_rate": 2e-3,
             "decay": "cosine",
             "clip_norm": 1.0,

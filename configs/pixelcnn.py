@@ -4,8 +4,8 @@
 2. p(x) is the mean over eight orders of the patches, which one network is told.
 3. Every second layer is followed by attention, and 8 features are learned for each place.
 4. Training aims at the grey levels that bits are drawn from.
-5. There are 4 layers of 48 maps, and the weights are averaged. docs/models.md gives the fields
-   that make the network of the paper.
+5. There are 4 layers of 48 maps, Muon moves the weights, which are averaged. docs/models.md gives
+   the fields that make the network of the paper.
 """
 
 from ml_collections import ConfigDict
@@ -32,13 +32,14 @@ def get_config() -> ConfigDict:
             "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             "batch_size": 16,
-            "epochs": 24,  # 18, in 46 minutes: NLL 80.09; 32 maps and 9 epochs, in 22 minutes: 80.77
+            "epochs": 20,
+            "optimizer": "muon",  # after 3 epochs a validation NLL of 82.77 in one order, by adam 83.98
             "learning_rate": 2e-3,
             "decay": "cosine",
             "clip_norm": 1.0,
             "ema_decay": 0.9995,
             "patience": 0,
-            "jit_compile": False,  # 330 images/s of a core; XLA is slow at convolutions in a loop
+            "jit_compile": False,  # 310 images/s of a core; XLA is slow at convolutions in a loop
             "precision": "float32",  # of the networks in training: or mixed_bfloat16, mixed_float16
             "seed": 3435,
         }

@@ -1,7 +1,6 @@
 """The best tractable density: `pixelcnn`, deeper and wider (van den Oord et al. 2016, arxiv.org/abs/1606.05328)
 
-1. There are 6 layers of 64 maps, and a layer of attention after every second one.
-2. The learning rate is lower.
+There are 6 layers of 64 maps, and a layer of attention after every second one.
 """
 
 from ml_collections import ConfigDict
@@ -10,4 +9,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("pixelcnn", num_layers=6, features=64, epochs=12, learning_rate=1.5e-3)
+    return based_on("pixelcnn", num_layers=6, features=64, epochs=24)

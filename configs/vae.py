@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
             # Batch norm likes more than 100: the same ELBO an epoch at 1.5 times the images/s.  The rate grows with it.
             "batch_size": 250,
             "epochs": 300,
+            "optimizer": "adam",
             "learning_rate": 2e-3,
             "decay": "cosine",
             "warmup_epochs": 0,  # over which the KL's weight, or the capacity, rises from 0

@@ -16,7 +16,8 @@ MEANINGS = {
     # Training
     "batch_size": "Images in a training step.",
     "epochs": "Passes over the training images.",
-    "learning_rate": "Of Adam.",
+    "optimizer": "adam, or muon for matrices and adam for the rest.",
+    "learning_rate": "Of the optimizer.",
     "decay": "Of the learning rate: constant or cosine.",
     "warmup_epochs": "Epochs over which the weight of the KL, or the capacity, rises from 0.",
     "clip_norm": "The gradient is scaled down to this norm; 0 leaves it alone.",

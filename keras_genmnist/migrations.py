@@ -91,8 +91,13 @@ def _from_8(config: dict) -> dict:
     return ({"levels": 0} if config["model"] == "flow_matching" else {}) | config
 
 
+def _from_9(config: dict) -> dict:
+    has_one = config["model"] in ("vae", "ladder", "pixelcnn", "masked_diffusion", "flow_matching")
+    return ({"optimizer": "adam"} if has_one else {}) | config
+
+
 # The first makes a config of schema 1 one of schema 2, and so on.
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7, _from_8]
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7, _from_8, _from_9]
 SCHEMA = 1 + len(MIGRATIONS)
 
 

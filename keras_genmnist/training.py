@@ -21,7 +21,19 @@ import tensorflow as tf
 import tf_keras
 from ml_collections import ConfigDict
 
-from keras_genmnist import cluster, datasets, device, files, images, memory, models, precision, progress, replicas, runs
+from keras_genmnist import (
+    cluster,
+    datasets,
+    device,
+    files,
+    images,
+    memory,
+    models,
+    optimization,
+    precision,
+    progress,
+    runs,
+)
 from keras_genmnist.config import LARGEST, require, require_choice, require_finite, require_positive
 from keras_genmnist.datasets import arrays, binarization, eval_batches
 from keras_genmnist.errors import Diverged, Fault, UsageError
@@ -89,6 +101,8 @@ def check_config(config: ConfigDict) -> None:
     if not known:
         raise UsageError(f"config.dataset={config.dataset!r} is not known: give the name or the path of a data set")
     require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
+    if "optimizer" in config:
+        require_choice(config, optimizer=list(optimization.OPTIMIZERS))
     require_choice(config, precision=precision.PRECISIONS)
     fits = config.image_size == 0 or arrays.SMALLEST <= config.image_size <= arrays.LARGEST
     require(config, "image_size", fits, f"0 (as they are), or {arrays.SMALLEST} to {arrays.LARGEST}")
@@ -109,7 +123,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def learning_rate(config: ConfigDict, steps: int, name: str = "optimizer"):
-    """A number, or a schedule over `steps`: what the config wants for an optimizer; see `adam`."""
+    """A number, or a schedule over `steps`: what the config wants for an optimizer; see `optimizer`."""
     rate = config[f"{name.removesuffix('optimizer')}learning_rate"]
     return tf_keras.optimizers.schedules.CosineDecay(rate, steps) if config.decay == "cosine" else rate
 
@@ -134,49 +148,20 @@ def require_memory(model: models.GenerativeModel, config: ConfigDict) -> None:
     )
 
 
-def adam(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.optimizers.Optimizer:
-    """Adam (Kingma & Ba 2015, arxiv.org/abs/1412.6980) as the config wants it.
+def optimizer(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_keras.optimizers.Optimizer:
+    """The optimizer that the config wants.
 
     Args:
       config: has learning_rate and, if not 0.9, beta_1; for the optimizer `generator_optimizer` and the like,
-        generator_learning_rate and generator_beta_1.
+        generator_learning_rate and generator_beta_1; and `optimizer`, if not "adam".
       steps: that this optimizer takes in the whole training.
       name: of the optimizer.
     """
     rate, prefix = learning_rate(config, steps, name), name.removesuffix("optimizer")
-    make = AdamOfReplicas if replicas.several() else Adam
+    make = optimization.OPTIMIZERS[config.get("optimizer", "adam")]
     # The optimizer clips: it sees the gradient of the whole batch also when several replicas share it.
     own = make(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
     return precision.optimizer(own, config.precision)
-
-
-class Adam(tf_keras.optimizers.Adam):
-    """Adam that changes a weight by one operation; by the dozen of tf_keras it is half of a small network's step."""
-
-    def update_step(self, gradient, variable):
-        number = self._index_dict[self._var_key(variable)]
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[number].handle,
-            v=self._velocities[number].handle,
-            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
-            lr=tf.cast(self.learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=tf.convert_to_tensor(gradient),
-        )
-
-
-class AdamOfReplicas(Adam):
-    """Adam by the mean of the replicas' gradients, each of the mean over its rows of the batch."""
-
-    def aggregate_gradients(self, grads_and_vars):
-        count = tf.distribute.get_strategy().num_replicas_in_sync
-        shares = [(None if g is None else tf.convert_to_tensor(g) / count, v) for g, v in grads_and_vars]
-        return super().aggregate_gradients(shares)
 
 
 class Training:
@@ -215,7 +200,7 @@ class Training:
 
         with runs.building(run):
             self.model.judge = run.spec.judge  # which only the data, once they are loaded, tell
-            optimizers = self._compiled(self.model)
+            made = self._compiled(self.model)
         self.average = WeightAverage(self.model.weights, config.ema_decay)
         self.progress = Progress()
 
@@ -238,7 +223,7 @@ class Training:
                 return model, self._compiled(model)
 
             with runs.building(run):
-                self.mirrored = Mirrored(strategy, self.model, optimizers, another)
+                self.mirrored = Mirrored(strategy, self.model, made, another)
             steps = tf.function(self._steps_of_replicas, autograph=self.model.autograph)
         self._train_steps = steps
         self._sample = tf.function(self.model.sample, autograph=self.model.autograph)
@@ -288,12 +273,12 @@ class Training:
     def _compiled(self, model: models.GenerativeModel) -> dict[str, tf_keras.optimizers.Optimizer]:
         """Readies the model for training, and returns its optimizers."""
         config = self.run.config
-        optimizers = {name: adam(config, model.optimizer_steps(name, self.last_step), name) for name in model.optimized}
+        made = {name: optimizer(config, model.optimizer_steps(name, self.last_step), name) for name in model.optimized}
         warmup = {"warmup_steps": config.warmup_epochs * self.steps_per_epoch} if "warmup_epochs" in config else {}
-        model.compile(**optimizers, seed=config.seed, jit_compile=config.jit_compile, **warmup)
+        model.compile(**made, seed=config.seed, jit_compile=config.jit_compile, **warmup)
         for name, variables in model.optimized.items():
-            optimizers[name].build(variables)
-        return optimizers
+            made[name].build(variables)
+        return made
 
     def start_from(self, other: Run) -> None:
         """Takes over the weights that another run is scored with, where they fit, and says which do not.

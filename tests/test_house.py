@@ -18,7 +18,7 @@ ROOT = TESTS.parent
 
 # Who may import whom: a module only what stands in a line above its own.  One that is not listed is a verb.
 LAYERS = [
-    {"", "codes", "denoising", "errors", "fields", "patches", "precision", "replicas"},
+    {"", "codes", "denoising", "errors", "fields", "optimization", "patches", "precision", "replicas"},
     {"augmentation", "autoregressive", "bounds", "config", "files", "images", "losses", "networks"}
     | {"cluster", "device", "importance", "memory", "migrations", "progress", "versions", "workers"},
     {"averaging", "datasets.binarization", "datasets.spec", "search", "search.space", "shards"},

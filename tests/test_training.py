@@ -248,7 +248,7 @@ def test_warmup_epochs_are_counted_in_steps(tmp_path):
 
 def adam_steps(steps: int, **changes) -> list[float]:
     """How far each of so many steps moves a weight whose gradient is always 1: Adam divides by the gradient's size."""
-    optimizer = training.adam(tiny.config(learning_rate=0.1, **changes), steps)
+    optimizer = training.optimizer(tiny.config(learning_rate=0.1, **changes), steps)
     variable, places = tf.Variable(0.0), [0.0]
     for _ in range(steps):
         optimizer.apply_gradients([(tf.constant(1.0), variable)])
@@ -259,7 +259,7 @@ def adam_steps(steps: int, **changes) -> list[float]:
 @pytest.mark.parametrize("changes", [{}, {"clip_norm": 1.0, "decay": "cosine", "learning_rate": 0.1}])
 def test_adam_moves_weights_as_that_of_keras_does(changes):
     config = tiny.config(**changes)
-    own, draws = training.adam(config, 10), np.random.default_rng(0)
+    own, draws = training.optimizer(config, 10), np.random.default_rng(0)
     other = tf_keras.optimizers.Adam(
         training.learning_rate(config, 10, "optimizer"), global_clipnorm=config.clip_norm or None
     )
@@ -279,7 +279,7 @@ def test_cosine_decay_reaches_zero_at_the_last_step():
     expected = [0.05 * (1 + math.cos(math.pi * k / 10)) for k in range(10)]
     # Adam's epsilon and float32: 1e-6 relative.
     np.testing.assert_allclose(adam_steps(10, decay="cosine"), expected, rtol=1e-4)
-    assert training.adam(tiny.config(decay="cosine"), 10)._learning_rate(10) == 0
+    assert training.optimizer(tiny.config(decay="cosine"), 10)._learning_rate(10) == 0
 
 
 @pytest.mark.parametrize("critic_steps", [1, 2])
@@ -302,7 +302,7 @@ def test_constant_decay_keeps_the_learning_rate():
 
 @pytest.mark.parametrize("clip_norm, factor", [(0.0, 1.0), (1.0, 0.2), (100.0, 1.0)])
 def test_clip_norm_scales_the_whole_gradient(clip_norm, factor):
-    optimizer = training.adam(tiny.config(clip_norm=clip_norm), 10)
+    optimizer = training.optimizer(tiny.config(clip_norm=clip_norm), 10)
     variables = [tf.Variable(0.0), tf.Variable([0.0, 0.0])]
     gradients = [tf.constant(3.0), tf.constant([4.0, 0.0])]  # together of norm 5
     optimizer.apply_gradients(zip(gradients, variables, strict=True))

@@ -1,0 +1,93 @@
+"""What moves the weights in training: Adam, or Muon for matrices and Adam for the rest.
+
+Each replica gives the gradient of the mean over its rows of the batch, and all move their weights by the mean of these.
+
+Sources: Kingma & Ba (2015), "Adam", arxiv.org/abs/1412.6980; Jordan et al. (2024), "Muon: An optimizer for hidden
+layers in neural networks", kellerjordan.github.io/posts/muon; Liu et al. (2025), "Muon is Scalable for LLM Training",
+arxiv.org/abs/2502.16982
+"""
+
+import math
+
+import tensorflow as tf
+import tf_keras
+
+NARROWEST = 16  # rows and columns of a matrix that Muon moves: what is smaller is hardly a matrix
+MOMENTUM = 0.95
+ITERATIONS = 5
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Jordan et al.: fast, and close to orthogonal rather than orthogonal
+RMS = 0.2  # of an update at a rate of 1, as Adam's is: Liu et al., section 2.2
+
+
+class Adam(tf_keras.optimizers.Adam):
+    """Adam that changes a weight by one operation; by the dozen of tf_keras it is half of a small network's step."""
+
+    def update_step(self, gradient, variable):
+        number = self._index_dict[self._var_key(variable)]
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[number].handle,
+            v=self._velocities[number].handle,
+            beta1_power=tf.pow(tf.cast(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.cast(self.beta_2, variable.dtype), step),
+            lr=tf.cast(self.learning_rate, variable.dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.convert_to_tensor(gradient),
+        )
+
+    def aggregate_gradients(self, grads_and_vars):
+        count = tf.distribute.get_strategy().num_replicas_in_sync
+        if count > 1:
+            grads_and_vars = [(None if g is None else tf.convert_to_tensor(g) / count, v) for g, v in grads_and_vars]
+        return super().aggregate_gradients(grads_and_vars)
+
+
+class Muon(Adam):
+    """Moves a matrix by its momentum made orthogonal, so by as much in each direction, and other weights as Adam does.
+
+    The kernel of a convolution is the matrix of what it multiplies at one place.  The learning rate is of the size of
+    Adam's.
+
+    Source: Jordan et al.; equation 4 of Liu et al., without the decay of weights
+    """
+
+    def update_step(self, gradient, variable):
+        if not is_matrix(variable):
+            super().update_step(gradient, variable)
+            return
+        gradient = tf.convert_to_tensor(gradient)
+        momentum = self._momentums[self._index_dict[self._var_key(variable)]]
+        momentum.assign(MOMENTUM * momentum + (1 - MOMENTUM) * gradient)
+        ahead = MOMENTUM * momentum + (1 - MOMENTUM) * gradient  # of Nesterov
+        update = orthogonal(tf.reshape(ahead, [-1, ahead.shape[-1]]))
+        rate = tf.cast(self.learning_rate, variable.dtype) * RMS * math.sqrt(max(update.shape))
+        variable.assign_sub(rate * tf.reshape(update, variable.shape))
+
+
+def is_matrix(variable: tf.Variable) -> bool:
+    """Whether Muon moves it."""
+    return variable.shape.rank >= 2 and min(math.prod(variable.shape[:-1]), variable.shape[-1]) >= NARROWEST
+
+
+def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
+    """About U V^T of the singular value decomposition U S V^T of a matrix, by iterations of Newton and Schulz.
+
+    Args:
+      matrix: [N, M], of rank min(N, M).
+    Returns:
+      [N, M], of singular values between 0.68 and 1.21, but for those below 2e-3 of the norm, which are smaller.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    found = tf.transpose(matrix) if tall else matrix
+    found /= tf.norm(found) + 1e-20
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        square = tf.matmul(found, found, transpose_b=True)
+        found = a * found + tf.matmul(b * square + c * tf.matmul(square, square), found)
+    return tf.transpose(found) if tall else found
+
+
+OPTIMIZERS = {"adam": Adam, "muon": Muon}
