@@ -15,7 +15,7 @@ MODELS = {
     "vae": {"norm": "batch", "ema_decay": 0.5, "clip_norm": 1.0},
     "gan, critic steps": {"critic_steps": 2, "loss": "wasserstein_gp", "gradient_penalty": 1.0},
     "vqvae": {"rate_weight": 0.5},
-    "pixelcnn": {"soft_targets": True},
+    "pixelcnn": {"soft_targets": True, "features": 16, "optimizer": "muon"},
 }
 OTHERS = {
     "vae, free bits": {"norm": "none", "free_bits": 0.5, "posterior": "iaf"},

@@ -73,6 +73,7 @@ def assert_same_training(run: runs.Run, other: runs.Run) -> None:
         ),
         ("dcgan", {}),  # convolutions
         ("vqvae", {}),  # a codebook that no gradient trains
+        ("pixelcnn", {"features": 16, "optimizer": "muon"}),
     ],
 )
 def test_resume_after_a_signal_in_mid_epoch_is_bit_identical(
@@ -527,6 +528,7 @@ OUT_OF_RANGE = [
     ("dataset", "mnist5k", "mnist, binarized_mnist, mnist_5k"),
     ("binarization", "dinamic", "dynamic, static, threshold, none"),
     ("decay", "cosin", "constant, cosine"),
+    ("optimizer", "moun", "adam, muon"),
     ("network", "mpl", "mlp, conv"),
     ("model", "vea", "vae"),
 ]

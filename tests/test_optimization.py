@@ -1,0 +1,65 @@
+"""Muon: matrices move by about an orthogonal matrix, and all else as by Adam."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_genmnist import optimization, training
+from tests import tiny
+
+RATE = 1e-2
+ANY = tf.random.stateless_normal
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 40), (40, 16)])
+def test_orthogonal_is_near_the_orthogonal_factor_of_the_polar_decomposition(shape):
+    matrix = ANY(shape, [1, 2])
+    singular, left, right = tf.linalg.svd(matrix)
+    found = optimization.orthogonal(matrix)
+    # In the basis of the singular vectors it is diagonal, so of the same singular vectors.
+    inside = tf.matmul(tf.matmul(left, found, transpose_a=True), right).numpy()
+    np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-4)
+    assert (singular / tf.norm(matrix)).numpy().min() > 2e-3
+    assert np.all((0.68 < np.diag(inside)) & (np.diag(inside) < 1.21))
+
+
+def test_orthogonal_of_no_gradient_is_zero():
+    np.testing.assert_array_equal(optimization.orthogonal(tf.zeros([16, 20])), 0)
+
+
+def moved(optimizer, gradients: list[tf.Tensor]) -> np.ndarray:
+    """What the gradients, one after the other, have moved a variable by."""
+    variable = tf.Variable(tf.zeros_like(gradients[0]))
+    for gradient in gradients:
+        optimizer.apply_gradients([(gradient, variable)])
+    return variable.numpy()
+
+
+def test_muon_moves_a_kernel_by_its_momentum_made_orthogonal():
+    shape = [3, 3, 4, 16]
+    first, second = (ANY(shape, [seed, 0]) for seed in (1, 2))
+    momentum = 0.95 * 0.05 * first + 0.05 * second
+    followed = first, 0.95 * momentum + 0.05 * second  # of Nesterov; the length of the first does not count
+    steps = [optimization.orthogonal(tf.reshape(vector, [36, 16])) for vector in followed]
+    expected = -RATE * 0.2 * 6 * (steps[0] + steps[1])
+    found = moved(optimization.Muon(RATE), [first, second])
+    np.testing.assert_allclose(found, tf.reshape(expected, shape), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(200, 200), (200, 32), (5, 5, 16, 96)])
+def test_an_update_of_muon_is_about_as_large_as_one_of_adam(shape):
+    found = moved(optimization.Muon(RATE), [1e-3 * ANY(shape, [3, 4])])
+    assert 0.15 * RATE < np.sqrt(np.mean(found**2)) < 0.25 * RATE
+
+
+@pytest.mark.parametrize("shape", [(), (400,), (15, 400), (3, 5, 400), (400, 15)])
+def test_muon_moves_what_is_no_matrix_as_adam_does(shape):
+    gradients = [ANY(shape, [seed, 0]) for seed in range(3)]
+    found, expected = (moved(kind(RATE), gradients) for kind in (optimization.Muon, optimization.Adam))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_optimizer_is_that_of_the_config():
+    assert type(training.optimizer(tiny.config(optimizer="muon"), 10)) is optimization.Muon
+    assert type(training.optimizer(tiny.config(optimizer="adam"), 10)) is optimization.Adam
+    assert type(training.optimizer(tiny.config("gan"), 10, "generator_optimizer")) is optimization.Adam
