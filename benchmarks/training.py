@@ -98,7 +98,10 @@ WORKS = {
         torch_peers("torch_vae.py", "conv", eager=1.2, compiled=1.2),
     ),
     "pixelcnn": Work(
-        "pixelcnn", {"ema_decay": 0.0, "epochs": 3}, "nll", torch_peers("torch_pixelcnn.py", eager=1.5, compiled=1.2)
+        "pixelcnn",
+        {"ema_decay": 0.0, "epochs": 3, "optimizer": "adam"},
+        "nll",
+        torch_peers("torch_pixelcnn.py", eager=1.5, compiled=1.2),
     ),
 }
 # A peer or the project would otherwise use a GPU where there is one.

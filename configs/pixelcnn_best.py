@@ -1,6 +1,6 @@
 """The best tractable density: `pixelcnn`, deeper and wider (van den Oord et al. 2016, arxiv.org/abs/1606.05328)
 
-There are 6 layers of 64 maps, and a layer of attention after every second one.
+1. There are 6 layers of 64 maps, and a layer of attention after every second one.
 """
 
 from ml_collections import ConfigDict
