@@ -26,7 +26,7 @@ def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 
 
 def digest(names: Iterable[str], told: Iterable[str] = (), root: Path = ROOT) -> str:
-    """A hash over the code of `closure`, in which comments, docstrings and lines' ends do not count.
+    """A hash over the code of `closure`, in which comments, docstrings, lines' ends and types do not count.
 
     Args:
       names, root: as of `closure`.
@@ -65,4 +65,23 @@ def _code(text: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return ast.unparse(_WithoutTypes().visit(tree))
+
+
+class _WithoutTypes(ast.NodeTransformer):
+    """Leaves out what a type checker reads and nothing computes: the types of functions, and imports for types."""
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_ImportFrom(self, node):
+        return None if node.module in ("typing", "collections.abc") else node
+
+    def visit_If(self, node):
+        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return None if is_for_types else self.generic_visit(node)

@@ -51,6 +51,12 @@ def test_closure_is_what_is_imported_in_turn(scripts, package):
         ("model", "One.", "Two.", False),
         ("sizes", "SIZE = 3", "SIZE = (3)  # of a layer", False),
         ("page", "one", "two", False),
+        ("model", "make():", "make(size=3):", True),
+        ("model", "make():", "make() -> object:", False),
+        ("model", "make():", "make(*sizes: int):", True),
+        ("model", "from package", "from collections.abc import Callable\nfrom package", False),
+        ("layers", "    from package import page", "    import package.page", False),
+        ("sizes", "SIZE = 3", "SIZE: int = 3", True),  # of a class, that makes a field
     ],
 )
 def test_digest_changes_with_the_code_that_has_a_part(scripts, package, name, before, after, changes):

@@ -3,6 +3,7 @@
 import functools
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,9 @@ from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import base_of, point_of, sample_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.inference import RefinedPosterior
+
+if TYPE_CHECKING:
+    import tensorflow_probability as tfp
 
 # A refinement that raises the ELBO of no more of the images than this is one that diverges.
 LEAST_IMPROVED = 0.5
@@ -125,12 +129,12 @@ class GenerativeModel(tf_keras.Model):
         """What looks wrong after the last of the rows of metrics.jsonl, a line each."""
         return []
 
-    def images_and_labels(self, batch) -> tuple[tf.Tensor, tf.Tensor | None]:
+    def images_and_labels(self, batch: tf.Tensor | tuple | dict) -> tuple[tf.Tensor, tf.Tensor | None]:
         """A batch's images, and its labels where the model takes them; what else `fit` may be given is left out."""
         x, y, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
         return x["images"] if isinstance(x, dict) else x, y if self.takes_labels else None
 
-    def levels(self, batch) -> tf.Tensor | None:
+    def levels(self, batch: tf.Tensor | tuple | dict) -> tf.Tensor | None:
         """A batch's grey levels, if it has any."""
         x, _, _ = tf_keras.utils.unpack_x_y_sample_weight(batch)
         return x["levels"] if isinstance(x, dict) else None
@@ -198,7 +202,7 @@ class DecoderModel(GenerativeModel):
 
     has_latents = True
 
-    def __init__(self, prior, image_shape: tuple[int, int, int]):
+    def __init__(self, prior: tf_keras.layers.Layer, image_shape: tuple[int, int, int]):
         """
         Args:
           prior: () -> distribution p(z), event [D]; has `latent_size`, D.
@@ -207,7 +211,7 @@ class DecoderModel(GenerativeModel):
         super().__init__(image_shape)
         self.prior, self.latent_size = prior, prior.latent_size
 
-    def prior_of(self, y: tf.Tensor | None = None):
+    def prior_of(self, y: tf.Tensor | None = None) -> "tfp.distributions.Distribution":
         """p(z); where the latents depend on the class, p(z | y) of labels [B], with batch [B]."""
         return self.prior()
 
@@ -236,7 +240,7 @@ class DecoderModel(GenerativeModel):
         z = weights * z1[:, None] + (1 - weights) * z2[:, None]
         if not self.takes_labels:
             return self.decode(z)
-        first, second = (self.context(y)[:, None] for y in (y1, y1 if y2 is None else y2))
+        first, second = (self.context(y)[:, None] for y in (y1, y1 if y2 is None else y2))  # type: ignore[index]
         return self.decode(z, weights * first + (1 - weights) * second)
 
 
@@ -255,7 +259,7 @@ class LikelihoodModel(GenerativeModel):
         super().__init__(image_shape)
         self.average = tf_keras.metrics.Mean(quantity)
 
-    def compile(self, optimizer, *, seed: int = 0, jit_compile: bool = False):
+    def compile(self, optimizer: tf_keras.optimizers.Optimizer, *, seed: int = 0, jit_compile: bool = False) -> None:
         """Readies the model for training.
 
         Args:
@@ -268,14 +272,14 @@ class LikelihoodModel(GenerativeModel):
         self.compiled_test_step = tf.function(self.test_step, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[tf_keras.metrics.Metric]:
         return [self.average]
 
     @property
-    def measure(self):
+    def measure(self) -> str:
         return self.average.name
 
-    def validate(self, batches):
+    def validate(self, batches: list[np.ndarray]) -> dict[str, float]:
         return _averaged(self, batches)
 
 
@@ -326,10 +330,10 @@ class BoundedModel(LikelihoodModel):
         return self.bound_terms(x, num_draws=draws, seed=seed, **told(y))["elbo"]
 
     @property
-    def curves(self):
+    def curves(self) -> dict[str, list[str]]:
         return {"ELBO (nats per image)": ["elbo", "val_elbo"]}
 
-    def score(self, row):
+    def score(self, row: dict[str, float]) -> float:
         return row["val_elbo"]
 
 
@@ -386,17 +390,17 @@ class TractableModel(LikelihoodModel):
             return self.expected_log_likelihood(x, levels, y)
         return self.log_likelihood(x, y)
 
-    def build_variables(self):
+    def build_variables(self) -> None:
         self.log_likelihood(tf.zeros([1, *self.image_shape]))
 
     @property
-    def curves(self):
+    def curves(self) -> dict[str, list[str]]:
         return {"NLL (nats per image)": ["nll", "val_nll"]}
 
-    def score(self, row):
+    def score(self, row: dict[str, float]) -> float:
         return -row["val_nll"]
 
-    def train_step(self, batch):
+    def train_step(self, batch: tf.Tensor | tuple | dict) -> dict[str, tf.Tensor]:
         (x, y), levels = self.images_and_labels(batch), self.levels(batch)
         seed = tf.stack([self.seed, tf.cast(self.optimizer.iterations, tf.int32)])
         with tf.GradientTape() as tape:
@@ -407,7 +411,7 @@ class TractableModel(LikelihoodModel):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(log_likelihood)
 
-    def test_step(self, batch):
+    def test_step(self, batch: tf.Tensor | tuple | dict) -> dict[str, tf.Tensor]:
         return self._record(self.log_likelihood(*self.images_and_labels(batch)))
 
     def _record(self, log_likelihood: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -420,7 +424,7 @@ class MadeModel(GenerativeModel):
 
     is_trained = False
 
-    def compile(self, *_, **__):
+    def compile(self, *_: object, **__: object) -> None:
         """Refuses to train.
 
         Raises:
@@ -442,7 +446,16 @@ class LatentVariableModel(DecoderModel):
     likelihood = "importance"
     has_encoder = True
 
-    def __init__(self, encoder, decoder, prior, image_shape, objective=ELBO, layer_sizes=None, num_classes=0):
+    def __init__(
+        self,
+        encoder: tf_keras.layers.Layer,
+        decoder: tf_keras.layers.Layer,
+        prior: tf_keras.layers.Layer,
+        image_shape: tuple[int, int, int],
+        objective: bounds.Objective = ELBO,
+        layer_sizes: list[int] | None = None,
+        num_classes: int = 0,
+    ):
         """
         Args:
           encoder: images [B, H, W, C], training -> distribution q(z | x), batch [B], event [D].
@@ -462,17 +475,17 @@ class LatentVariableModel(DecoderModel):
         self.averages = {name: tf_keras.metrics.Mean(name) for name in names}
 
     @property
-    def remedy(self) -> str:
+    def remedy(self) -> str:  # type: ignore[override]
         if isinstance(self.encoder, RefinedPosterior):
             return f"a lower config.refine_learning_rate, {super().remedy}"
         return super().remedy
 
     @property
-    def pixel_by_pixel(self) -> bool:
+    def pixel_by_pixel(self) -> bool:  # type: ignore[override]
         return self.decoder.pixel_by_pixel
 
     @property
-    def draws_bits(self) -> bool:
+    def draws_bits(self) -> bool:  # type: ignore[override]
         return self.decoder.draws_bits
 
     @property
@@ -485,7 +498,7 @@ class LatentVariableModel(DecoderModel):
         pieces, context = [self.encoder, self.decoder, self.prior], self.context(y)
         return pieces if context is None else [functools.partial(piece, context=context) for piece in pieces]
 
-    def prior_of(self, y=None):
+    def prior_of(self, y: tf.Tensor | None = None) -> "tfp.distributions.Distribution":
         _, _, prior = self.pieces(y)
         return prior()
 
@@ -547,7 +560,7 @@ class LatentVariableModel(DecoderModel):
         """
         x = tf.cast(x, tf.float32)
 
-        def given(y):
+        def given(y: tf.Tensor | None) -> tf.Tensor:
             return bounds.iwae_bound(self.log_terms(x, num_draws, tf.constant([seed, 0]), **told(y)))
 
         if y is not None or not self.takes_labels:
@@ -561,15 +574,22 @@ class LatentVariableModel(DecoderModel):
         )
         return tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))
 
-    def call(self, x, training=False, y=None):
+    def call(self, x: tf.Tensor, training: bool = False, y: tf.Tensor | None = None) -> tf.Tensor:
         """Reconstructions: see `reconstruct`."""
         return self.reconstruct(x, **told(y))
 
-    def build_variables(self):
+    def build_variables(self) -> None:
         labels = told(tf.zeros([1], tf.int32) if self.takes_labels else None)
         self.log_terms(tf.zeros([1, *self.image_shape]), 1, seed=tf.constant([0, 0]), **labels)
 
-    def compile(self, optimizer, *, seed: int = 0, warmup_steps: int = 0, jit_compile: bool = False):
+    def compile(
+        self,
+        optimizer: tf_keras.optimizers.Optimizer,
+        *,
+        seed: int = 0,
+        warmup_steps: int = 0,
+        jit_compile: bool = False,
+    ) -> None:
         """Readies the model for training.
 
         Args:
@@ -588,15 +608,15 @@ class LatentVariableModel(DecoderModel):
             self.compiled_improves = tf.function(improves, autograph=self.autograph, jit_compile=jit_compile)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[tf_keras.metrics.Metric]:
         return list(self.averages.values())
 
     @property
-    def measure(self):
+    def measure(self) -> str:
         return self.objective.bound
 
     @property
-    def curves(self):
+    def curves(self) -> dict[str, list[str]]:
         curves = {f"{name.upper()} (nats per image)": [name, f"val_{name}"] for name in ("elbo", "kl")}
         if self.layer_names:
             curves["validation KL of each layer (nats per image)"] = [f"val_{name}" for name in self.layer_names]
@@ -604,12 +624,12 @@ class LatentVariableModel(DecoderModel):
             curves["validation active units of each layer"] = [f"val_active_units_{number}" for number in numbers]
         return curves
 
-    def score(self, row):
+    def score(self, row: dict[str, float]) -> float:
         if self.objective.bound == "iwae":
             return row["val_iwae"]
         return self.objective.score(row["val_elbo"], row["val_kl"])
 
-    def validate(self, batches):
+    def validate(self, batches: list[np.ndarray]) -> dict[str, float]:
         found = _averaged(self, batches)
         if isinstance(self.encoder, RefinedPosterior):
             found["improved"] = float(np.mean(self.compiled_improves(batches[0])))
@@ -620,7 +640,7 @@ class LatentVariableModel(DecoderModel):
                 found[f"active_units_{number + 1}"] = float(units)
         return found
 
-    def warnings(self, rows):
+    def warnings(self, rows: list[dict[str, float]]) -> list[str]:
         improved = rows[-1].get("val_improved", 1.0)
         if improved > LEAST_IMPROVED:
             return []
@@ -629,7 +649,7 @@ class LatentVariableModel(DecoderModel):
             "starts, and stay there; lower config.refine_learning_rate"
         ]
 
-    def train_step(self, batch):
+    def train_step(self, batch: tf.Tensor | tuple | dict) -> dict[str, tf.Tensor]:
         x, y = self.images_and_labels(batch)
         step = tf.cast(self.optimizer.iterations, tf.int32)
         warmup = tf.minimum(1.0, tf.cast(step, tf.float32) / self.warmup_steps) if self.warmup_steps else 1.0
@@ -650,7 +670,7 @@ class LatentVariableModel(DecoderModel):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._record(terms)
 
-    def test_step(self, batch):
+    def test_step(self, batch: tf.Tensor | tuple | dict) -> dict[str, tf.Tensor]:
         x, y = self.images_and_labels(batch)
         # The same draw every epoch: epochs compare, and a resumed run sees what an uninterrupted one does.
         return self._record(self.log_terms(x, self.objective.num_draws, seed=tf.constant([0, 0]), **told(y)))
@@ -667,14 +687,14 @@ class LatentVariableModel(DecoderModel):
                 self.averages[name].update_state(layer_kl)
         return {name: average.result() for name, average in self.averages.items()}
 
-    def draw_given(self, seeds, labels):
+    def draw_given(self, seeds: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
         z_seeds, x_seeds = tf.unstack(tf.map_fn(lambda seed: tf.random.split(seed, 2), seeds), axis=1)
         uniform = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(self.image_shape, seed), x_seeds, fn_output_signature=tf.float32
         )
         return self._draw_from(sample_each(self.prior_of(labels), z_seeds), uniform, labels)
 
-    def decode(self, z, y=None):
+    def decode(self, z: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
         # Of a decoder that draws pixel by pixel, the image whose pixels are the likelier of the two values, in turn.
         return self._draw_from(z, 0.5, y)["probabilities"]
 
@@ -706,7 +726,7 @@ class LatentVariableModel(DecoderModel):
         return self.decode(self.encode(x, **told(y))["z"], **told(y))
 
 
-def told(y=None) -> dict:
+def told(y: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
     """The argument y, where there is one: models that take no labels need not know of it."""
     return {} if y is None else {"y": y}
 
