@@ -51,7 +51,7 @@ class Muon(Adam):
     The kernel of a convolution is the matrix of what it multiplies at one place.  The learning rate is of the size of
     Adam's.
 
-    Source: Jordan et al.; equation 4 of Liu et al., without the decay of weights
+    Source: Jordan et al.; its size as in Liu et al., section 2.2, without the decay of weights
     """
 
     def update_step(self, gradient, variable):
@@ -78,7 +78,8 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
     Args:
       matrix: [N, M], of rank min(N, M).
     Returns:
-      [N, M], of singular values between 0.68 and 1.21, but for those below 2e-3 of the norm, which are smaller.
+      [N, M], of the same singular vectors, and of singular values between 0.68 and 1.21, but for those that were below
+      2e-3 of the norm, which are smaller.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     found = tf.transpose(matrix) if tall else matrix
