@@ -9,4 +9,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("pixelcnn", num_layers=6, features=64, epochs=24)
+    return based_on("pixelcnn", num_layers=6, features=64, epochs=36)
