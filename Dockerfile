@@ -20,14 +20,16 @@ RUN python3 -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.lock
 ARG DEVICE=gpu
 COPY requirements/${DEVICE}.lock requirements/
-# What nothing here needs stays behind: headers (430 MB), symbols (280 MB) and libclang (63 MB) of TensorFlow, and
-# pyarrow (170 MB), by which TensorFlow Datasets reads Parquet files.
+# What nothing here needs stays behind: headers (430 MB), symbols (280 MB) and libclang (63 MB) of TensorFlow, pyarrow
+# (170 MB), by which TensorFlow Datasets reads Parquet files, tests (60 MB), TensorFlow Probability for JAX and NumPy
+# (34 MB), and TensorBoard's own server (20 MB).
 RUN python3 -m venv --without-pip /opt/genmnist \
  && /opt/build/bin/pip --python /opt/genmnist/bin/python install --no-cache-dir --require-hashes \
       -r requirements/${DEVICE}.lock \
  && cd /opt/genmnist/lib/python3*/site-packages \
  && find tensorflow -name '*.so*' -exec strip --strip-unneeded {} + \
- && rm -rf tensorflow/include nvidia/*/include clang pyarrow
+ && rm -rf tensorflow/include nvidia/*/include clang pyarrow tensorflow_probability/substrates tensorboard_data_server \
+ && find . -type d -name tests -prune -exec rm -r {} +
 # The package goes into a tree of its own, so that changing it leaves the big layer of dependencies alone.
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
