@@ -1,8 +1,7 @@
 """VAE whose decoder is a small PixelCNN of its features (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)
 
 1. The latents are those of `vae_best`, with a flow as posterior and as prior, where the paper's are Gaussian.
-2. The decoder's PixelCNN has 2 layers of 8 maps, so that it sees strokes and not digits. The paper's has more and
-   wider layers.
+2. The decoder's PixelCNN draws patches of 2 x 2 pixels, each one of 16 patterns, where the paper's draws pixels.
 3. 8 nats of KL cost nothing.
 """
 
@@ -12,13 +11,16 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    # Two layers see 3 rows up and 3 columns to each side: strokes, while digits are left to the latents.
+    # By pixels, 2 layers of 8 maps take as long as 3 layers of 16 by patches, and have an ELBO of -88.0 after 4 epochs,
+    # where those have -87.0.
     return based_on(
         "vae_best",
         decoder="pixelcnn",
-        pixelcnn_layers=2,
-        pixelcnn_features=8,
+        pixelcnn_layers=4,
+        pixelcnn_features=24,
+        pixelcnn_patch_size=2,
         free_bits=8.0,
-        epochs=40,
-        jit_compile=False,  # by oneDNN 790 images/s of a core; XLA compiles for more than 10 minutes
+        epochs=100,
+        optimizer="adam",  # by Muon the same ELBO after 4 epochs, each of which takes half as long again
+        jit_compile=False,  # by oneDNN; XLA compiles for more than 10 minutes
     )
