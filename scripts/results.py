@@ -58,7 +58,7 @@ ROWS = {
     "vae_2d": Row(50, "vae_2d"),
     "vampprior": Row(60, "vampprior"),
     "iwae": Row(60, "iwae"),
-    "vae_best": Row(60, "vae_best"),
+    "vae_best": Row(110, "vae_best"),
     "hvae": Row(65, "hvae"),
     "flow_matching": Row(70, "flow_matching"),
     "flow_matching_guided": Row(80, "flow_matching_guided"),
