@@ -26,7 +26,7 @@ def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 
 
 def digest(names: Iterable[str], told: Iterable[str] = (), root: Path = ROOT) -> str:
-    """A hash over the code of `closure`, in which comments, docstrings, lines' ends and types do not count.
+    """A hash over the code of `closure`, in which comments, docstrings, lines' ends, types and checks do not count.
 
     Args:
       names, root: as of `closure`.
@@ -65,11 +65,14 @@ def _code(text: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(_WithoutTypes().visit(tree))
+    return ast.unparse(_WhatComputes().visit(tree))
 
 
-class _WithoutTypes(ast.NodeTransformer):
-    """Leaves out what a type checker reads and nothing computes: the types of functions, and imports for types."""
+class _WhatComputes(ast.NodeTransformer):
+    """Leaves out the types of functions, imports for types, and what only refuses: a number that is there was let by.
+
+    That are the messages of `raise`, an `if` that does nothing else, and calls of functions named require_...
+    """
 
     def visit_arg(self, node):
         node.annotation = None
@@ -83,5 +86,16 @@ class _WithoutTypes(ast.NodeTransformer):
         return None if node.module in ("typing", "collections.abc") else node
 
     def visit_If(self, node):
-        is_for_types = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        return None if is_for_types else self.generic_visit(node)
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return None
+        refuses = all(isinstance(part, ast.Raise) for part in node.body) and not node.orelse
+        names = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
+        return None if refuses and not names else self.generic_visit(node)
+
+    def visit_Raise(self, node):
+        return ast.Raise()
+
+    def visit_Expr(self, node):
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        name = getattr(called, "id", getattr(called, "attr", ""))
+        return None if name.startswith("require") else node

@@ -30,7 +30,7 @@ def package(tmp_path):
         "__init__": "",
         "model": '"""One."""\nfrom package import layers\ndef make():\n    """Makes it."""\n    return layers.LAYER\n',
         "layers": "from package.sizes import SIZE\nif TYPE_CHECKING:\n    from package import page\nLAYER = SIZE\n",
-        "sizes": "SIZE = 3\n",
+        "sizes": "SIZE = 3\ndef refuse():\n    raise ValueError('one')\n",
         "page": "from package import model\nTITLE = 'one'\n",
     }.items():
         (tmp_path / "package" / f"{name}.py").write_text(text)
@@ -57,6 +57,13 @@ def test_closure_is_what_is_imported_in_turn(scripts, package):
         ("model", "from package", "from collections.abc import Callable\nfrom package", False),
         ("layers", "    from package import page", "    import package.page", False),
         ("sizes", "SIZE = 3", "SIZE: int = 3", True),  # of a class, that makes a field
+        ("model", "    return", "    if not layers.LAYER:\n        raise ValueError('none')\n    return", False),
+        ("model", "    return", "    if not layers.LAYER:\n        layers.LAYER = 1\n    return", True),
+        ("model", "    return", "    if not (size := layers.LAYER):\n        raise ValueError(size)\n    return", True),
+        ("sizes", "'one'", "'two'", False),
+        ("sizes", "raise ValueError('one')", "return 1", True),
+        ("model", "    return", "    layers.require_one()\n    return", False),
+        ("model", "    return", "    layers.make_one()\n    return", True),
     ],
 )
 def test_digest_changes_with_the_code_that_has_a_part(scripts, package, name, before, after, changes):
