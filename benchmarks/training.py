@@ -7,7 +7,7 @@ The work:
   vae    784-400-20-400-784 (one ReLU layer on each side), batch 100, Adam 1e-3, dynamic Bernoulli binarization (new
          bits every epoch); PyTorch eager, and JAX with a whole epoch under lax.scan
   iwae   the same with the IWAE bound of 50 draws, which trains faster without XLA; JAX
-  dcgan, vae_conv, pixelcnn
+  dcgan, vae_conv, pixelvae, pixelcnn
          their configs without the average of the weights; PyTorch, eager and by torch.compile, channels last
 
 The project runs as `genmnist train`, as a user runs it: data pipeline, metrics, checkpoints, TFP layers.
@@ -33,7 +33,6 @@ from absl import app, flags
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each contestant runs.", lower_bound=1)
 _DATASET = flags.DEFINE_string("dataset", "mnist", "The dataset whose training images are used.")
-_WORK = flags.DEFINE_enum("work", "vae", ["vae", "iwae", "dcgan", "vae_conv", "pixelcnn"], "What is trained.")
 _PEER_PYTHON = flags.DEFINE_string("peer_python", ".venv-bench/bin/python", "The Python that has torch and jax.")
 
 PEERS = Path(__file__).parent / "peers"
@@ -97,6 +96,12 @@ WORKS = {
         "elbo",
         torch_peers("torch_vae.py", "conv", eager=1.2, compiled=1.2),
     ),
+    "pixelvae": Work(
+        "pixelvae",
+        {"ema_decay": 0.0, "decay": "constant", "epochs": 3},
+        "elbo",
+        torch_peers("torch_pixelvae.py", eager=1.2, compiled=1.2),
+    ),
     "pixelcnn": Work(
         "pixelcnn",
         {"ema_decay": 0.0, "epochs": 3, "optimizer": "adam"},
@@ -104,6 +109,7 @@ WORKS = {
         torch_peers("torch_pixelcnn.py", eager=1.5, compiled=1.2),
     ),
 }
+_WORK = flags.DEFINE_enum("work", "vae", list(WORKS), "What is trained.")
 # A peer or the project would otherwise use a GPU where there is one.
 ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 

@@ -22,24 +22,34 @@ def gate(values):
 
 
 class Gated(nn.Module):
-    def __init__(self, inputs, size, first):
+    """A layer of F maps, which is told 4 F numbers for each place."""
+
+    def __init__(self, inputs, features, size, first):
         super().__init__()
         self.reach, self.first = size // 2, first
-        self.vertical = nn.Conv2d(inputs, 2 * FEATURES, (self.reach + 1, size))
-        self.horizontal = nn.Conv2d(inputs, 2 * FEATURES, (1, self.reach if first else self.reach + 1))
-        self.link = nn.Conv2d(2 * FEATURES, 2 * FEATURES, 1)
-        self.mix = nn.Conv2d(FEATURES, FEATURES, 1)
-        self.context = nn.Conv2d(POSITIONS + ORDERS, 4 * FEATURES, 1, bias=False)
+        self.vertical = nn.Conv2d(inputs, 2 * features, (self.reach + 1, size))
+        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.reach if first else self.reach + 1))
+        self.link = nn.Conv2d(2 * features, 2 * features, 1)
+        self.mix = nn.Conv2d(features, features, 1)
 
-    def forward(self, vertical, horizontal, positions, order):
-        parts = self.context.weight.split([POSITIONS, ORDERS], dim=1)
-        by_place, by_order = (F.conv2d(part, weight) for part, weight in zip((positions, order), parts, strict=True))
-        own, across = (by_place + by_order).chunk(2, dim=1)
+    def forward(self, vertical, horizontal, told):
+        own, across = told.chunk(2, dim=1)
         seen = self.vertical(F.pad(vertical, (self.reach, self.reach, self.reach, 0))) + own
         above = self.link(F.pad(seen, (0, 0, 1, 0))[:, :, :-1]) + across
         left = F.pad(horizontal, (self.reach, 0))
         output = self.mix(gate(self.horizontal(left[..., :-1] if self.first else left) + above))
         return gate(seen), output if self.first else output + horizontal
+
+
+def gated_layers(features, count, first_size, size):
+    """The layers of a PixelCNN over patches of 2 x 2."""
+    sizes = [first_size] + (count - 1) * [size]
+    return nn.ModuleList(Gated(features if i else 4, features, size, first=i == 0) for i, size in enumerate(sizes))
+
+
+def head(features):
+    """From the maps of the last layer to the logits of the 16 patterns of a patch."""
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(features, features, 1), nn.ReLU(), nn.Conv2d(features, 16, 1))
 
 
 class Attention(nn.Module):
@@ -58,11 +68,11 @@ class PixelCNN(nn.Module):
     def __init__(self):
         super().__init__()
         self.positions = nn.Parameter(0.1 * torch.randn(1, POSITIONS, GRID, GRID))
-        sizes = [FIRST_SIZE] + (LAYERS - 1) * [SIZE]
-        self.gated = nn.ModuleList(Gated(FEATURES if i else 4, size, first=i == 0) for i, size in enumerate(sizes))
+        self.gated = gated_layers(FEATURES, LAYERS, FIRST_SIZE, SIZE)
+        contexts = (nn.Conv2d(POSITIONS + ORDERS, 4 * FEATURES, 1, bias=False) for _ in self.gated)
+        self.contexts = nn.ModuleList(contexts)
         self.attention = nn.ModuleList(Attention() for _ in range(LAYERS // 2))
-        layers = nn.ReLU(), nn.Conv2d(FEATURES, FEATURES, 1), nn.ReLU(), nn.Conv2d(FEATURES, 16, 1)
-        self.head = nn.Sequential(*layers)
+        self.head = head(FEATURES)
         self.register_buffer("bits", torch.tensor(list(itertools.product([0.0, 1.0], repeat=4))))  # [16, 4]
 
     def forward(self, x, levels, order):
@@ -70,8 +80,10 @@ class PixelCNN(nn.Module):
         places, levels = F.pixel_unshuffle(x, 2), F.pixel_unshuffle(levels, 2)
         order = F.one_hot(order, ORDERS).float()[:, :, None, None]
         vertical = horizontal = 2 * places - 1
-        for number, layer in enumerate(self.gated):
-            vertical, horizontal = layer(vertical, horizontal, self.positions, order)
+        for number, (layer, context) in enumerate(zip(self.gated, self.contexts, strict=True)):
+            by_place, by_order = context.weight.split([POSITIONS, ORDERS], dim=1)
+            told = F.conv2d(self.positions, by_place) + F.conv2d(order, by_order)
+            vertical, horizontal = layer(vertical, horizontal, told)
             if number % 2:
                 horizontal = self.attention[number // 2](horizontal)
         bits = self.bits[None, :, :, None, None]

@@ -34,12 +34,12 @@ def mlp(hidden=400, latent=20):
     )
 
 
-def conv(hidden=256, latent=32, encoder=16, decoder=32):
-    """As `mlp`."""
+def conv(hidden=256, latent=32, encoder=16, decoder=32, outputs=1):
+    """As `mlp`, with so many outputs of the decoder for each pixel."""
     halvings = [nn.Conv2d(1, encoder, 5, stride=2, padding=2), Residual(encoder), nn.ELU()]
     halvings += [nn.Conv2d(encoder, 2 * encoder, 3, stride=2, padding=1), Residual(2 * encoder), nn.ELU()]
     doublings = [nn.ConvTranspose2d(2 * decoder, decoder, 4, stride=2, padding=1), nn.ELU()]
-    doublings += [nn.ConvTranspose2d(decoder, 1, 4, stride=2, padding=1)]
+    doublings += [nn.ConvTranspose2d(decoder, outputs, 4, stride=2, padding=1)]
     coarse = [nn.Linear(7 * 7 * 2 * encoder, hidden), nn.ELU(), nn.Linear(hidden, 2 * latent)]
     fine = [nn.Linear(latent, hidden), nn.ELU(), nn.Linear(hidden, 7 * 7 * 2 * decoder)]
     return (
