@@ -1,7 +1,8 @@
 """`genmnist figures`: what a run has learned, as PNG, PDF or SVG files."""
 
+import functools
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from keras_genmnist import evaluate, files, images, likelihood, quality, runs
 from keras_genmnist.config import suggest
-from keras_genmnist.datasets import Dataset, eval_batches
+from keras_genmnist.datasets import Dataset, DatasetSpec, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
@@ -44,11 +45,15 @@ class Subject(NamedTuple):
 
     run: Run
     model: GenerativeModel
-    dataset: Dataset
+    load: Callable[[], Dataset]  # the data set of the run, which some figures need; may raise a Fault
     rows: list[dict]
     seed: int
     pairs: Sequence[tuple[int, int]] = ()  # of test images, to interpolate between
     label: int = 0  # of what is decoded, by a model that takes labels
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.load()
 
 
 def samples(subject: Subject) -> Figure:
@@ -411,7 +416,7 @@ FIGURES = {
 }
 
 
-def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
+def _lacks(name: str, model: GenerativeModel, spec: DatasetSpec) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
     if name in ("training_curves", "progress") and not model.is_trained:
         return "it needs a training, and the model is made of trained ones"
@@ -431,8 +436,8 @@ def _lacks(name: str, model: GenerativeModel, dataset: Dataset) -> str | None:
         return "it needs a model that draws in steps, as masked_diffusion and flow_matching"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
-    if name == "latent_means" and dataset.test.labels is None:
-        return f"it needs labels, {dataset.name} has none"
+    if name == "latent_means" and not spec.num_classes:
+        return f"it needs labels, {spec.name} has none"
     return None
 
 
@@ -492,8 +497,8 @@ def draw(
             )
         if name not in FIGURES:
             raise UsageError(f"unknown figure {name!r}{suggest(name, known)} Figures: {', '.join(known)}")
-    model, dataset = runs.load_model(run), runs.load_data(run)
-    lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, dataset))}
+    model, load = runs.load_model(run), _once(lambda: runs.load_data(run))
+    lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, run.spec))}
     for name in which:
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)
@@ -501,24 +506,43 @@ def draw(
     if pairs and not model.has_encoder:
         raise UsageError(f"{run.name} has no latents of test images to interpolate between: leave out --pairs")
     for number in (number for pair in pairs for number in pair):
-        if number >= len(dataset.test.images):
-            raise UsageError(f"--pairs has {number}: the test images are 0 to {len(dataset.test.images) - 1}")
+        if number >= len(load().test.images):
+            raise UsageError(f"--pairs has {number}: the test images are 0 to {len(load().test.images) - 1}")
     if label is not None and not model.takes_labels:
         raise UsageError(f"--label={label} means nothing for {run.name}, which was not told the classes: leave it out")
     try:
-        number = 0 if label is None else dataset.spec.label_of(label)
+        number = 0 if label is None else run.spec.label_of(label)
     except ValueError as error:
         raise UsageError(f"--label={error}") from None
-    subject = Subject(run, model, dataset, runs.history(run, model), seed, pairs, number)
+    subject, missing = Subject(run, model, load, runs.history(run, model), seed, pairs, number), None
     for name in which or [name for name in FIGURES if name not in (*lacking, *SLOW)]:
         try:
             drawn = FIGURES[name](subject)
         except Fault as fault:
             if which:
                 raise
-            runs.warn(f"no figure {name}: {fault}")
+            runs.warn(f"no figure {name} either" if fault is missing else f"no figure {name}: {fault}")
+            missing = fault
             continue
         yield name, drawn
+
+
+def _once(load: Callable[[], Dataset]) -> Callable[[], Dataset]:
+    """What is loaded when it is first asked for, or the Fault that came of it, which is raised again."""
+
+    @functools.cache
+    def found() -> Dataset | Fault:
+        try:
+            return load()
+        except Fault as fault:
+            return fault
+
+    def loaded() -> Dataset:
+        if isinstance(found(), Fault):
+            raise found()
+        return found()
+
+    return loaded
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -536,9 +560,12 @@ def save(figure: Figure, path: Path) -> None:
 def _caption(subject: Subject) -> str:
     run = subject.run
     name = run.title if run.title == run.name else f"{run.title} ({run.name})"
-    label = run.binarization
-    pixels = "grey levels" if label == "none" else f"{label} binarization"
-    return f"{name} on {run.spec.name}, {pixels}"
+    return f"{name} on {run.spec.name}, {pixels(run)}"
+
+
+def pixels(run: Run) -> str:
+    """What the pixels of a run's images are, in words."""
+    return "grey levels" if run.binarization == "none" else f"{run.binarization} binarization"
 
 
 def _scored(subject: Subject) -> np.ndarray:

@@ -63,7 +63,7 @@ def report(those: Sequence[Run], out: Path) -> None:
 CAPTIONS = {
     "samples": "Draws from the model.",
     "classes": "A row a class; the latents are the same in each row.",
-    "interpolation": "Between two test images, along a line of latents.",
+    "interpolation": "Between two draws of the latents, along a line.",
     "layers": "What each layer of latents decides: those above are held fixed.",
     "traversals": "One latent varied at a time, those that tell most of the image first.",
     "reconstructions": "Test images, each above its reconstruction.",
@@ -85,7 +85,7 @@ def _told(run: Run) -> Told:
     model = runs.load_model(run)
     facts = {
         "config": run.name,
-        "images": f"{run.spec.name}, {' x '.join(map(str, run.spec.image_shape))}, {run.binarization}",
+        "images": f"{run.spec.name}, {' x '.join(map(str, run.spec.image_shape))}, {figures.pixels(run)}",
         "parameters": f"{model.num_parameters:,}",
         "training": f"{last} epoch{'s' * (last != 1)}, {minutes:.1f} minutes",
         "machine": "; ".join(machines),

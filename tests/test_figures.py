@@ -19,7 +19,7 @@ OF_A_2D_VAE = [name for name in figures.FIGURES if name not in ("completion", "l
 
 @pytest.fixture(scope="module")
 def subject(run, mnist_5k):
-    return Subject(run, runs.load_model(run), mnist_5k, runs.read_metrics(run), seed=5)
+    return Subject(run, runs.load_model(run), lambda: mnist_5k, runs.read_metrics(run), seed=5)
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_figures_of_a_pixelcnn_are_those_it_has(tmp_path):
 
 def test_completion_keeps_the_upper_half_and_draws_the_lower(mnist_5k, tmp_path):
     run = tiny.begin(tmp_path / "pixelcnn", "pixelcnn")
-    figure = figures.completion(Subject(run, models.build(run.config), mnist_5k, [], seed=5))
+    figure = figures.completion(Subject(run, models.build(run.config), lambda: mnist_5k, [], seed=5))
     sheet = picture(figure.axes[0])
     assert sheet.shape == of_digits(7, 10)
     for column in (0, 7):
@@ -325,7 +325,7 @@ def test_latent_means_show_every_test_image_under_its_digit(draw, subject):
 def test_latent_means_say_the_names_of_the_classes(subject):
     names = tuple("abcdefghij")
     spec = subject.dataset.spec._replace(class_names=names)
-    (axis,) = figures.latent_means(subject._replace(dataset=subject.dataset._replace(spec=spec))).axes
+    (axis,) = figures.latent_means(subject._replace(load=lambda: subject.dataset._replace(spec=spec))).axes
     assert tuple(text.get_text() for text in axis.get_legend().get_texts()) == names
 
 
@@ -370,11 +370,29 @@ def test_figures_of_40_dimensions_are_those_it_has(run_40d, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"vae_{name}.png" for name in names}
 
 
-def test_latent_means_are_refused_without_labels(run, mnist_5k, tmp_path, monkeypatch):
-    unlabelled = mnist_5k._replace(spec=datasets.spec("binarized_mnist"), test=mnist_5k.test._replace(labels=None))
-    monkeypatch.setattr(runs, "load_data", lambda run: unlabelled)
+def test_latent_means_are_refused_without_labels(run, tmp_path):
+    spec = datasets.spec("binarized_mnist")._asdict() | {"image_shape": [28, 28, 1]}
+    unlabelled = dataclasses.replace(run, data=run.data | {"spec": spec})
     with pytest.raises(UsageError, match="it needs labels, binarized_mnist has none"):
-        figures.figures(run, ["latent_means"], seed=5, out=tmp_path)
+        figures.figures(unlabelled, ["latent_means"], seed=5, out=tmp_path)
+
+
+def test_figures_without_the_data_are_those_that_need_none(run, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def missing(run):
+        asked.append(run)
+        raise Fault("there is no mnist")
+
+    monkeypatch.setattr(runs, "load_data", missing)
+    figures.figures(run, [], seed=5, out=tmp_path)
+    drawn = {path.name.removeprefix(f"{run.title}_").removesuffix(".png") for path in tmp_path.iterdir()}
+    assert {"samples", "interpolation", "latent_grid", "training_curves"} <= drawn
+    warned = capsys.readouterr().err
+    assert "no figure traversals: there is no mnist" in warned and "no figure neighbours either" in warned
+    assert len(asked) == warned.count("there is no mnist") == 1
+    with pytest.raises(Fault, match="there is no mnist"):
+        figures.figures(run, ["neighbours"], seed=5, out=tmp_path)
 
 
 def test_figures_suggest_a_name_for_an_unknown_one(run, tmp_path):
@@ -397,7 +415,7 @@ def in_colour(run):
     dataset = Dataset(SHAPES, split(12), split(4), split(25))
     config = tiny.config("vae", latent_size=2)
     own = dataclasses.replace(run, config=config, data=runs.describe(dataset))
-    return Subject(own, models.build(config, SHAPES), dataset, runs.read_metrics(run), seed=5)
+    return Subject(own, models.build(config, SHAPES), lambda: dataset, runs.read_metrics(run), seed=5)
 
 
 @pytest.mark.parametrize("name", ["samples", "reconstructions", "neighbours", "latent_grid", "interpolation"])
@@ -448,7 +466,7 @@ def test_latent_means_of_many_classes_have_as_many_colours_and_fit(in_colour, co
     spec = SHAPES._replace(num_classes=count, class_names=tuple(f"class {number}" for number in range(count)))
     test = in_colour.dataset.test
     tiled = Split(*(np.resize(part, [2 * count, *part.shape[1:]]) for part in test[:2]), np.arange(2 * count) % count)
-    figure = figures.latent_means(in_colour._replace(dataset=in_colour.dataset._replace(spec=spec, test=tiled)))
+    figure = figures.latent_means(in_colour._replace(load=lambda: in_colour.dataset._replace(spec=spec, test=tiled)))
     clouds = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     assert [len(cloud.get_offsets()) for cloud in clouds] == [2] * count
     assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == count
@@ -467,7 +485,7 @@ def of_classes(mnist_5k, tmp_path_factory):
     for weight in model.trainable_weights:  # else no class is told from another
         weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], stddev=0.5))
     few = mnist_5k.test._replace(**{name: getattr(mnist_5k.test, name)[:40] for name in ("images", "binary", "labels")})
-    return Subject(run, model, mnist_5k._replace(test=few), [], seed=5, label=3)
+    return Subject(run, model, lambda: mnist_5k._replace(test=few), [], seed=5, label=3)
 
 
 def test_classes_are_rows_of_the_same_latents(of_classes):
@@ -535,7 +553,7 @@ def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeyp
         }
 
     monkeypatch.setattr(figures.quality, "score", score)
-    figure = figures.steps(Subject(run, model, mnist_5k, runs.read_metrics(run), seed=5))
+    figure = figures.steps(Subject(run, model, lambda: mnist_5k, runs.read_metrics(run), seed=5))
     assert steps == [8, 28, 98, 784]
     assert asked == [True] * 4
     frechet, nats, samples = figure.axes
@@ -565,7 +583,7 @@ def test_steps_of_a_flow_show_precision_and_recall_by_their_number(mnist_5k, tmp
     monkeypatch.setattr(figures.quality, "score", score)
     model = runs.load_model(run)
     monkeypatch.setattr(model, "bound_terms", lambda *given, **named: pytest.fail("its bound knows no such steps"))
-    figure = figures.steps(Subject(run, model, mnist_5k, [], seed=5))
+    figure = figures.steps(Subject(run, model, lambda: mnist_5k, [], seed=5))
     assert steps == [1, 2, 4, 8, 16, 32] and asked == [False] * 6
     _, shares, samples = figure.axes
     assert [line.get_label() for line in shares.lines] == ["precision", "recall"]

@@ -152,7 +152,8 @@ def _rows(name: str, split: str) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Fault(
-            f"{name} is not prepared in {folder} and downloading it failed ({reason:.120}); {ways_out}"
+            f"{name} is not prepared in {folder} and downloading it failed "
+            f"({reason.partition(' with url')[0]:.120}); {ways_out}"
         ) from error
     try:
         examples = builder.as_dataset(split=split)
