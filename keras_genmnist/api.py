@@ -243,6 +243,8 @@ def begin(
         change = runs.go_on(resumed, name, config, given)
         run = replace(resumed, config=config, builder=builder or resumed.builder)
     else:
+        if cluster.is_chief(strategy):
+            _require_room(workdir, config.dataset)
         run = Run(workdir, name, config, command, runs.commit(), source=source, builder=builder)
     other = runs.load(Path(init_from)) if init_from else None
     if not cluster.is_chief(strategy):
@@ -251,6 +253,16 @@ def begin(
     with runs.lock(workdir):
         change = change and {**change, "command": command}
         training.train(run, started, enough, change=change, init_from=other, strategy=strategy)
+
+
+def _require_room(workdir: Path, dataset: str) -> None:
+    """Raises UsageError if the directory holds more than the data set's file, as a folder of images does."""
+    found = sorted(workdir.iterdir()) if workdir.is_dir() else []
+    if others := [path.name for path in found if path != Path(dataset) and not path.name.startswith(".")]:
+        raise UsageError(
+            f"{workdir} holds {others[0]}{' and other files' if others[1:] else ''} but no run: give a --workdir that "
+            "is new or empty"
+        )
 
 
 def open(workdir: str | Path, *, builder: Callable | None = None) -> Trained:

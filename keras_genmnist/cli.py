@@ -39,13 +39,13 @@ def train(argv: list[str]) -> None:
     values = _train_flags()
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
-        raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
+        raise _Help(values, _load(values.model) if values.model else ConfigDict())
     if values.config_from and values.model:
         raise UsageError("give either --model or --config_from, not both")
     _check_index(values)
     name, source = values.model, None
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
-        config = _overridden(values, configs.load(name), argv)
+        config = _overridden(values, _load(name), argv)
     elif not values.config_from:
         _workdir(values)
     with _quiet():
@@ -105,10 +105,10 @@ def tune(argv: list[str]) -> None:
     flags.DEFINE_boolean("finish", False, "Train the best config to full length at the end.", flag_values=values)
     _parse(values, argv, before_config=True)
     if _wants_help(argv):
-        raise _Help(values, configs.load(values.model) if values.model else ConfigDict())
+        raise _Help(values, _load(values.model) if values.model else ConfigDict())
     name, config = values.model, None
     if name is not None:  # before TensorFlow's seconds of import, so that a mistake shows at once
-        config = _overridden(values, configs.load(name), argv)
+        config = _overridden(values, _load(name), argv)
     else:
         own = [flag for flag in ("search", "epochs", "objectives") if values[flag].present]
         if own or _fields(argv):
@@ -163,7 +163,7 @@ def evaluate(argv: list[str]) -> None:
     _check_index(values)
     per_image = Path(values.per_image) if values.per_image is not None else None
     if per_image and per_image.suffix not in (".csv", ".npz"):
-        raise UsageError(f"--per_image={values.per_image} has another suffix: give FILE.csv or FILE.npz")
+        raise UsageError(f"--per_image={values.per_image} is neither a .csv nor a .npz file: give FILE.csv or FILE.npz")
     with _quiet():
         from keras_genmnist import cluster, evaluate
     run = _trained(values)
@@ -237,11 +237,11 @@ def report(argv: list[str]) -> None:
     _parse(values, argv)
     out = Path(values.out)
     if out.suffix != ".html":
-        raise UsageError(f"--out={out} has another suffix: give FILE.html")
+        raise UsageError(f"--out={out} is no .html file: give FILE.html")
     if bool(values.model) == bool(values.workdir):
         raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of runs")
     if values.model:
-        configs.load(values.model)  # refuses a misspelt name
+        _load(values.model)  # refuses a misspelt name
     workdirs = [Path(workdir) for workdir in values.workdir] or [Path("runs") / configs.title(values.model)]
     with _quiet():
         from keras_genmnist import report, runs
@@ -281,7 +281,7 @@ def encode(argv: list[str]) -> None:
     if not values.images:
         raise UsageError("give --images=PATH, of a .npz file or a folder of images, or the name of a data set")
     if out.suffix not in (".csv", ".npz"):
-        raise UsageError(f"--out={out} has another suffix: give FILE.npz or FILE.csv")
+        raise UsageError(f"--out={out} is neither a .npz nor a .csv file: give FILE.npz or FILE.csv")
     with _quiet():
         from keras_genmnist import encoding
     encoding.encode(_trained(values), values.images, out)
@@ -338,7 +338,7 @@ def score(argv: list[str]) -> None:
     if values.export and (values.model or values.workdir or values.pretrained):
         raise UsageError("give either --export or a run by --model, --workdir or --pretrained, not both")
     if out.suffix not in (".csv", ".npz"):
-        raise UsageError(f"--out={out} has another suffix: give FILE.csv or FILE.npz")
+        raise UsageError(f"--out={out} is neither a .csv nor a .npz file: give FILE.csv or FILE.npz")
     with _quiet():
         from keras_genmnist import scoring, sources
     source = sources.of_export(Path(values.export)) if values.export else sources.of_run(_trained(values))
@@ -435,7 +435,7 @@ def compare(argv: list[str]) -> None:
         raise UsageError(f"--minutes={values.minutes} is out of range: give a number above 0, at most {YEAR}, a year")
     out = _folder_of_pictures(values)
     for name in values.models:
-        configs.load(name)  # refuses a misspelt name before TensorFlow's seconds of import
+        _load(name)  # refuses a misspelt name before TensorFlow's seconds of import
     with _quiet():
         from keras_genmnist import compare
     compare.compare(
@@ -472,7 +472,7 @@ def sweep(argv: list[str]) -> None:
     plans = {}
     for name in values.models:
         fields = flags.FlagValues()
-        plans[name] = _overridden(fields, configs.load(name), [a for a in argv if a.startswith("--config.")])
+        plans[name] = _overridden(fields, _load(name), [a for a in argv if a.startswith("--config.")])
     with _quiet():
         from keras_genmnist import sweep
     given = [a for a in argv if a.startswith("--config.")]
@@ -752,7 +752,10 @@ def _parse(values: flags.FlagValues, argv: list[str], before_config: bool = Fals
     stray = [a for a in rest if a != "--" and not (before_config and a.startswith("--config."))]
     if stray and stray[0].startswith("--"):
         known = sorted(name for name in values if name != "config" and not name.startswith("config."))
-        near = configs.suggest(stray[0].removeprefix("--").split("=")[0], known)
+        name = stray[0].removeprefix("--").split("=")[0]
+        near = configs.suggest(name, known)
+        if before_config and name in fields.MEANINGS:
+            near = f"; did you mean --config.{name}?"
         accepted = ", ".join(known + before_config * ["config.FIELD"]) or "none"
         raise UsageError(f"unknown flag {stray[0]!r}{near} Flags: {accepted}")
     if stray:
@@ -828,7 +831,7 @@ def _trained(values: flags.FlagValues):
     name = values.model and configs.title(values.model)
     workdir = _workdir(values, name)
     if name and not values.workdir and not runs.exists(workdir):
-        configs.load(values.model)  # refuses a misspelt name
+        _load(values.model)  # refuses a misspelt name
     run = runs.load(workdir, values.model or "NAME")
     if name and name != run.name:
         raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {name}: give --workdir={run.workdir} alone")
@@ -850,7 +853,19 @@ def config_of(argv: list[str]) -> ConfigDict:
     """
     values = _train_flags()
     _parse(values, argv, before_config=True)
-    return _overridden(values, configs.load(values.model), argv)
+    return _overridden(values, _load(values.model), argv)
+
+
+def _load(name: str) -> ConfigDict:
+    """The config with this name, or in the file with this path.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    if configs.is_path(name):  # it may import TensorFlow
+        with _quiet():
+            pass
+    return configs.load(name)
 
 
 @contextlib.contextmanager

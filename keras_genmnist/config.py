@@ -117,10 +117,16 @@ def change(config: ConfigDict, **fields) -> ConfigDict:
         kind = type(config[field])
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
-            raise UsageError(f"config.{field}={value!r} is {type(value).__name__}: give {kind.__name__}")
+        require_type(field, value, kind)
         config[field] = value
     return config
+
+
+def require_type(field: str, value, kind: type) -> None:
+    """Checks that a field's value is of the type of its default; see `require`."""
+    if type(value) is not kind:
+        names = {bool: "True or False", int: "a whole number", float: "a number", str: "a string"}
+        raise UsageError(f"config.{field}={value!r} is not of the field's type: give {names.get(kind, kind.__name__)}")
 
 
 def based_on(name: str, **changes) -> ConfigDict:

@@ -148,6 +148,8 @@ def _check_flags(
     name: str, model: GenerativeModel, num_draws: int | None, proposal: str, per_image: Path | None
 ) -> bool:
     """Whether the likelihood is found by quadrature; refuses flags that mean nothing for the model."""
+    if num_draws is not None and num_draws < 1:
+        raise UsageError(f"--num_draws={num_draws} is out of range: give 1 or more")
     given = {"num_draws": num_draws, "proposal": None if proposal == "posterior" else proposal}
     if model.likelihood == "importance":
         integrate = num_draws is None and quadrature.applies(model)

@@ -48,10 +48,10 @@ def sample(source: Source, num_samples: int, seed: int, out: Path, label: str | 
 def _number(source: Source, label: str, flag: str) -> tf.Tensor:
     """The number of the class that `flag` asks for."""
     if "sample_class" not in source.signatures:
-        every, dataset = ("digits", "mnist") if flag == "--digit" else ("classes", "WITH_LABELS")
+        every = "digits" if flag == "--digit" else "classes"
         raise UsageError(
-            f"{flag}={label} cannot be chosen, {source.label} draws all {every}: leave it out, or train with "
-            f"--model=cvae --config.dataset={dataset}"
+            f"{flag}={label} cannot be chosen, because {source.label} draws all {every}: leave it out, or train with "
+            "--config.class_conditional=true or --model=cvae"
         )
     try:
         return tf.constant(source.spec.label_of(label))

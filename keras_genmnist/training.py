@@ -566,10 +566,16 @@ def _train(
         return
     print(
         f"{'resuming' if training.step else 'training'} {run.name} on {run.spec.name} in {run.workdir}: "
+        f"{len(training.dataset.train.images):,} images of {datasets.arrays.size(run.spec.image_shape)}, "
         f"{training.model.num_parameters:,} parameters, step {training.step} of {training.last_step}, "
         f"on {cluster.description(training.strategy)}{device.description(run.config.precision)}",
         flush=True,
     )
+    if training.steps_per_epoch < 10:
+        runs.warn(
+            f"an epoch has no more than {training.steps_per_epoch} steps, of config.batch_size={run.config.batch_size} "
+            "images each: a smaller one, or more epochs, lets the model learn more"
+        )
     if training.mirrored and run.config.jit_compile:
         runs.warn("replicas train without XLA: they draw other numbers than one device by config.jit_compile=True")
     training.share()

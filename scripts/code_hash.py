@@ -69,9 +69,10 @@ def _code(text: str) -> str:
 
 
 class _WhatComputes(ast.NodeTransformer):
-    """Leaves out the types of functions, imports for types, and what only refuses: a number that is there was let by.
+    """Leaves out what no number comes from: types, what only refuses, and what is only said.
 
-    That are the messages of `raise`, an `if` that does nothing else, and calls of functions named require_...
+    They are the types of functions and imports for types; the messages of `raise`, functions named require_..., and the
+    imports of errors; calls of `print` and `warn`; and each `if` that does nothing else.
     """
 
     def visit_arg(self, node):
@@ -80,17 +81,18 @@ class _WhatComputes(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node):
         node.returns = None
-        return self.generic_visit(node)
+        return None if node.name.startswith("require") else self.generic_visit(node)
 
     def visit_ImportFrom(self, node):
-        return None if node.module in ("typing", "collections.abc") else node
+        return None if node.module in ("typing", "collections.abc", "keras_genmnist.errors") else node
 
     def visit_If(self, node):
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             return None
-        refuses = all(isinstance(part, ast.Raise) for part in node.body) and not node.orelse
         names = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
-        return None if refuses and not names else self.generic_visit(node)
+        node = self.generic_visit(node)
+        empty = all(isinstance(part, ast.Raise) for part in node.body) and not node.orelse
+        return None if empty and not names else node
 
     def visit_Raise(self, node):
         return ast.Raise()
@@ -98,4 +100,4 @@ class _WhatComputes(ast.NodeTransformer):
     def visit_Expr(self, node):
         called = node.value.func if isinstance(node.value, ast.Call) else None
         name = getattr(called, "id", getattr(called, "attr", ""))
-        return None if name.startswith("require") else node
+        return None if name in ("print", "warn") or name.startswith("require") else node

@@ -104,8 +104,23 @@ def test_scored_batches_of_keras_are_the_reference_draw_in_order(mnist_5k):
 def test_build_names_a_field_that_is_not_there(mnist_5k):
     with pytest.raises(UsageError, match=r"unknown config field 'latent_sze'; did you mean latent_size\?"):
         gm.models.build("vae", mnist_5k.spec, latent_sze=2)
-    with pytest.raises(UsageError, match=r"config.latent_size='2' is str: give int"):
+    with pytest.raises(UsageError, match=r"config.latent_size='2' is not of the field's type: give a whole number"):
         gm.models.build("vae", mnist_5k.spec, latent_size="2")
+
+
+def test_mistake_in_an_argument_is_told(mnist_5k, run):
+    with pytest.raises(UsageError, match=r"batch_size=0 is out of range for the train split: give 1 to 4000, the"):
+        mnist_5k.train.batches(0)
+    with pytest.raises(UsageError, match="batch_size=-1 is out of range for the test split: give 1 or more"):
+        mnist_5k.test.batches(-1)
+    with pytest.raises(UsageError, match=r"spec is <data set mnist_5k: .*>: give what its images are, its .spec"):
+        gm.models.build("vae", mnist_5k)
+    with pytest.raises(UsageError, match=r"images='digits.npz' is no array: gm.datasets.load\('digits.npz'\) reads"):
+        gm.datasets.from_arrays("digits.npz")
+    with pytest.raises(UsageError, match="num_draws=-1 is out of range: give 1 or more"):
+        gm.open(run.workdir).evaluate(num_draws=-1)
+    with pytest.raises(UsageError, match=r"the search has latent_size: \[8, 64\]; give a string, "):
+        gm.tune("vae", search={"latent_size": [8, 64]})
 
 
 def test_log_likelihood_by_draws_is_that_of_quadrature(run, digits):
@@ -165,6 +180,14 @@ def test_other_images_of_the_same_name_are_refused(trained):
     other = gm.datasets.from_arrays(255 - trained.data.train.images, name="animals")
     with pytest.raises(UsageError, match=r"animals\.npz holds other images than those of animals given now"):
         gm.train("vae", dataset=other, workdir=trained.workdir)
+
+
+def test_directory_of_other_files_is_not_trained_in(tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"letters holds a\.png but no run: give a --workdir that is new or empty"):
+        gm.train("vae", dataset="mnist_5k", epochs=1, workdir=tmp_path / "letters")
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["a.png"]
 
 
 def test_refused_training_leaves_no_copy_of_the_images(trained, tmp_path):

@@ -201,6 +201,7 @@ BAD_USAGE = {
         ["'--epochs=5'", "Flags: config_from, devices, index, init_from, model, workdir, workers"],
     ),
     "unknown flag of a config": (["train", "--config_form=x"], ["'--config_form=x'", "did you mean config_from?"]),
+    "field without its prefix": (["train", "--epochs=3"], ["unknown flag '--epochs=3'; did you mean --config.epochs?"]),
     "unknown flag, near": (["evaluate", "--modle=vae"], ["'--modle=vae'", "did you mean model?", "num_draws"]),
     "unknown flag of none": (["list", "--all"], ["'--all'", "Flags: none"]),
     "config field of no training": (["evaluate", "--config.seed=1"], ["'--config.seed=1'", "Flags: devices"]),

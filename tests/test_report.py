@@ -94,7 +94,7 @@ def test_report_refuses_what_it_cannot_write(pair, genmnist):
     for arguments, message in [
         ([], "give --model=NAME, one of cgan, "),
         (["--model=vae", f"--workdir={pair[0].workdir}"], "give --model=NAME"),
-        ([f"--workdir={pair[0].workdir}", "--out=report.pdf"], "--out=report.pdf has another suffix: give FILE.html"),
+        ([f"--workdir={pair[0].workdir}", "--out=report.pdf"], "--out=report.pdf is no .html file: give FILE.html"),
         (["--model=vea"], "did you mean vae?"),
     ]:
         outcome = genmnist("report", *arguments)

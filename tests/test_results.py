@@ -63,6 +63,9 @@ def test_closure_is_what_is_imported_in_turn(scripts, package):
         ("sizes", "'one'", "'two'", False),
         ("sizes", "raise ValueError('one')", "return 1", True),
         ("model", "    return", "    layers.require_one()\n    return", False),
+        ("model", "    return", "    if layers.LAYER:\n        print(layers.LAYER)\n    return", False),
+        ("model", "def make", "def require_one():\n    return 1\ndef make", False),
+        ("model", "def make", "def one():\n    return 1\ndef make", True),
         ("model", "    return", "    layers.make_one()\n    return", True),
     ],
 )

@@ -129,7 +129,9 @@ def test_sample_draws_a_chosen_digit_of_a_conditional_model(tmp_path, eager):
 
 
 def test_sample_refuses_to_choose_a_digit_of_other_models(source, tmp_path):
-    with pytest.raises(UsageError, match=r"--digit=7 cannot be chosen, vae on mnist_5k draws all .* --model=cvae"):
+    with pytest.raises(
+        UsageError, match=r"--digit=7 cannot be chosen, because vae on mnist_5k draws all .* --model=cvae"
+    ):
         sampling.sample(source, 5, 3, tmp_path / "digits.png", "7", "--digit")
     assert list(tmp_path.iterdir()) == []
 

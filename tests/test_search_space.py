@@ -46,7 +46,7 @@ def test_space_is_read_by_the_types_of_the_fields():
         ("norm:a..b", ["range", "str", "A|B|C"]),
         ("norm:|batch", ["''"]),
         ("jit_compile:yes|no", ["'yes'", "true and false"]),
-        ("dataset:mnist|mnist_5k", ["dataset", "would not compare"]),
+        ("dataset:mnist|mnist_5k", ["dataset", "do not compare"]),
         ("latent_size", ["'latent_size'", "FIELD:VALUES"]),
         ("latent_size:8..64,latent_size:8..16", ["latent_size twice"]),
         ("", ["''", "FIELD:VALUES"]),

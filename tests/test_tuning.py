@@ -279,7 +279,7 @@ def test_warm_up_stays_the_same_share_of_a_trial():
         (["--search=latent_size:8..4"], ["latent_size:8..4", "upside down"]),
         (["--search=norm:none|bach"], ["config.norm='bach'", "did you mean batch?"]),
         (["--search=latent_size:0..4"], ["config.latent_size=0", "1 or more"]),
-        (["--search=epochs:1..4"], ["epochs", "would not compare"]),
+        (["--search=epochs:1..4"], ["epochs", "do not compare"]),
         (["--objectives=elb"], ["'elb'", "did you mean elbo?", "seconds"]),
         (["--objectives=seconds,elbo"], ["seconds,elbo", "must begin with elbo"]),
         (["--objectives=elbo,elbo"], ["each once"]),

@@ -147,6 +147,10 @@ def from_arrays(
       UsageError: if the images have a shape that is not accepted, or there are too few.
       Fault: if the values make no sense.
     """
+    if isinstance(images, str | Path):
+        raise UsageError(
+            f"images={str(images)!r} is no array: gm.datasets.load({str(images)!r}) reads a file or a folder"
+        )
     parts = (
         _part(images, labels, "train"),
         None if validation is None else _part(*validation, "validation"),

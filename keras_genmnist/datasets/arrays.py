@@ -228,7 +228,7 @@ def _with_channels(part: Part) -> np.ndarray:
     """The images as [N, H, W, C]."""
     shape = part.images.shape
     if 0 in shape[:1]:
-        raise UsageError(f"{part.name} has no image in it")
+        raise UsageError(f"{part.name}: there is none")
     if len(shape) == 3:
         return part.images[..., None]
     if len(shape) == 4 and shape[-1] in (1, 3):
@@ -242,7 +242,7 @@ def _with_channels(part: Part) -> np.ndarray:
         side = round(shape[1] ** 0.5)
         size = f"{side}, {side}" if side * side == shape[1] else "height, width"
         advice = f": images.reshape(-1, {size}) makes images of rows"
-    raise UsageError(f"{part.name} has the shape {shape}; accepted: [N, H, W], [N, H, W, 1] and [N, H, W, 3]{advice}")
+    raise UsageError(f"{part.name}: the shape is {shape}; accepted: [N, H, W], [N, H, W, 1] and [N, H, W, 3]{advice}")
 
 
 def _grey_levels(parts: list[Part]) -> list[np.ndarray]:
@@ -250,7 +250,7 @@ def _grey_levels(parts: list[Part]) -> list[np.ndarray]:
     for part in parts:
         kind = part.images.dtype.kind
         if kind not in "buif":
-            raise Fault(f"{part.name} holds values of type {part.images.dtype}; accepted: {VALUES}")
+            raise Fault(f"{part.name}: the values are of type {part.images.dtype}; accepted: {VALUES}")
         if kind == "f" and not np.isfinite(part.images).all():
             image = int(np.argmax(~np.isfinite(part.images).all(axis=(1, 2, 3))))
             raise Fault(f"{part.name}: image {image} holds NaN or infinity; accepted: {VALUES}")
@@ -333,7 +333,9 @@ def _one_label_an_image(labels: np.ndarray, part: Part) -> np.ndarray:
         advice = ": np.argmax(labels, axis=1) makes numbers of one-hot rows" if labels.ndim == 2 else ""
         raise Fault(f"the labels of {part.name} have the shape {labels.shape}; accepted: one for each image{advice}")
     if len(labels) != len(part.images):
-        raise Fault(f"{part.name} has {len(part.images)} images and {len(labels)} labels; accepted: one for each image")
+        raise Fault(
+            f"{part.name}: there are {len(part.images)}, and {len(labels)} labels; accepted: a label for each image"
+        )
     if labels.dtype.kind == "S":
         return np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind == "U":

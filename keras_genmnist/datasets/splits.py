@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_genmnist.datasets import binarization as binarizations
 from keras_genmnist.datasets.spec import DatasetSpec
+from keras_genmnist.errors import UsageError
 
 
 class Split(NamedTuple):
@@ -69,7 +70,10 @@ class Split(NamedTuple):
         Returns:
           tf.data.Dataset of images, float32 [B, H, W, C] in [0, 1], or levelled of {"images", "levels"}, both of that
           shape; labelled, of pairs of either and int64 [B].
+        Raises:
+          UsageError: if there are no batches of this size.
         """
+        require_batch(batch_size, self)
         batch = self._batch_of(binarization, batch_size, seed, labelled, levelled, share)
         steps = tf.data.Dataset.range(first_step, last_step)
         return ahead(steps.map(batch, num_parallel_calls=2, deterministic=True))
@@ -96,7 +100,10 @@ class Split(NamedTuple):
           levelled: of the training split, as in `train_batches`.
         Returns:
           As `train_batches`.
+        Raises:
+          UsageError: if there are no batches of this size.
         """
+        require_batch(batch_size, self)
         if self.name != "train":
             images = self.scored(binarization).astype(np.float32)
             rows = tf.data.Dataset.from_tensor_slices((images, self.labels) if labelled else images)
@@ -148,6 +155,14 @@ class Split(NamedTuple):
             return (images, tf.gather(self.labels, index)) if labelled else images
 
         return batch
+
+
+def require_batch(batch_size: int, split: Split) -> None:
+    """Raises UsageError unless there are batches of this size of the split; whole ones, where it is trained on."""
+    most = len(split.images)
+    if batch_size < 1 or (split.name == "train" and batch_size > most):
+        accepted = f"1 to {most}, the number of its images" if split.name == "train" else "1 or more"
+        raise UsageError(f"batch_size={batch_size} is out of range for the {split.name} split: give {accepted}")
 
 
 class Dataset(NamedTuple):

@@ -43,6 +43,8 @@ def build(
     Raises:
       UsageError: if a config value is out of range, or the model does not fit in memory.
     """
+    if isinstance(spec, datasets.Dataset):
+        raise UsageError(f"spec is {spec!r}: give what its images are, its .spec")
     config = configs.load(config) if isinstance(config, str) else config.copy_and_resolve_references()
     configs.change(config, **fields)
     if builder is None:

@@ -75,9 +75,11 @@ def parse(values: dict[str, str], config: ConfigDict) -> Space:
     """
     if not values:
         raise UsageError(f"the search has no field: give --search=FIELD:VALUES, where VALUES are {FORMS}")
-    for field in values:
+    for field, text in values.items():
+        if not isinstance(text, str):
+            raise UsageError(f"the search has {field}: {text!r}; give a string, {FORMS}")
         if field in FIXED:
-            raise UsageError(f"--search={field}:... is not searched, for scores would not compare: leave it out")
+            raise UsageError(f"--search={field}:... would give scores that do not compare: leave {field} out")
         if field not in config:
             near = configs.suggest(field, list(config))
             raise UsageError(f"unknown config field {field!r} in --search{near} Fields: {', '.join(sorted(config))}")
