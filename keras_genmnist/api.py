@@ -256,9 +256,10 @@ def begin(
 
 
 def _require_room(workdir: Path, dataset: str) -> None:
-    """Raises UsageError if the directory holds more than the data set's file, as a folder of images does."""
+    """Raises UsageError if the directory holds more than a log and the data set's file, as a folder of images does."""
     found = sorted(workdir.iterdir()) if workdir.is_dir() else []
-    if others := [path.name for path in found if path != Path(dataset) and not path.name.startswith(".")]:
+    others = [path.name for path in found if path != Path(dataset) and path.suffix not in (".log", ".txt")]
+    if others := [name for name in others if not name.startswith(".")]:
         raise UsageError(
             f"{workdir} holds {others[0]}{' and other files' if others[1:] else ''} but no run: give a --workdir that "
             "is new or empty"

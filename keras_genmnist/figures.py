@@ -22,6 +22,7 @@ ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)
 TRAVERSED, TRAVERSAL = 10, np.linspace(-2, 2, 7)  # latents, and where each is set, in standard deviations
 MEASURED = 2000  # images that say how much a latent tells
+STEEP = 3  # times as much as in the rest of it, a training may change in its first epochs to be shown whole
 STEP_SAMPLES, STEP_IMAGES = 1000, 2000  # for the figure of steps
 HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
 LONGEST = 24  # letters of a class's name in a legend
@@ -150,10 +151,10 @@ def traversals(subject: Subject) -> Figure:
         axis.imshow(sheet, cmap="gray", vmin=0, vmax=1)
         width, step = sheet.shape[1] / len(TRAVERSAL), sheet.shape[0] / rows
         axis.set_xticks([width * n for n in (0.5, len(TRAVERSAL) / 2, len(TRAVERSAL) - 0.5)], ["-2", "0", "2"])
-        names = [f"$z_{{{latent + 1}}}$, {max(0, told_nats[latent]):.1f} nats" for latent in chosen]
+        names = [f"$z_{{{latent + 1}}}$ tells {max(0, told_nats[latent]):.1f} nats" for latent in chosen]
         axis.set_yticks([step * (row + 0.5) for row in range(rows)], names if column == 0 else [""] * rows)
         axis.tick_params(length=0)
-        axis.set_xlabel("standard deviations")
+    figure.supxlabel("standard deviations from the mean over images", fontsize=10)
     figure.suptitle(f"One latent varied at a time, {_caption(subject)}", fontsize=11)
     return figure
 
@@ -170,7 +171,10 @@ def reconstructions(subject: Subject) -> Figure:
 
 
 def training_curves(subject: Subject) -> Figure:
-    """What tells how training went, over the epochs; what only the steep first tenth reaches falls outside."""
+    """What tells how training went, over the epochs.
+
+    What only the first tenth reaches falls outside where it would make all else flat.
+    """
     rows = subject.rows
     # A run that an earlier version began lacks what has come since.
     curves = {
@@ -187,7 +191,9 @@ def training_curves(subject: Subject) -> Figure:
         for name in names:
             marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
             axis.plot(epochs, [row[name] for row in rows], marker=marker, label=_legend(name))
-        settled = [row[name] for row in rows[len(rows) // 10 :] for name in names]
+        every, settled = ([row[name] for row in some for name in names] for some in (rows, rows[len(rows) // 10 :]))
+        if max(every) - min(every) <= STEEP * (max(settled) - min(settled)):
+            settled = every
         margin = 0.05 * (max(settled) - min(settled)) or 1
         axis.set(xlabel="epoch", ylabel=label, xlim=(0, epochs[-1] + 1))
         axis.set_ylim(min(settled) - margin, max(settled) + margin)

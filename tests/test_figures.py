@@ -160,8 +160,8 @@ def test_traversals_vary_one_latent_from_a_test_image_those_that_tell_most_first
     assert [axis.get_title() for axis in figure.axes[:3]] == [f"test image {place}" for place in (3, 8, 5)]
     np.testing.assert_array_equal(picture(figure.axes[1]), mnist_5k.test.binary[8, ..., 0])
     names = [text.get_text() for text in first.get_yticklabels()]
-    assert [name.split(",")[0] for name in names] == ["$z_{2}$", "$z_{1}$"]
-    nats = [float(name.split(", ")[1].removesuffix(" nats")) for name in names]
+    assert [name.split(" tells ")[0] for name in names] == ["$z_{2}$", "$z_{1}$"]
+    nats = [float(name.split(" tells ")[1].removesuffix(" nats")) for name in names]
     np.testing.assert_allclose(nats, [np.log(101) / 2, np.log(5) / 2], atol=0.11)  # shown by one decimal
     for place, axis in ((3, first), (8, second), (5, third)):
         shown = np.stack([[cell(picture(axis), row, column)[0, :2] for column in range(7)] for row in range(2)])

@@ -47,7 +47,8 @@ def importance(study: Study) -> Figure:
     figure, axis = _figure(7, 1.4 + 0.4 * len(found))
     bars = axis.barh(list(found), list(found.values()), color="C0")
     axis.bar_label(bars, [f"{100 * share:.0f}%" for share in found.values()], padding=3)
-    axis.set(xlabel=f"share in what decides the {label(study.record.objectives[0])}, by PED-ANOVA", xlim=(0, 1.1))
+    axis.set(xlabel=f"importance for the validation {label(study.record.objectives[0])}, by PED-ANOVA", xlim=(0, 1.1))
+    axis.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     number = sum(row["state"] == "complete" for row in rows(study))
     return _titled(figure, study, f"Importance, by {number} complete trials")
 
@@ -96,7 +97,8 @@ def slices(study: Study) -> Figure:
         if isinstance(over, Range) and over.log:
             axis.set_xscale("log")
             ticks = np.geomspace(over.low, over.high, 4)
-            axis.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            form = ".0f" if isinstance(over.low, int) else ".2g"
+            axis.set_xticks(ticks, [format(tick, form) for tick in ticks])
             axis.minorticks_off()
         elif isinstance(over, Range):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=isinstance(over.low, int)))
