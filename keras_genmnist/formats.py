@@ -47,7 +47,9 @@ def onnx(model: GenerativeModel) -> dict[str, bytes]:
       UsageError: as `tflite`; if tf2onnx or onnxruntime are not installed.
     """
     if not all(map(importlib.util.find_spec, ("tf2onnx", "onnxruntime"))):
-        raise UsageError("--format=onnx needs tf2onnx and onnxruntime: pip install 'keras_genmnist[onnx]', or '.[onnx]' in a clone")
+        raise UsageError(
+            "--format=onnx needs tf2onnx and onnxruntime: pip install 'keras_genmnist[onnx]', or '.[onnx]' in a clone"
+        )
     own = _portable(model, "onnx")
     return {f"{name}.onnx": content for name, content in _each(own, lambda name: _onnx(own[name])).items()}
 

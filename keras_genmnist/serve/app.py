@@ -161,13 +161,15 @@ def create_app(
         for key, value in request.args.items():
             if key not in ("num_samples", "seed", "digit", "label"):
                 raise invalid(f"unknown parameter {key}: give num_samples, seed or {choice}")
+            if key in ("digit", "label") and "sample_class" not in servable.signatures:
+                raise invalid(f"{key} cannot be chosen: {servable.label} was not told the classes; leave it out")
             if key == "label" and servable.spec.classes:
                 try:
                     value = str(servable.spec.label_of(value))
                 except ValueError as error:
                     raise invalid(f"label={error}") from error
             if not re.fullmatch(r"-?[0-9]{1,20}", value):
-                raise invalid(f"{key} must be a whole number")
+                raise invalid(f"{key}={value:.20} is no whole number: give one")
             wanted[key] = int(value)
         if "digit" in wanted:
             wanted["label"] = wanted.pop("digit")
