@@ -1,5 +1,6 @@
 """What a verb works on: a run or an export, and images for it."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -106,7 +107,9 @@ def images_of(name: str, spec: DatasetSpec, config: ConfigDict, label: str) -> t
             images = np.stack(arrays.resize(split.images, side, name))
             split = Split(images, binarization.reference(images), split.labels, "test")
     else:
-        found = datasets.read(name, image_size=side, invert=config.invert)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*models learn light ones")  # these are not to be learned
+            found = datasets.read(name, image_size=side, invert=config.invert)
         parts = [part for part in (found.train, found.validation, found.test) if part is not None]
         images, names = np.concatenate([part.images for part in parts]), found.class_names
         labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
