@@ -571,10 +571,10 @@ def _train(
         f"on {cluster.description(training.strategy)}{device.description(run.config.precision)}",
         flush=True,
     )
-    if training.steps_per_epoch < 10:
+    if not training.step and training.steps_per_epoch < 4:
         runs.warn(
-            f"an epoch has no more than {training.steps_per_epoch} steps, of config.batch_size={run.config.batch_size} "
-            "images each: a smaller one, or more epochs, lets the model learn more"
+            f"steps in an epoch: {training.steps_per_epoch}, as config.batch_size={run.config.batch_size}: a smaller "
+            "one, or more epochs, lets the model learn more"
         )
     if training.mirrored and run.config.jit_compile:
         runs.warn("replicas train without XLA: they draw other numbers than one device by config.jit_compile=True")

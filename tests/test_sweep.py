@@ -78,7 +78,7 @@ def test_a_run_that_fails_is_told_of_and_the_others_are_not_lost(commands, tmp_p
     with pytest.raises(Fault, match=r"1 of 2 runs failed: vae-3435; what each said is in .*, and the same command"):
         cli.VERBS["sweep"](["--models=vae", "--seeds=2", "--num_draws=2", *FLAGS, f"--workdir={tmp_path / 'both'}"])
     printed = capsys.readouterr().out
-    assert "vae-3435: " in printed and "is a file where a folder should be: move it away (1 of 2" in printed
+    assert "vae-3435: " in printed and "holds best but no run: give a --workdir that is new or empty (1 of 2" in printed
     found = json.loads((tmp_path / "both" / "sweep.json").read_text())
     assert [run["seed"] for run in found["models"]["vae"]["runs"]] == [3436]
     assert found["models"]["vae"]["nll"]["sd"] is None and found["differences"] == []
