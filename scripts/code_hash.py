@@ -71,8 +71,8 @@ def _code(text: str) -> str:
 class _WhatComputes(ast.NodeTransformer):
     """Leaves out what no number comes from: types, what only refuses, and what is only said.
 
-    They are the types of functions and imports for types; the messages of `raise`, functions named require_..., and the
-    imports of errors; calls of `print` and `warn`; and each `if` that does nothing else.
+    They are the types of functions and imports for types; the messages of `raise`, functions named require_... that
+    return nothing, and the imports of errors; calls of `print` and `warn`; and each `if` that does nothing else.
     """
 
     def visit_arg(self, node):
@@ -81,7 +81,8 @@ class _WhatComputes(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node):
         node.returns = None
-        return None if node.name.startswith("require") else self.generic_visit(node)
+        gives = any(isinstance(part, ast.Return) and part.value for part in ast.walk(node))
+        return None if node.name.startswith("require") and not gives else self.generic_visit(node)
 
     def visit_ImportFrom(self, node):
         return None if node.module in ("typing", "collections.abc", "keras_genmnist.errors") else node
