@@ -108,6 +108,15 @@ def test_build_names_a_field_that_is_not_there(mnist_5k):
         gm.models.build("vae", mnist_5k.spec, latent_size="2")
 
 
+def test_few_steps_in_an_epoch_are_warned_of_where_a_training_begins(tmp_path, capsys):
+    fields = {"dataset": "mnist_5k", "hidden_size": 4, "latent_size": 2, "batch_size": 2000, "jit_compile": False}
+    for epochs, warned in ((1, True), (2, False)):
+        gm.train("vae", epochs=epochs, workdir=tmp_path / "run", **fields)
+        said = capsys.readouterr()
+        assert ("steps in an epoch: 2, as config.batch_size=2000: a smaller one" in said.err) is warned
+        assert "4,000 images of 28 x 28, " in said.out
+
+
 def test_mistake_in_an_argument_is_told(mnist_5k, run):
     with pytest.raises(UsageError, match=r"batch_size=0 is out of range for the train split: give 1 to 4000, the"):
         mnist_5k.train.batches(0)

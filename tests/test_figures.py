@@ -225,6 +225,10 @@ def test_training_curves_leave_out_what_only_the_first_tenth_reaches(subject):
     low, high = figure.axes[0].get_ylim()
     assert -102 < low < -101 and -100 < high < -99
     plt.close(figure)
+    rows[0]["elbo"] = -98.0  # three times as wide as the rest: still shown
+    figure = figures.training_curves(subject._replace(rows=rows))
+    assert figure.axes[0].get_ylim()[1] > -98
+    plt.close(figure)
 
 
 def test_training_curves_leave_out_what_the_run_did_not_record(subject):
