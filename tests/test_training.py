@@ -142,6 +142,15 @@ def test_resume_after_the_best_epoch_scores_the_best_weights(tmp_path, monkeypat
     assert tiny.scored(run.workdir) == tiny.scored(whole.workdir)
 
 
+@pytest.mark.slow
+def test_memory_stays_as_it_is_while_a_training_goes_on(tmp_path):
+    flags = tiny.flags(batch_size=100, epochs=60, hidden_layers=1)
+    process = tiny.start("train", "--workdir=run", *flags, cwd=tmp_path)
+    assert not process.wait()
+    peaks = [row["peak_memory_bytes"] for row in runs.read_metrics(runs.load(tmp_path / "run"))]
+    assert peaks[-1] < 1.01 * peaks[len(peaks) // 2]  # the allocator's pools grow in the first epochs
+
+
 def test_row_of_an_epoch_without_checkpoint_is_written_once(tmp_path, eager):
     # As kill -9 leaves it between the row and the checkpoint.
     run = tiny.begin(tmp_path / "run", epochs=1)
