@@ -39,6 +39,12 @@ class Adam(tf_keras.optimizers.Adam):
         )
 
     def aggregate_gradients(self, grads_and_vars):
+        # A constraint here is the mask of a masked network (see flows.py), whose gradient reaches weights that do not
+        # exist.  Neither the norm of the gradient nor the matrix that Muon makes orthogonal may have them in it.
+        grads_and_vars = [
+            (g if g is None or v.constraint is None else v.constraint(tf.convert_to_tensor(g)), v)
+            for g, v in grads_and_vars
+        ]
         count = tf.distribute.get_strategy().num_replicas_in_sync
         if count > 1:
             grads_and_vars = [(None if g is None else tf.convert_to_tensor(g) / count, v) for g, v in grads_and_vars]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_genmnist import optimization, training
+from keras_genmnist import models, optimization, training
 from tests import tiny
 
 RATE = 1e-2
@@ -27,9 +27,9 @@ def test_orthogonal_of_no_gradient_is_zero():
     np.testing.assert_array_equal(optimization.orthogonal(tf.zeros([16, 20])), 0)
 
 
-def moved(optimizer, gradients: list[tf.Tensor]) -> np.ndarray:
+def moved(optimizer, gradients: list[tf.Tensor], constraint=None) -> np.ndarray:
     """What the gradients, one after the other, have moved a variable by."""
-    variable = tf.Variable(tf.zeros_like(gradients[0]))
+    variable = tf.Variable(tf.zeros_like(gradients[0]), constraint=constraint)
     for gradient in gradients:
         optimizer.apply_gradients([(gradient, variable)])
     return variable.numpy()
@@ -57,6 +57,28 @@ def test_muon_moves_what_is_no_matrix_as_adam_does(shape):
     gradients = [ANY(shape, [seed, 0]) for seed in range(3)]
     found, expected = (moved(kind(RATE), gradients) for kind in (optimization.Muon, optimization.Adam))
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [optimization.Muon, optimization.Adam])
+def test_weights_that_a_mask_leaves_out_change_nothing_of_the_others(kind):
+    mask = tf.linalg.band_part(tf.ones([20, 20]), 0, -1)
+    gradients = [ANY([20, 20], [seed, 0]) for seed in range(3)]
+    whole, masked = (
+        moved(kind(RATE, global_clipnorm=1.0), those, lambda weights: mask * weights)
+        for those in (gradients, [mask * gradient for gradient in gradients])
+    )
+    np.testing.assert_array_equal(whole, masked)
+
+
+def test_the_only_constraints_of_weights_are_masks():
+    # What `optimization` does with them is right of masks alone.
+    model = models.build(tiny.config("vae_best"))
+    constrained = [weight for weight in model.trainable_weights if weight.constraint is not None]
+    assert constrained
+    for weight in constrained:
+        mask = weight.constraint(tf.ones_like(weight)).numpy()
+        assert set(np.unique(mask)) <= {0, 1}
+        np.testing.assert_array_equal(weight.constraint(3 * tf.ones_like(weight)), 3 * mask)
 
 
 def test_the_optimizer_is_that_of_the_config():
