@@ -26,6 +26,7 @@ from keras_genmnist.models.base import BoundedModel
 DECODERS = {"bernoulli": BernoulliDecoder, "logistic": LogisticDecoder}
 LEAST = 0.01  # of the share that each of K equally frequent codes has; one with less is dead
 TINY = 1e-12  # of a squared distance, where all that was found are codes
+FADED = 1e-20  # share of a code that nothing was near to for long; less, and in the end sum / share would be 0 / 0
 
 
 class Codebook(tf_keras.layers.Layer):
@@ -99,8 +100,9 @@ class Codebook(tf_keras.layers.Layer):
         chosen = tf.random.stateless_categorical(chances[None], self.number, seed)[0]
         near = tf.one_hot(codes, self.number) / tf.cast(tf.size(codes), tf.float32)
         taken = pace * (1 - self.memory)
-        shares = (1 - taken) * self.shares + taken * replicas.mean(tf.reduce_sum(near, axis=0))
-        sums = (1 - taken) * self.sums + taken * replicas.mean(tf.matmul(near, values, transpose_a=True))
+        kept = tf.where(self.shares > FADED, 1 - taken, 1.0)
+        shares = kept * self.shares + taken * replicas.mean(tf.reduce_sum(near, axis=0))
+        sums = kept[:, None] * self.sums + taken * replicas.mean(tf.matmul(near, values, transpose_a=True))
         dead, even = restart & (shares < LEAST / self.number), 1 / self.number
         self.shares.assign(tf.where(dead, even, shares))
         self.sums.assign(tf.where(dead[:, None], even * replicas.picked(values, chosen), sums))

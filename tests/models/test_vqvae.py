@@ -226,6 +226,15 @@ def test_dead_codes_begin_anew_in_the_first_steps_alone(model, x, steps):
     np.testing.assert_allclose(model.codebook.shares[1:], even, rtol=1e-5)
 
 
+def test_a_code_that_nothing_is_near_to_stays_where_it_is_for_ever():
+    codebook, values = Codebook(2, 2, 0.1), np.ones([10, 2], np.float32)
+    codebook.shares.assign([0.5, 0.5])
+    codebook.sums.assign([[0.5, 0.5], [3.0, 4.0]])
+    for step in range(100):  # a share of 1e-100, were it to fade on
+        codebook.update(values, codebook.nearest(values), tf.constant([0, step]), restart=False)
+    np.testing.assert_allclose(codebook.vectors, [[1, 1], [6, 8]], rtol=1e-5)
+
+
 def test_codes_that_the_first_step_does_not_use_begin_anew_after_it():
     codebook = Codebook(16, 2, 0.99)
     values = np.random.default_rng(0).normal(20, 1, [400, 2]).astype(np.float32)  # far from all codes
