@@ -2,7 +2,8 @@
 
 1. The discriminator has an R1 penalty and no norm, where the paper has spectral norm.
 2. The loss is the one of `dcgan`, where the paper has the hinge loss.
-3. The generator is told the digit with its latents, where the paper has a batch norm for each class.
+3. The discriminator has as many steps as the generator, where the paper has five times as many.
+4. The generator is told the digit with its latents, where the paper has a batch norm for each class.
 """
 
 from ml_collections import ConfigDict

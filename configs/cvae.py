@@ -11,12 +11,12 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    # A prior as flexible as `vae_best`'s: with a Gaussian for each class, many samples are of none.
+    # With a Gaussian as the prior of each class, many samples are of none.
     return based_on(
         "vae_conv",
         class_conditional=True,
         prior="realnvp",
         latent_size=16,
         ema_decay=0.999,
-        epochs=40,
+        epochs=80,
     )

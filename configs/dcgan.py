@@ -3,7 +3,10 @@
 1. The learning rates are 5e-4, where the paper has 2e-4.
 2. Images of 28 x 28 pixels are made of 7 x 7 places in two steps, with 64 and 32 maps. The paper's have 64 x 64
    pixels and more maps.
-3. The generator's weights are averaged.
+3. Each network has a fully connected hidden layer, which the paper leaves out.
+4. The weights begin as Keras has them, where the paper has a standard deviation of 0.02, and batches have 100 images,
+   where the paper has 128.
+5. The generator's weights are averaged.
 """
 
 from ml_collections import ConfigDict

@@ -10,4 +10,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on("flow_matching", class_conditional=True, guidance=1.25, epochs=40)
+    return based_on("flow_matching", class_conditional=True, guidance=1.25)

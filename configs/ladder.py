@@ -3,7 +3,8 @@
 1. Of the images' features, 10 % are dropped between the networks on the way up, and noise is added to the upper
    layers' Gaussians.
 2. 0.25 nats of KL cost nothing for each latent above the lowest layer.
-3. There are 400 epochs, with a warm-up of 100. The paper has 2,000, with a warm-up of 200.
+3. The hidden units are rectified, where those of the paper leak.
+4. There are 400 epochs, with a warm-up of 100. The paper has 2,000, with a warm-up of 200.
 """
 
 from ml_collections import ConfigDict

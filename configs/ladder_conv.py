@@ -1,7 +1,8 @@
 """Ladder VAE with convolutions next to the image (Sonderby et al. 2016, arxiv.org/abs/1602.02282)
 
 1. The networks next to the image are convolutional. All of the paper's are fully connected.
-2. The others are those of `ladder`, but there are 100 epochs with a warm-up of 10.
+2. The others are those of `ladder` with half as many hidden units. There are 100 epochs with a warm-up of 10, and
+   batches of 100.
 """
 
 from ml_collections import ConfigDict

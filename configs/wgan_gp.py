@@ -1,6 +1,6 @@
 """Wasserstein GAN with gradient penalty (Gulrajani et al. 2017, arxiv.org/abs/1704.00028)
 
-1. Adam has learning rates of 5e-4 and a beta_1 of 0.5, where the paper has 1e-4 and 0.
+1. Adam has learning rates of 5e-4, a beta_1 of 0.5 and a beta_2 of 0.999, where the paper has 1e-4, 0 and 0.9.
 2. The learning rates decay, and the generator's weights are averaged.
 """
 

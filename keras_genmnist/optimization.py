@@ -55,7 +55,8 @@ class Muon(Adam):
     """Moves a matrix by its momentum made orthogonal, so by as much in each direction, and other weights as Adam does.
 
     The kernel of a convolution is the matrix of what it multiplies at one place.  The learning rate is of the size of
-    Adam's.
+    Adam's.  The first and the last layer are moved so too if they have NARROWEST rows and columns;
+    Jordan et al. leave them to Adam.
 
     Source: Jordan et al.; its size as in Liu et al., section 2.2, without the decay of weights
     """

@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 ROWS = {
     "gan": Row(20, "gan"),
-    "cvae": Row(25, "cvae"),
+    "cvae": Row(40, "cvae"),
     "planar": Row(30, "planar"),
     "vae_conv": Row(30, "vae_conv"),
     "vae": Row(40, "vae", gap=True),
@@ -55,12 +55,12 @@ ROWS = {
     "realnvp_prior": Row(40, "realnvp_prior"),
     "cgan": Row(60, "cgan"),
     "dcgan": Row(50, "dcgan"),
-    "vae_2d": Row(50, "vae_2d"),
+    "vae_2d": Row(55, "vae_2d"),
     "vampprior": Row(60, "vampprior"),
     "iwae": Row(60, "iwae"),
     "vae_best": Row(110, "vae_best"),
     "hvae": Row(65, "hvae"),
-    "flow_matching": Row(70, "flow_matching"),
+    "flow_matching": Row(90, "flow_matching"),
     "flow_matching_guided": Row(80, "flow_matching_guided"),
     "vqvae": Row(70, "vqvae"),
     "ladder": Row(70, "ladder"),
