@@ -76,8 +76,8 @@ class Workers:
     def each(self, items: Sequence, work: Callable) -> Iterator[tuple]:
         """Calls work(item, run) of every item, and gives (item, result), in the order of the items, as they end.
 
-        `run(arguments, log)` runs `genmnist ARGUMENTS`, appends what it says to the file `log`, and returns its exit
-        status.
+        `run(arguments, log, until=None)` runs `genmnist ARGUMENTS`, appends what it says to the file `log`, and returns
+        its exit status.  Once `until()`, which is asked every second, the process is ended.
         """
         futures = [self._pool.submit(work, item, self._run) for item in items]
         return ((item, future.result()) for item, future in zip(items, futures, strict=True))
@@ -86,14 +86,20 @@ class Workers:
         share = self._own.share = next(self._free)
         os.sched_setaffinity(0, share.cores)  # of this thread, and of the processes that it starts
 
-    def _run(self, arguments: list[str], log: Path) -> int:
+    def _run(self, arguments: list[str], log: Path, until: Callable[[], object] | None = None) -> int:
         with self._lock:
             if self._stopped:
                 return -1
             with open(log, "a") as file:
                 process = start(arguments, self._own.share.gpus, stdout=file, stderr=subprocess.STDOUT)
             self._running.add(process)
-        status = process.wait()
+        while True:
+            try:
+                status = process.wait(1 if until else None)
+                break
+            except subprocess.TimeoutExpired:
+                if until and until():
+                    process.terminate()
         with self._lock:
             self._running.discard(process)
         return status

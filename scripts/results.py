@@ -2,16 +2,18 @@
 
 What a row says depends on its commands, its config, its data and the code that has a part in it.  A row for which none
 of these has changed since it was recorded is left as it is.  Stop this at any time: the same command goes on where it
-stopped.
+stopped.  Where code has changed meanwhile, it goes on if the first epoch, trained again, has the same numbers.
 
 Usage: python scripts/results.py [--rows=vae,iaf] [--jobs=2] [--runs=runs/results] [--budget], in the root of the
 repository, at a clean commit.  --budget tells what there is to do, and does nothing.
 """
 
 import argparse
+import itertools
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,8 @@ from keras_genmnist import datasets, files, runs, workers
 
 SEEDS = (3436, 3437)  # beside that of the configs, of which the tables tell the spread
 DEPTHS = (0, 10, 40, 80)  # planar maps: those of Rezende & Mohamed 2015, figure 4
+# What metrics.jsonl says of an epoch that is not of its numbers.
+OF_A_PROCESS = ("seconds", "images_per_second", "startup_seconds", "peak_memory_bytes", "machine", "commit")
 
 
 class Row(NamedTuple):
@@ -105,8 +109,9 @@ def place(name: str, folder: Path) -> Path:
 def made_by(row: Row, *verbs: str) -> str:
     """A hash of what these verbs compute the row by: its config, and the code of its model and of the verbs."""
     modules = {"train": "training", "evaluate": "evaluate", "gap": "gap"}
-    own = [f"configs.{row.model}", f"keras_genmnist.models.{configs.load(row.model).model}"]
-    return digest([*own, *(f"keras_genmnist.{modules[verb]}" for verb in verbs)], told=[row.dataset, *row.changes])
+    config = configs.load(row.model)
+    code = [f"keras_genmnist.{module}" for module in (f"models.{config.model}", *(modules[verb] for verb in verbs))]
+    return digest(code, told=[row.dataset, *row.changes, json.dumps(config.to_dict(), sort_keys=True)])
 
 
 def is_current(name: str, row: Row) -> bool:
@@ -124,17 +129,51 @@ def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], i
     workdir = place(name, folder)
     log, trained_by = (workdir.with_name(f"{workdir.name}.{end}") for end in ("log", "made_by"))
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    now = made_by(row, "train")
+    stamp, now = made_by(row, *_verbs(row)), made_by(row, "train")
     before = trained_by.read_text() if trained_by.exists() else now
     if before != now and workdir.exists():
-        workdir.rename(workdir.with_name(f"{workdir.name}.{before}"))  # what other code began is not gone on with
+        first = _first_epoch(workdir)
+        again = first and _first_epoch_again(name, row, log, run)
+        if first and not again:
+            return _reason(log)
+        if first is None or first != again:
+            aside = (workdir.with_name(f"{workdir.name}.{before}{'+' * number}") for number in itertools.count())
+            workdir.rename(next(path for path in aside if not path.exists()))
     files.write(trained_by, now.encode())
     for arguments in commands(name, row, folder):
         if run(arguments, log):
-            return workers.last_line(log).removeprefix("genmnist: ")
+            return _reason(log)
+    if made_by(row, *_verbs(row)) != stamp:
+        return "the code has changed meanwhile, so that it is to be made again"
     path = ROOT / "results" / f"{name}.json"
-    files.write_json(path, json.loads(path.read_text()) | {"made_by": made_by(row, *_verbs(row))})
+    files.write_json(path, json.loads(path.read_text()) | {"made_by": stamp})
     return ""
+
+
+def _reason(log: Path) -> str:
+    return workers.last_line(log).removeprefix("genmnist: ")
+
+
+def _first_epoch_again(name: str, row: Row, log: Path, run: Callable) -> dict | None:
+    """As `_first_epoch`, of a training by today's code.
+
+    If it is the same, so is the rest: a row takes hours, and much of what is changed in the code that it is made by has
+    nothing to do with it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = place(name, Path(folder))
+        run(commands(name, row, Path(folder))[0], log, until=lambda: _first_epoch(workdir))
+        return _first_epoch(workdir)
+
+
+def _first_epoch(workdir: Path) -> dict | None:
+    """Its numbers in metrics.jsonl, without what clock and machine have to say, and the config; None before its end."""
+    path = workdir / "metrics.jsonl"
+    line, end, _ = path.read_text().partition("\n") if path.exists() else ("", "", "")
+    if not end:
+        return None
+    numbers = {name: value for name, value in json.loads(line).items() if name not in OF_A_PROCESS}
+    return numbers | {"config": runs.load(workdir).config.to_dict()}
 
 
 def _verbs(row: Row) -> list[str]:

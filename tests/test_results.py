@@ -2,10 +2,12 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from keras_genmnist import cli
 
@@ -97,13 +99,20 @@ def test_every_record_of_a_run_has_a_row_and_every_row_can_be_trained(scripts):
 
 def test_code_of_a_row_is_that_of_its_model_and_of_what_measures_it(scripts):
     closure = sys.modules["code_hash"].closure
-    code = closure(["configs.gan", "keras_genmnist.models.gan", "keras_genmnist.training", "keras_genmnist.evaluate"])
-    assert {"configs.gan", "keras_genmnist.models.gan", "keras_genmnist.bounds", "keras_genmnist.runs"} <= code.keys()
-    others = {"configs.vae", "keras_genmnist.models.vae", "keras_genmnist.flows", "keras_genmnist.cli"}
+    code = closure(["keras_genmnist.models.gan", "keras_genmnist.training", "keras_genmnist.evaluate"])
+    assert {"keras_genmnist.models.gan", "keras_genmnist.bounds", "keras_genmnist.runs"} <= code.keys()
+    others = {"keras_genmnist.models.vae", "keras_genmnist.flows", "keras_genmnist.cli"}
     assert not code.keys() & others and not any(name.startswith("keras_genmnist.serve") for name in code)
     digests = [scripts.made_by(scripts.ROWS[name], "train") for name in ("vae", "iaf", "planar_k0-binarized_mnist")]
     digests += [scripts.made_by(scripts.ROWS["vae"], "train", "evaluate")]
     assert len(set(digests)) == 4
+
+
+def test_a_row_changes_with_the_config_that_its_own_is_based_on(scripts, monkeypatch):
+    row, load = scripts.ROWS["iaf"], scripts.configs.load
+    before = scripts.made_by(row, "train")
+    monkeypatch.setattr(scripts.configs, "load", lambda name: ConfigDict(load(name).to_dict() | {"epochs": 7}))
+    assert scripts.made_by(row, "train") != before
 
 
 def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch, run):
@@ -111,14 +120,17 @@ def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch,
     row, asked = scripts.Row(1, "vae", "mnist_5k"), []
     monkeypatch.setattr(scripts, "ROOT", tmp_path)
     monkeypatch.setitem(scripts.ROWS, "small", row)
-    result = tmp_path / "results" / "small.json"
+    result, trained = tmp_path / "results" / "small.json", tmp_path / "trained"
     result.parent.mkdir()
+    trained.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(run.workdir / name, trained)
     data = json.loads((run.workdir / "config.json").read_text())["data"]
 
-    def genmnist(arguments, log):
+    def genmnist(arguments, log, until=None):
         asked.append(arguments[0])
         if arguments[0] == "train":
-            Path(arguments[-1].removeprefix("--workdir=")).mkdir(exist_ok=True, parents=True)
+            shutil.copytree(trained, arguments[-1].removeprefix("--workdir="), dirs_exist_ok=True)
         else:
             result.write_text(json.dumps({"data": data}))
         return 0
@@ -126,16 +138,52 @@ def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch,
     assert not scripts.is_current("small", row)
     assert scripts.record("small", row, tmp_path / "runs", genmnist) == ""
     assert asked == ["train", "evaluate"] and scripts.is_current("small", row)
-    with monkeypatch.context() as patch:
-        patch.setattr(scripts, "made_by", lambda row, *verbs: "another")
-        assert not scripts.is_current("small", row)
-        scripts.record("small", row, tmp_path / "runs", genmnist)
-        (kept,) = (tmp_path / "runs" / "mnist_5k").glob("small.*[0-9a-f]")
-        assert len(kept.suffix) == 13 and (tmp_path / "runs" / "mnist_5k" / "small").exists()
+    metrics, here = trained / "metrics.jsonl", tmp_path / "runs" / "mnist_5k"
+    first, *more = map(json.loads, metrics.read_text().splitlines())
+    for number, (made_by, change, aside) in enumerate(
+        [
+            ("one", {}, []),
+            ("two", {"seconds": 0.0, "commit": "another"}, []),
+            ("three", {"elbo": first["elbo"] + 1e-6}, ["small.two"]),
+            ("two", {"elbo": first["elbo"] + 2e-6}, ["small.two", "small.three"]),
+            ("three", {"elbo": first["elbo"] + 3e-6}, ["small.two", "small.three", "small.two+"]),
+        ]
+    ):
+        metrics.write_text("".join(json.dumps(row) + "\n" for row in (first | change, *more)))
+        with monkeypatch.context() as patch:
+            patch.setattr(scripts, "made_by", lambda row, *verbs, stamp=made_by: stamp)
+            assert not scripts.is_current("small", row)
+            assert scripts.record("small", row, tmp_path / "runs", genmnist) == ""
+            assert scripts.is_current("small", row)
+        assert {path.name for path in here.glob("small*")} == {"small", "small.made_by", *aside}, number
     result.write_text(
         json.dumps({"data": data | {"sha256": "0"}, "made_by": scripts.made_by(row, "train", "evaluate")})
     )
     assert not scripts.is_current("small", row), "the data have changed"
+
+
+def test_row_is_not_put_aside_where_its_first_epoch_was_not_trained_again(scripts, tmp_path, monkeypatch, run):
+    """As when all is stopped meanwhile."""
+    row = scripts.Row(1, "vae", "mnist_5k")
+    monkeypatch.setitem(scripts.ROWS, "small", row)
+    here = tmp_path / "mnist_5k" / "small"
+    shutil.copytree(run.workdir, here)
+    here.with_name("small.made_by").write_text("other code")
+
+    def genmnist(arguments, log, until=None):
+        log.write_text("genmnist: stopped\n")
+        return 143
+
+    assert scripts.record("small", row, tmp_path, genmnist) == "stopped"
+    assert here.exists() and here.with_name("small.made_by").read_text() == "other code"
+
+
+def test_row_whose_code_changes_while_it_is_made_is_not_recorded(scripts, tmp_path, monkeypatch):
+    stamps = iter(["one", "one", "two"])
+    monkeypatch.setattr(scripts, "made_by", lambda row, *verbs: next(stamps))
+    monkeypatch.setattr(scripts, "ROOT", tmp_path)
+    reason = scripts.record("vae", scripts.ROWS["vae"], tmp_path / "runs", lambda arguments, log: 0)
+    assert "the code has changed meanwhile" in reason and not (tmp_path / "results").exists()
 
 
 def test_row_that_fails_tells_why_and_is_not_recorded(scripts, tmp_path, monkeypatch):

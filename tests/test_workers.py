@@ -52,6 +52,14 @@ def test_each_command_runs_on_its_share(command, tmp_path, monkeypatch):
     assert os.sched_getaffinity(0) == cores  # of this thread, which keeps all
 
 
+def test_a_command_is_ended_once_it_has_done_what_is_wanted(command, tmp_path):
+    command('trap "exit 143" TERM; echo started; while :; do sleep 0.05; done')
+    log, share = tmp_path / "log", workers.Share(frozenset(os.sched_getaffinity(0)), None)
+    with workers.Workers([share]) as crew:
+        ((_, status),) = crew.each([log], lambda item, run: run([], log, until=lambda: "started" in log.read_text()))
+    assert status == 143
+
+
 def test_what_still_runs_is_stopped_and_saves(command, tmp_path):
     command('trap "echo saved; exit 143" TERM; echo started; while :; do sleep 0.05; done')
     log, queued = tmp_path / "log", tmp_path / "queued"
