@@ -256,6 +256,17 @@ def test_table_of_likelihoods_has_the_spread_over_seeds_of_one_row():
     assert "-seed" not in table + results.bits(found) + results.grey_levels(found) + results.leaderboard(found)
 
 
+def test_leaderboard_counts_cores_and_leaves_out_what_names_no_machine():
+    def scored(*machines):
+        own = copy.deepcopy(RESULTS["vae"]) | {"train_seconds": 600.0, "dataset": "mnist"}
+        own["test"]["nll"]["mean"] = 83.0
+        return own | {"trained": {"machine": list(machines), "commit": ["abc"]}}
+
+    found = {"unknown": scored(None), "half_known": scored("1 core of X", None), "known": scored("2 cores of X")}
+    assert "| 84 | `known` | 83.00" in (table := results.leaderboard(found)) and "| 20 |" in table
+    assert "`known`" not in results.leaderboard({"unknown": found["unknown"]})
+
+
 def test_tables_say_what_has_no_scores():
     assert "No sample scores yet, for they were evaluated before there were any: `vae`." in results.grey_levels(
         records()
@@ -278,6 +289,7 @@ def test_unrepeatable_names_what_has_changed():
     assert results.unrepeatable(other) == "flow_steps=10 is 3 today"
     changed = record | {"trained": {"machine": [None], "commit": ["abc", "def+"]}}
     assert results.unrepeatable(changed) == "the code that trained it had changes since the commit def"
+    assert results.unrepeatable(record | {"command": "genmnist mix --workdirs=runs/vae,runs/iaf"}) == ""
 
 
 def test_unrepeatable_counts_what_a_field_that_came_since_has_changed():
