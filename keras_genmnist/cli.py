@@ -149,7 +149,7 @@ def evaluate(argv: list[str]) -> None:
     flags.DEFINE_integer(
         "num_draws",
         None,
-        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of a bound; 10 of masked_diffusion, else 1.",
+        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of a bound as the model needs.",
         1,
         flag_values=values,
     )
@@ -331,7 +331,13 @@ def score(argv: list[str]) -> None:
         "images", None, "A data set, for its test images, or a path; by default the run's own.", flag_values=values
     )
     flags.DEFINE_string("against", None, "Other images, to be told from these; draws OUT.png.", flag_values=values)
-    flags.DEFINE_integer("num_draws", 100, "Of the importance-weighted log p(x).", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "num_draws",
+        None,
+        "Of log p(x), by default 100; or of a bound, by default as many as `genmnist evaluate` takes.",
+        1,
+        flag_values=values,
+    )
     flags.DEFINE_string("out", "scores.csv", "FILE.csv or FILE.npz.", flag_values=values)
     _parse(values, argv)
     out = Path(values.out)
@@ -459,7 +465,7 @@ def sweep(argv: list[str]) -> None:
     flags.DEFINE_list("models", [], "Of which to train each.", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "Of each model, from config.seed on.", 1, 1000, flag_values=values)
     flags.DEFINE_integer("jobs", None, "Runs at a time; by default one a core, or GPU.", 1, flag_values=values)
-    flags.DEFINE_integer("num_draws", None, "As of `genmnist evaluate`.", 1, flag_values=values)
+    flags.DEFINE_integer("num_draws", None, "Of log p(x) where it is not known; 1000.", 1, flag_values=values)
     flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.", flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _parse(values, argv, before_config=True)

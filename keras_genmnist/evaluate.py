@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from keras_genmnist import (
     cluster,
@@ -32,6 +33,7 @@ from keras_genmnist.runs import Run
 NUM_DRAWS = 1000
 SAMPLES_PER_CALL = 500
 LISTED = 20  # classes in the table; of more, it has the mean alone
+SAMPLES = ("samples", "samples_raw", "samples_binary", "samples_grey")  # scores of them in a record
 VALIDATION_DRAWS = 100  # it tells runs apart, it is not reported; all of --num_draws would double the time
 
 
@@ -97,7 +99,7 @@ def _evaluate(
         "parameters": model.num_parameters,
         **provenance(run),
         "command": run.command,
-        "weights": "ema" if run.config.ema_decay else "raw",
+        "weights": _weights(run.config),
     }
     measured = {}
     if model.likelihood == "importance":
@@ -286,9 +288,16 @@ def table(record: dict) -> str:
     return "\n\n".join([head, *map(str, tables(record))])
 
 
+def _weights(config: ConfigDict) -> str:
+    """Which weights are scored: raw ones, or their running averages (ema); of a mixture, those of its models."""
+    kinds = {"ema" if own["ema_decay"] else "raw" for own in config.get("components", [config])}
+    return " and ".join(sorted(kinds))
+
+
 def tables(record: dict) -> list[Table]:
-    """The record's likelihoods, if it has any, and its scores of samples."""
-    return [*([_likelihood_table(record)] if "test" in record else []), _samples_table(record)]
+    """The record's likelihoods and its scores of samples, those that it has: these may have been interrupted."""
+    likelihoods = [_likelihood_table(record)] if "test" in record else []
+    return likelihoods + ([_samples_table(record)] if record.keys() & SAMPLES else [])
 
 
 def _likelihood_table(record: dict) -> Table:
@@ -329,10 +338,9 @@ def _samples_table(record: dict) -> Table:
         "KL of classes, nats": seen("class_kl", ".4f"),
         "confident": seen("confident_share", ".1%"),
     }
-    weights = {"samples": record["weights"], "samples_raw": "raw", "samples_binary": record["weights"]}
-    weights["samples_grey"] = record["weights"]
-    scores = {name: record[name] for name in weights if name in record}
-    columns = {f"{score['pixels']}, {weights[name]}": score for name, score in scores.items()}
+    scores = {name: record[name] for name in SAMPLES if name in record}
+    weights = {"samples_raw": "raw"}
+    columns = {f"{score['pixels']}, {weights.get(name, record['weights'])}": score for name, score in scores.items()}
     first = next(iter(scores.values()))
     if "judges" not in first:
         head = "samples against test images, by their pixels alone: no classifier judges these images"

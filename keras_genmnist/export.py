@@ -2,8 +2,8 @@
 
 Beside a SavedModel, in assets.extra/:
 
-genmnist.json                 what it is: {"model", "dataset", "binarization", "completes_any", "schema", "config",
-                              "commit", "id"}; the last tells its run from others
+genmnist.json                 what it is: {"model", "dataset", "binarization", "completes_any", "bound_draws", "schema",
+                              "config", "data", "commit", "id"}; the last tells its run from others
 tf_serving_warmup_requests    a small request for each signature, which TensorFlow Serving plays before it serves
 log_likelihoods.json          of a model with a likelihood: {"num_draws": N, "log_likelihoods": [nats, ...]}, what its
                               signature says of test images, in ascending order
@@ -22,7 +22,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from keras_genmnist import files, formats, migrations, runs, signatures, versions
 from keras_genmnist.datasets import Split, eval_batches
 from keras_genmnist.errors import Fault, UsageError
-from keras_genmnist.models.base import LatentVariableModel, told
+from keras_genmnist.models.base import GenerativeModel, LatentVariableModel, told
 from keras_genmnist.runs import Run
 
 NUM_MEANS = 2000  # enough to see where each digit lies, and 40 KB
@@ -59,15 +59,14 @@ def export(run: Run, out: Path, format: str = "savedmodel") -> Path:
     for name, function in own.items():
         setattr(module, name, function)
     served = {"serving_default": own["sample_rows"], **own}
-    extra = {"genmnist.json": json.dumps(_description(run, model.completes_any), indent=2)}
+    extra = {"genmnist.json": json.dumps(_description(run, model), indent=2)}
     plane = model.has_encoder and model.latent_size == 2
     if plane or model.likelihood:
         try:
             test = runs.load_data(run).test
             if model.likelihood:
                 images = test.scored(run.config.binarization)
-                # A bound is no tighter for more draws, and of some models dear.
-                draws = (model.bound_draws or 1) if model.likelihood == "bound" else NUM_DRAWS
+                draws = signatures.bound_draws(model) or NUM_DRAWS
                 extra["log_likelihoods.json"] = json.dumps(_log_likelihoods(own["log_likelihood"], images, draws))
             if plane:
                 extra["latent_means.json"] = json.dumps(_latent_means(model, test, run.config.binarization))
@@ -98,7 +97,7 @@ def _convert(run: Run, out: Path, format: str) -> Path:
         raise UsageError(f"no format {format!r}: give savedmodel, {', '.join(formats.FORMATS)}")
     model = runs.load_model(run)
     contents = formats.FORMATS[format](model)
-    description = json.dumps(_description(run, model.completes_any) | {"format": format}, indent=2)
+    description = json.dumps(_description(run, model) | {"format": format}, indent=2)
 
     def fill(new: Path) -> None:
         new.mkdir()
@@ -141,12 +140,13 @@ def warmup_request(model: str, signature: str, function: tf.types.experimental.P
     return log
 
 
-def _description(run: Run, completes_any: bool) -> dict:
+def _description(run: Run, model: GenerativeModel) -> dict:
     return {
         "model": run.name,
         "dataset": run.spec.name,
         "binarization": run.binarization,
-        "completes_any": completes_any,
+        "completes_any": model.completes_any,
+        "bound_draws": signatures.bound_draws(model),
         "schema": migrations.SCHEMA,
         "config": run.config.to_dict(),
         "data": run.data,

@@ -46,7 +46,14 @@ def mix(those: Sequence[Run], workdir: Path, num_draws: int, command: str, of: s
         raise UsageError(f"{workdir} holds a run already: give another --workdir")
     components = [runs.load_model(run) for run in those]
     even = MODELS[of].of(components, np.full(len(those), 1 / len(those)))
-    validation = runs.load_data(first).validation.scored(first.config.binarization)
+    split = runs.load_data(first).validation
+    validation = split.scored(first.config.binarization)
+    for run in those:
+        if not np.array_equal(split.scored(run.config.binarization), validation):
+            raise UsageError(
+                f"{run.workdir} has config.binarization={run.config.binarization} and {first.workdir} has "
+                f"{first.config.binarization}, so that they are scored on other pixels: give runs of the same"
+            )
     log_px = _log_likelihoods(even, validation, num_draws)
     shares = em(log_px.reshape(len(those), -1))
     model, name = MODELS[of].of(components, shares), "mixture" if of == "images" else "average"

@@ -163,7 +163,7 @@ class AveragedOrders(MadeModel, Orders):
     """Of an average."""
 
     def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """As of AveragedPixelCNN, each image in the order in which validation sees it."""
+        """As of AveragedPixelCNN, the images in each of the orders in turn."""
         order = tf.range(tf.shape(x)[0]) % self.orders
         return self.model.by_component(self._permuted(x, self.forward, order), y=self._labels(order, None))
 

@@ -31,6 +31,7 @@ from keras_genmnist.signatures import MAX_SAMPLES
 from keras_genmnist.sources import Source, images_of
 
 BATCH = 100  # a class-conditional model takes each in every class: a minute a batch would look like a hang
+NUM_DRAWS = 100
 VALIDATION = 1000  # images, at most, that H is the mean of: its standard error is below a nat
 SCORES = {  # column -> what tables and figures call it
     "outlier_log_likelihood": "-log p(x)",
@@ -39,14 +40,15 @@ SCORES = {  # column -> what tables and figures call it
 }
 
 
-def score(source: Source, name: str | None, out: Path, num_draws: int, against: str | None = None) -> dict:
+def score(source: Source, name: str | None, out: Path, num_draws: int | None, against: str | None = None) -> dict:
     """Writes how likely each image is, and prints the mean; with `against` also what tells outliers.
 
     Args:
       source: a run or an export of a model with a likelihood.
       name: a data set, for its test split, or the path of images; None for the model's own test images.
       out: FILE.npz, or FILE.csv with a row an image; the figure of `against` is FILE.png.
-      num_draws: of the importance-weighted likelihood; a model that knows its own needs none.
+      num_draws: of the importance-weighted likelihood, by default NUM_DRAWS; or of a bound, by default as many as it
+        is evaluated with.  A model that knows its likelihood needs none.
       against: other images, named likewise, that are taken for outliers; their rows come last.
     Returns:
       `log_likelihood` in nats with its standard error and, with `against`, `auroc`: by the name of the score the
@@ -58,6 +60,7 @@ def score(source: Source, name: str | None, out: Path, num_draws: int, against: 
     """
     if "log_likelihood" not in source.signatures:
         raise UsageError(f"{source.label} has no likelihood to score images by: give a model that has, as vae")
+    num_draws = num_draws or source.bound_draws or NUM_DRAWS
     if not 1 <= num_draws <= MAX_SAMPLES:
         raise UsageError(f"--num_draws={num_draws} is out of range: give 1 to {MAX_SAMPLES}")
     config = source.config

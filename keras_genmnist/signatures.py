@@ -46,6 +46,14 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
     return {function.__name__: function for function in own}
 
 
+def bound_draws(model: GenerativeModel) -> int | None:
+    """The draws that `log_likelihood` should have of a model that knows a bound, which more make no tighter, but dear.
+
+    None of other models.
+    """
+    return (model.bound_draws or 1) if model.likelihood == "bound" else None
+
+
 def portable(model: GenerativeModel, rows: int | None = None) -> dict[str, Signature]:
     """What a model computes without random numbers, checks or PNG files, for runtimes other than TensorFlow.
 

@@ -22,6 +22,7 @@ class Source(NamedTuple):
     label: what to call it.
     spec: of the images that it learned from.
     config: that it was trained with.
+    bound_draws: as of `signatures.bound_draws`.
     owner: the object that keeps the signatures alive.
     """
 
@@ -29,6 +30,7 @@ class Source(NamedTuple):
     label: str
     spec: DatasetSpec
     config: ConfigDict
+    bound_draws: int | None
     owner: object
 
 
@@ -51,7 +53,8 @@ def of_run(run: Run, num_steps: int | None = None) -> Source:
         if not 1 <= num_steps <= model.most_steps:
             raise UsageError(f"--num_steps={num_steps} is out of range: give 1 to {model.most_steps}")
         model.sampling_steps = num_steps
-    return Source(signatures.of(model), f"{run.name} on {run.spec.name}", run.spec, run.config, model)
+    label = f"{run.name} on {run.spec.name}"
+    return Source(signatures.of(model), label, run.spec, run.config, signatures.bound_draws(model), model)
 
 
 def of_export(path: Path) -> Source:
@@ -73,8 +76,8 @@ def of_export(path: Path) -> Source:
         spec = spec_in(record)
         with files.literal(newest) as literal:  # last: it takes the longest
             loaded = tf.saved_model.load(literal)
-        signatures = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
-        return Source(signatures, label, spec, config, loaded)
+        own = {"sample": loaded.signatures["sample"], **loaded.signatures}  # without it, it is none of ours
+        return Source(own, label, spec, config, record.get("bound_draws"), loaded)
     except (OSError, tf.errors.OpError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Fault(f"the export {newest} is damaged ({type(error).__name__}): export it again") from error
 

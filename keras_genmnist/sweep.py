@@ -16,7 +16,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from keras_genmnist import config as configs
-from keras_genmnist import files, models, runs, training, workers
+from keras_genmnist import evaluate, files, models, runs, training, workers
 from keras_genmnist.errors import Fault, UsageError
 
 WAIT = 5.0  # seconds between two looks at what another process has claimed
@@ -47,7 +47,8 @@ def sweep(
       num_seeds: of each model; they follow one another.
       workdir: WORKDIR/NAME-SEED are the runs, and what each says is in WORKDIR/NAME-SEED.log.
       flags: of `genmnist train`, that make the plans of the configs of these names.
-      num_draws: as of `evaluate.evaluate`.
+      num_draws: of importance-weighted likelihoods, as of `evaluate.evaluate`; runs with another number are evaluated
+        again.
       jobs: how many runs at a time, each on its share of the machine; by default as many as there are GPUs or, without
         any, cores.
       results: also write results/NAME.json with the name of `workdir`.
@@ -150,7 +151,8 @@ def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None)
             whole
             and record["config"] == config.to_dict() | {"seed": seed}
             and record["epochs"] == config.epochs
-            and num_draws in (None, nll.get("num_draws", num_draws))
+            and nll.get("num_draws") in (None, num_draws or evaluate.NUM_DRAWS)
+            and record.keys() & set(evaluate.SAMPLES)
         )
     except (OSError, ValueError, KeyError):
         return False
@@ -167,6 +169,9 @@ def _found(plans: dict[str, ConfigDict], num_seeds: int, workdir: Path, failed: 
             records[name] = [files.parse_json((place / "metrics.json").read_text()) for place in places]
             if "test" in records[name][0]:
                 per_image[name] = np.stack([_log_likelihood(place / "per_image.npz") for place in places])
+    # Of a bound that takes long, the first images of the split are scored alone.
+    common = min((own.shape[1] for own in per_image.values()), default=0)
+    per_image = {name: own[:, :common] for name, own in per_image.items()}
     best = max(per_image, key=lambda name: per_image[name].mean(), default=None)
     return {
         "models": {name: summary(own) for name, own in records.items()},
@@ -222,8 +227,8 @@ def paired(worse: np.ndarray, better: np.ndarray) -> dict:
     Args:
       worse, better: log p(x) of each seed and image, [S, N] and [T, N].
     Returns:
-      `mean` of better - worse, nats; `se_images`, its standard error over images, for these seeds; `se_seeds`, its
-      standard error over seeds, for these images, None where a model has one; `se` of both.
+      `num_images`, N; `mean` of better - worse, nats; `se_images`, its standard error over images, for these seeds;
+      `se_seeds`, its standard error over seeds, for these images, None where a model has one; `se` of both.
     """
     differences = better.mean(axis=0) - worse.mean(axis=0)
     over_images = differences.std(ddof=1) / np.sqrt(len(differences))
@@ -231,6 +236,7 @@ def paired(worse: np.ndarray, better: np.ndarray) -> dict:
     if min(len(worse), len(better)) > 1:
         over_seeds = np.sqrt(sum(own.mean(axis=1).var(ddof=1) / len(own) for own in (worse, better)))
     return {
+        "num_images": len(differences),
         "mean": float(differences.mean()),
         "se_images": float(over_images),
         "se_seeds": None if over_seeds is None else float(over_seeds),
@@ -251,8 +257,8 @@ def table(found: dict) -> str:
         seeds = "one seed" if own["se_seeds"] is None else f"{own['se_seeds']:.2f} over seeds"
         chance = "; that may be chance" if own["mean"] < 2 * own["se"] else ""
         lines.append(
-            f"{own['best']} is better than {own['model']} by {own['mean']:.2f} nats an image, standard error "
-            f"{own['se']:.2f} ({own['se_images']:.2f} over images, {seeds}){chance}"
+            f"{own['best']} is better than {own['model']} by {own['mean']:.2f} nats an image of {own['num_images']:,}, "
+            f"standard error {own['se']:.2f} ({own['se_images']:.2f} over images, {seeds}){chance}"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def test_runs_together_are_a_run(pair, of, tmp_path, monkeypatch, capsys):
     models, shares = [runs.load_model(own) for own in pair], np.array(run.config.shares)
     expected = mixing.MODELS[of].of(models, shares).log_likelihood(images).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "both.npz")["log_px"], expected, rtol=1e-5)
-    assert record["train_seconds"] == 2.0 and record["epochs"] == 3
+    assert record["train_seconds"] == 2.0 and record["epochs"] == 3 and record["weights"] == "ema"
     assert record["config"]["components"] == [own.config.to_dict() for own in pair]
     assert json.loads(json.dumps(record))["trained"]["commit"] == [runs.origin()["commit"]]
 
@@ -80,6 +81,13 @@ def test_mix_refuses_what_does_not_go_together(pair, run, tmp_path, genmnist):
     ]:
         with pytest.raises(UsageError, match=message):
             mixing.mix(those, tmp_path / "both", 5, "")
+    config = first.config.copy_and_resolve_references()
+    config.update({"binarization": "threshold", "soft_targets": False})
+    other = runs.Run(tmp_path.parent / "other", "pixelcnn", config, "x", "c", data=first.data)
+    runs.record(other)
+    shutil.copytree(first.best, other.best)
+    with pytest.raises(UsageError, match=r"other has config.binarization=threshold and .*first has dynamic, so that"):
+        mixing.mix([first, other], tmp_path / "both", 5, "")
     with pytest.raises(UsageError, match="holds a run already: give another --workdir"):
         mixing.mix(pair, first.workdir, 5, "")
     outcome = genmnist("mix", f"--workdirs={first.workdir}")

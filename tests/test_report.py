@@ -101,6 +101,12 @@ def test_report_refuses_what_it_cannot_write(pair, genmnist):
         assert outcome.status == 2 and message in outcome.err and len(outcome.err.splitlines()) == 1
 
 
+def test_tables_of_an_evaluation_that_was_interrupted_have_no_scores_of_samples(pair):
+    record = json.loads(pair[0].metrics_json.read_text())
+    (likelihoods,) = evaluate.tables({name: own for name, own in record.items() if name != "samples"})
+    assert likelihoods.columns == ["validation", "test"]
+
+
 def test_tables_are_the_same_in_words(pair):
     record = json.loads(pair[0].metrics_json.read_text()) | {"model": "vae", "dataset": "mnist_5k", "best_epoch": 1}
     likelihoods, samples = evaluate.tables(record)

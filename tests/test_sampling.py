@@ -146,7 +146,7 @@ def stand_in(spec, *names):
         return {"probabilities": tf.fill([num_samples, *spec.image_shape], tf.cast(label, tf.float32) / 4)}
 
     signatures = dict.fromkeys(names, lambda seed, **inputs: drawn(**inputs))
-    return sources.Source(signatures, "vae on shapes", spec, ConfigDict(), None)
+    return sources.Source(signatures, "vae on shapes", spec, ConfigDict(), None, None)
 
 
 @pytest.mark.parametrize(("label", "number"), [("ring", 2), ("2", 2), ("disc", 0)])

@@ -1,5 +1,6 @@
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -121,6 +122,26 @@ def test_an_export_gives_the_scores_of_its_run(source, exported, tmp_path):
     ours, theirs = (np.load(tmp_path / f"{name}.npz") for name in ("run", "export"))
     assert ours.files == theirs.files
     np.testing.assert_allclose(ours["log_likelihood"], theirs["log_likelihood"], atol=1e-3)
+
+
+@pytest.mark.parametrize(("given", "bound_draws", "taken"), [(None, None, 100), (None, 10, 10), (3, 10, 3)])
+def test_draws_are_those_of_evaluate_of_a_bound_and_else_a_hundred(given, bound_draws, taken, source, tmp_path):
+    asked = set()
+
+    def log_likelihood(images, num_draws, seed):
+        asked.add(int(num_draws))
+        return dict.fromkeys(("log_likelihood", "bound", "ess"), tf.zeros([len(images)]))
+
+    subject = source._replace(signatures={"log_likelihood": log_likelihood}, bound_draws=bound_draws)
+    scoring.score(subject, None, tmp_path / "scores.csv", given)
+    assert asked == {taken}
+
+
+def test_an_export_says_how_many_draws_a_bound_takes(source, exported):
+    for name, expected in {"vae": None, "masked_diffusion": 10, "vqvae": 1, "pixelcnn": None}.items():
+        assert signatures.bound_draws(models.build(tiny.config(name))) == expected
+    record = json.loads((exported / "assets.extra" / "genmnist.json").read_text())
+    assert "bound_draws" in record and sources.of_export(exported).bound_draws is source.bound_draws is None
 
 
 def test_noise_is_told_from_digits(run, genmnist, tmp_path):

@@ -3,6 +3,7 @@ import threading
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from keras_genmnist import cli, evaluate, sweep, workers
 from keras_genmnist import config as configs
@@ -127,6 +128,38 @@ def test_two_processes_never_work_on_one_run(tmp_path, monkeypatch):
         order.append("second")
     thread.join()
     assert order == ["first", "first is done", "second"]
+
+
+def record(place, **changes):
+    """What an evaluation leaves in the directory of a run."""
+    split = {"elbo": {"mean": -90.0, "se": 0.1}, "nll": {"mean": 88.0, "se": 0.1, "num_draws": 1000}}
+    own = {"config": {"seed": 1}, "epochs": 1, "test": split, "samples": {"frechet": {"mean": 2.0}}} | changes
+    own |= dict.fromkeys(("seed", "train_seconds", "best_epoch", "command", "trained", "evaluated"))
+    place.mkdir()
+    (place / "metrics.json").write_text(json.dumps({name: value for name, value in own.items() if value != "none"}))
+    np.savez(place / "per_image.npz", log_px=np.zeros(5))
+    return place
+
+
+def test_a_run_is_finished_once_its_samples_are_scored_and_by_as_many_draws(tmp_path):
+    config = ConfigDict({"seed": 1, "epochs": 1})
+    few = {"elbo": {"mean": -90.0, "se": 0.1}, "nll": {"mean": 88.0, "se": 0.1, "num_draws": 2}}
+    for name, changes, num_draws, expected in [
+        ("whole", {"config": {"seed": 1, "epochs": 1}}, None, True),
+        ("without_samples", {"config": {"seed": 1, "epochs": 1}, "samples": "none"}, None, False),
+        ("by_few", {"config": {"seed": 1, "epochs": 1}, "test": few}, None, False),
+        ("by_few_as_wanted", {"config": {"seed": 1, "epochs": 1}, "test": few}, 2, True),
+        ("by_more", {"config": {"seed": 1, "epochs": 1}}, 2, False),
+    ]:
+        assert bool(sweep._finished(record(tmp_path / name, **changes), config, 1, num_draws)) is expected, name
+
+
+def test_a_model_of_which_fewer_images_are_scored_is_compared_by_these(tmp_path, capsys):
+    for name, values in {"one-1": [-90.0, -80.0, -999.0], "two-1": [-92.0, -83.0]}.items():
+        np.savez(record(tmp_path / name) / "per_image.npz", log_px=np.array(values))
+    plans = dict.fromkeys(("one", "two"), ConfigDict({"seed": 1}))
+    (difference,) = sweep._found(plans, 1, tmp_path, [])["differences"]
+    assert (difference["best"], difference["num_images"], difference["mean"]) == ("one", 2, 2.5)
 
 
 def test_paired_difference_leaves_out_what_both_share():

@@ -2,8 +2,8 @@
 
 p(x) = prod{ sum{ s[m] p_m(x[i] | x[0], ..., x[i-1]) : m } : places i },  shares s >= 0 with sum 1
 
-A mixture of the models, see mixture.py, has one sum over them for all of an image, and its log p(x) is above the best
-model's by at most log M.  Here each place has a sum of its own, and no such limit holds.
+A mixture of the models, see mixture.py, has one sum over them for all of an image, so that no image is likelier than
+under the model that is best for it.  Here each place has a sum of its own, and no such limit holds.
 """
 
 from collections.abc import Sequence

@@ -76,7 +76,7 @@ def _by_draws(component, x: tf.Tensor, num_draws: tf.Tensor | int, seed: tf.Tens
 
     def more(done, total):
         count = tf.minimum(DRAWS_PER_CALL, num_draws - done)
-        log_w = bounds.log_weights(component.log_terms(x, count, tf.stack([seed[0], seed[1] + done])))
+        log_w = bounds.log_weights(component.log_terms(x, count, tf.random.experimental.stateless_fold_in(seed, done)))
         return done + count, tf.reduce_logsumexp(tf.concat([total[None], log_w], axis=0), axis=0)
 
     start = tf.constant(0), tf.fill(tf.shape(x)[:1], -np.inf)

@@ -148,11 +148,17 @@ class PixelCNN(TractableModel):
           others: of the same images and labels.
           shares: one of each, of this first.
         Raises:
-          UsageError: if another has patches of another size.
+          UsageError: if another has patches of another size, or patches reach beyond the image: of these no pattern of
+            pixels inside has a probability of its own.
         """
         models = [self, *others]
         if len({model.network.patches.size for model in models}) > 1:
             raise UsageError("the models have other places: give those of one config.patch_size")
+        if any(side % self.network.patches.size for side in self.image_shape[:2]):
+            raise UsageError(
+                f"config.patch_size={self.network.patches.size} does not divide images of {self.image_shape[0]} x "
+                f"{self.image_shape[1]}, so that there is no average of places: leave out --average=places"
+            )
         return AveragedPixelCNN(models, shares)
 
     def _uniform(self, seeds: tf.Tensor) -> tf.Tensor:

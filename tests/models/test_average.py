@@ -124,5 +124,8 @@ def test_average_refuses_what_does_not_go_place_by_place_alike():
     ]:
         with pytest.raises(UsageError, match=message):
             average.of([first, other], SHARES)
+    cut = of_places(1, (5, 4, 1), patch_size=2)
+    with pytest.raises(UsageError, match=r"patch_size=2 does not divide images of 5 x 4, so that there is no average"):
+        average.of([cut, cut], SHARES)
     with pytest.raises(UsageError, match=r"give those of one config\.orders"):
         average.of([in_orders(1, 8), in_orders(1, 4)], SHARES)

@@ -125,3 +125,20 @@ def test_mixture_refuses_what_would_be_no_density(components):
 def test_mixture_has_no_figures_of_a_training(components, mnist_5k, name):
     assert "made of trained ones" in figures._lacks(name, mixture.of(components, SHARES), mnist_5k.spec)
     assert figures._lacks(name, components[0], mnist_5k.spec) is None
+
+
+def test_draws_of_a_batch_are_none_of_another_one():
+    seen = []
+
+    class Recorded:
+        def log_terms(self, x, count, seed):
+            seen.append(tuple(seed.numpy()))
+            return ORACLE.vae().log_terms(x, count, seed)
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        for batch in (0, mixture.DRAWS_PER_CALL):
+            mixture._by_draws(Recorded(), ORACLE.sample(3), 2 * mixture.DRAWS_PER_CALL, tf.constant([0, batch]))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert len(set(seen)) == len(seen) == 4
