@@ -1,5 +1,9 @@
 """What cannot fit in memory is refused before it is allocated."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -167,3 +171,15 @@ def test_number_of_layers_and_steps_is_limited(name, field):
     # Each is a loop in Python, or the side of a square in numpy.
     with pytest.raises(UsageError, match=rf"config\.{field}=1000000 is out of range: give .*10000?$"):
         models.build(tiny.config(name, **{field: 1_000_000}))
+
+
+@pytest.mark.skipif(
+    not memory.Path("/proc/self/status").exists(), reason="what else tells the peak counts the parent's"
+)
+def test_peak_is_of_this_process_and_not_of_the_one_that_started_it():
+    peaks = np.ones(100_000_000, np.float64).sum() and memory.peak()
+    code = "import sys; sys.modules['tensorflow'] = sys; from keras_genmnist import memory; print(memory.peak())"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=tiny.environment()
+    )
+    assert 5_000_000 < int(child.stdout) < 200_000_000 < 800_000_000 < peaks
