@@ -17,6 +17,5 @@ def get_config() -> ConfigDict:
         class_conditional=True,
         prior="realnvp",
         latent_size=16,
-        ema_decay=0.999,
         epochs=80,
     )

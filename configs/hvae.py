@@ -1,7 +1,8 @@
 """Hierarchical VAE inferred bottom-up, the baseline of the ladder (Sonderby et al. 2016, arxiv.org/abs/1602.02282)
 
 1. The hidden units are rectified, where those of the paper leak.
-2. There are 400 epochs, with a warm-up of 100. The paper has 2,000, with a warm-up of 200.
+2. The weights are averaged.
+3. There are 400 epochs, with a warm-up of 100. The paper has 2,000, with a warm-up of 200.
 """
 
 from ml_collections import ConfigDict

@@ -12,6 +12,4 @@ from keras_genmnist.config import based_on
 
 
 def get_config() -> ConfigDict:
-    return based_on(
-        "vae", bound="iwae", train_draws=5, gradient="dreg", ema_decay=0.999, learning_rate=3e-3, epochs=220
-    )
+    return based_on("vae", bound="iwae", train_draws=5, gradient="dreg", learning_rate=3e-3, epochs=220)

@@ -3,7 +3,8 @@
 1. There are two hidden layers of 500 ReLUs with batch norm, and 40 latents. The paper has one hidden layer of 500
    tanh units.
 2. Adam with a cosine decay takes batches of 250, where the paper has Adagrad and batches of 100.
-3. The scale of the posterior is the softplus of the encoder's output, where the paper's encoder gives the log
+3. The weights are averaged.
+4. The scale of the posterior is the softplus of the encoder's output, where the paper's encoder gives the log
    variance.
 """
 
@@ -70,7 +71,9 @@ def get_config() -> ConfigDict:
             "decay": "cosine",
             "warmup_epochs": 0,  # over which the KL's weight, or the capacity, rises from 0
             "clip_norm": 0.0,
-            "ema_decay": 0.0,
+            # Batch norm's statistics are those of 20 batches: without averages the ELBO is 0.06 nats below that by the
+            # statistics of 200.
+            "ema_decay": 0.999,
             "patience": 0,
             "jit_compile": True,
             "precision": "float32",  # of the networks in training: or mixed_bfloat16, mixed_float16

@@ -23,5 +23,4 @@ def get_config() -> ConfigDict:
         batch_size=250,  # what Muon adds to a step is the same for any batch
         learning_rate=2e-3,
         epochs=160,  # 80 minutes of a core
-        ema_decay=0.999,
     )

@@ -12,4 +12,4 @@ from keras_genmnist.config import based_on
 
 def get_config() -> ConfigDict:
     # Each step encodes the pseudo-images too: with 250 of them, and more images a step, half of its time is theirs.
-    return based_on("vae_conv", prior="vamp", prior_components=250, batch_size=125, ema_decay=0.999, epochs=75)
+    return based_on("vae_conv", prior="vamp", prior_components=250, batch_size=125, epochs=75)

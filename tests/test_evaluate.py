@@ -32,7 +32,7 @@ def test_evaluate_records_what_was_scored(run, evaluated):
     record, _ = evaluated
     assert record["config"] == run.config.to_dict()
     assert [record[key] for key in ("model", "dataset", "binarization", "seed")] == ["vae", "mnist_5k", "dynamic", 3435]
-    assert [record[key] for key in ("weights", "epochs", "command")] == ["raw", 1, "genmnist train"]
+    assert [record[key] for key in ("weights", "epochs", "command")] == ["ema", 1, "genmnist train"]
     here = {"machine": runs.machine(), "commit": runs.commit()}
     assert record["evaluated"] == here
     assert record["trained"] == {key: [value] for key, value in here.items()}
@@ -113,8 +113,8 @@ def test_evaluate_table_shows_every_number(evaluated):
         "reference",
         "draws for the NLL",
         "of 2",
-        "mean images, raw",
-        "drawn bits, raw",
+        "mean images, ema",
+        "drawn bits, ema",
     ):
         assert part in table
     assert f"{len(classifier.JUDGES)} judges" in table
@@ -279,7 +279,7 @@ def test_evaluate_of_grey_levels_tells_nats_and_bits_per_dimension(grey, few, tm
         assert test["bits_per_dimension"][name]["mean"] == pytest.approx(nats / (784 * np.log(2)))
     assert test["bits_per_dimension"]["nll"]["se"] == pytest.approx(test["nll"]["se"] / (784 * np.log(2)))
     table = evaluate.table(record)
-    assert "trained and scored on grey levels, raw weights" in table
+    assert "trained and scored on grey levels, ema weights" in table
     assert f"{test['bits_per_dimension']['nll']['mean']:.4f} +- {test['bits_per_dimension']['nll']['se']:.4f}" in table
 
 
@@ -299,7 +299,7 @@ def test_evaluate_scores_what_was_thresholded(few, tmp_path):
     found = [np.mean(bounds.elbo(model.log_terms(x, 3, tf.constant([0, 0])))) for x in (images, few.binary)]
     assert record["test"]["elbo"]["mean"] == pytest.approx(found[0], rel=1e-4)
     assert abs(found[0] - found[1]) > 1  # of 300
-    assert "threshold training, threshold binarization scored, raw weights" in evaluate.table(record)
+    assert "threshold training, threshold binarization scored, ema weights" in evaluate.table(record)
 
 
 @pytest.fixture(scope="module")

@@ -417,7 +417,7 @@ def script_validation(monkeypatch, elbos: list[float]) -> list[dict]:
 
 def test_early_stopping_keeps_the_best_epoch_and_stops_after_patience(tmp_path, monkeypatch, capsys, eager):
     weights = script_validation(monkeypatch, [-5, -3, -4, -3, -2])
-    run = tiny.train(tiny.begin(tmp_path / "run", epochs=9, patience=2))
+    run = tiny.train(tiny.begin(tmp_path / "run", epochs=9, patience=2, ema_decay=0.0))
     assert len(weights) == 4  # epochs 3 and 4 are no better than 2: equal is not better
     assert "4 epochs, the best is 2" in capsys.readouterr().out
     assert tiny.scored(run.workdir) == weights[1] != weights[3]
@@ -428,7 +428,7 @@ def test_early_stopping_keeps_the_best_epoch_and_stops_after_patience(tmp_path, 
 
 def test_patience_0_trains_to_the_last_epoch(tmp_path, monkeypatch, eager):
     weights = script_validation(monkeypatch, [-1, -2, -3, -4])
-    run = tiny.train(tiny.begin(tmp_path / "run", epochs=4, patience=0))
+    run = tiny.train(tiny.begin(tmp_path / "run", epochs=4, patience=0, ema_decay=0.0))
     assert len(weights) == 4
     assert tiny.scored(run.workdir) == weights[0]
 
