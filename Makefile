@@ -119,6 +119,7 @@ bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of p
 	$(PY) benchmarks/training.py --work=vae_conv --rounds=3
 	$(PY) benchmarks/training.py --work=pixelvae --rounds=3 --dataset=mnist_5k
 	$(PY) benchmarks/training.py --work=pixelcnn --rounds=3 --dataset=mnist_5k
+	$(PY) benchmarks/cost.py
 	$(PY) benchmarks/scoring.py
 	$(PY) benchmarks/posteriors.py
 	$(PY) benchmarks/sampling.py
