@@ -149,7 +149,7 @@ def evaluate(argv: list[str]) -> None:
     flags.DEFINE_integer(
         "num_draws",
         None,
-        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of a bound as the model needs.",
+        "Of the NLL; by default 1000, or quadrature for 1 or 2 latents.  Of a bound, as many as the model needs.",
         1,
         flag_values=values,
     )
@@ -465,7 +465,9 @@ def sweep(argv: list[str]) -> None:
     flags.DEFINE_list("models", [], "Of which to train each.", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "Of each model, from config.seed on.", 1, 1000, flag_values=values)
     flags.DEFINE_integer("jobs", None, "Runs at a time; by default one a core, or GPU.", 1, flag_values=values)
-    flags.DEFINE_integer("num_draws", None, "Of log p(x) where it is not known; 1000.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "num_draws", None, "Of log p(x) where it is not known; by default 1000.", 1, flag_values=values
+    )
     flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs.", flag_values=values)
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _parse(values, argv, before_config=True)

@@ -297,7 +297,7 @@ def _weights(config: ConfigDict) -> str:
 def tables(record: dict) -> list[Table]:
     """The record's likelihoods and its scores of samples, those that it has: these may have been interrupted."""
     likelihoods = [_likelihood_table(record)] if "test" in record else []
-    return likelihoods + ([_samples_table(record)] if record.keys() & SAMPLES else [])
+    return likelihoods + ([_samples_table(record)] if not record.keys().isdisjoint(SAMPLES) else [])
 
 
 def _likelihood_table(record: dict) -> Table:

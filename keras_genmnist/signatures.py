@@ -47,9 +47,9 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
 
 
 def bound_draws(model: GenerativeModel) -> int | None:
-    """The draws that `log_likelihood` should have of a model that knows a bound, which more make no tighter, but dear.
+    """How many draws `log_likelihood` should take of a model that knows only a bound; None of other models.
 
-    None of other models.
+    More make the bound no tighter in expectation, and may take hours.
     """
     return (model.bound_draws or 1) if model.likelihood == "bound" else None
 

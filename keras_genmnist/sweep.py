@@ -151,8 +151,8 @@ def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None)
             whole
             and record["config"] == config.to_dict() | {"seed": seed}
             and record["epochs"] == config.epochs
-            and nll.get("num_draws") in (None, num_draws or evaluate.NUM_DRAWS)
-            and record.keys() & set(evaluate.SAMPLES)
+            and nll.get("num_draws") in (None, *([num_draws] if num_draws else ["quadrature", evaluate.NUM_DRAWS]))
+            and not record.keys().isdisjoint(evaluate.SAMPLES)
         )
     except (OSError, ValueError, KeyError):
         return False
@@ -257,8 +257,9 @@ def table(found: dict) -> str:
         seeds = "one seed" if own["se_seeds"] is None else f"{own['se_seeds']:.2f} over seeds"
         chance = "; that may be chance" if own["mean"] < 2 * own["se"] else ""
         lines.append(
-            f"{own['best']} is better than {own['model']} by {own['mean']:.2f} nats an image of {own['num_images']:,}, "
-            f"standard error {own['se']:.2f} ({own['se_images']:.2f} over images, {seeds}){chance}"
+            f"{own['best']} is better than {own['model']} by {own['mean']:.2f} nats an image, over "
+            f"{own['num_images']:,} images; standard error {own['se']:.2f} "
+            f"({own['se_images']:.2f} over images, {seeds}){chance}"
         )
     return "\n".join(lines)
 

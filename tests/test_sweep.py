@@ -149,9 +149,16 @@ def test_a_run_is_finished_once_its_samples_are_scored_and_by_as_many_draws(tmp_
         ("without_samples", {"config": {"seed": 1, "epochs": 1}, "samples": "none"}, None, False),
         ("by_few", {"config": {"seed": 1, "epochs": 1}, "test": few}, None, False),
         ("by_few_as_wanted", {"config": {"seed": 1, "epochs": 1}, "test": few}, 2, True),
+        (
+            "by_quadrature",
+            {"config": {"seed": 1, "epochs": 1}, "test": {"nll": {"num_draws": "quadrature"}}},
+            None,
+            True,
+        ),
+        ("not_by_draws", {"config": {"seed": 1, "epochs": 1}, "test": {"nll": {"num_draws": "quadrature"}}}, 2, False),
         ("by_more", {"config": {"seed": 1, "epochs": 1}}, 2, False),
     ]:
-        assert bool(sweep._finished(record(tmp_path / name, **changes), config, 1, num_draws)) is expected, name
+        assert sweep._finished(record(tmp_path / name, **changes), config, 1, num_draws) is expected, name
 
 
 def test_a_model_of_which_fewer_images_are_scored_is_compared_by_these(tmp_path, capsys):
