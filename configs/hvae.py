@@ -2,7 +2,7 @@
 
 1. The hidden units are rectified, where those of the paper leak.
 2. The weights are averaged.
-3. There are 400 epochs, with a warm-up of 100. The paper has 2,000, with a warm-up of 200.
+3. There are 1,000 epochs. The paper has 2,000.
 """
 
 from ml_collections import ConfigDict

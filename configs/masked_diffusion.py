@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             "epochs": 25,
             "optimizer": "adam",
             "learning_rate": 2e-3,
+            "weight_decay": 0.0,
             "decay": "cosine",
             "clip_norm": 1.0,
             "ema_decay": 0.9995,

@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
         free_bits=8.0,
         # By Muon the ELBO after 4 epochs is the same, and each of them takes half as long again.
         optimizer="adam",
+        weight_decay=0.0,
         batch_size=100,
         learning_rate=1e-3,
         epochs=100,

@@ -68,6 +68,7 @@ def get_config() -> ConfigDict:
             "epochs": 300,
             "optimizer": "adam",
             "learning_rate": 2e-3,
+            "weight_decay": 0.0,
             "decay": "cosine",
             "warmup_epochs": 0,  # over which the KL's weight, or the capacity, rises from 0
             "clip_norm": 0.0,

@@ -22,5 +22,7 @@ def get_config() -> ConfigDict:
         optimizer="muon",
         batch_size=250,  # what Muon adds to a step is the same for any batch
         learning_rate=2e-3,
+        # Without, training and validation ELBO are 3.2 nats apart at the end.
+        weight_decay=0.2,
         epochs=160,  # 80 minutes of a core
     )

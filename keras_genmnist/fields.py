@@ -18,6 +18,7 @@ MEANINGS = {
     "epochs": "Passes over the training images.",
     "optimizer": "adam, or muon for matrices and adam for the rest.",
     "learning_rate": "Of the optimizer.",
+    "weight_decay": "What kernels shrink by in a step, times the learning rate; 0 for none.",
     "decay": "Of the learning rate: constant or cosine.",
     "warmup_epochs": "Epochs over which the weight of the KL, or the capacity, rises from 0.",
     "clip_norm": "The gradient is scaled down to this norm; 0 leaves it alone.",

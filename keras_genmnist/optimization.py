@@ -15,6 +15,7 @@ import tf_keras
 NARROWEST = 16  # rows and columns of a matrix that Muon moves: what is smaller is hardly a matrix
 MOMENTUM = 0.95
 ITERATIONS = 5
+SMALLEST = 1e-7  # norm of a momentum that moves a matrix by a whole step
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Jordan et al.: fast, and close to orthogonal rather than orthogonal
 RMS = 0.2  # of an update at a rate of 1, as Adam's is: Liu et al., section 2.2
 
@@ -38,9 +39,12 @@ class Adam(tf_keras.optimizers.Adam):
             grad=tf.convert_to_tensor(gradient),
         )
 
+    def _use_weight_decay(self, variable):
+        return variable.shape.rank >= 2  # no biases and scales
+
     def aggregate_gradients(self, grads_and_vars):
         # A constraint here is the mask of a masked network (see flows.py), whose gradient reaches weights that do not
-        # exist.  Neither the norm of the gradient nor the matrix that Muon makes orthogonal may have them in it.
+        # exist: the norm of the gradient may not have them in it.
         grads_and_vars = [
             (g if g is None or v.constraint is None else v.constraint(tf.convert_to_tensor(g)), v)
             for g, v in grads_and_vars
@@ -56,9 +60,10 @@ class Muon(Adam):
 
     The kernel of a convolution is the matrix of what it multiplies at one place.  The learning rate is of the size of
     Adam's.  The first and the last layer are moved so too if they have NARROWEST rows and columns;
-    Jordan et al. leave them to Adam.
+    Jordan et al. leave them to Adam.  Masked kernels go to Adam: moved as far where there is hardly any gradient, the
+    gates of an inverse autoregressive flow close within 300 steps, and nothing opens them again.
 
-    Source: Jordan et al.; its size as in Liu et al., section 2.2, without the decay of weights
+    Source: Jordan et al.; its size as in Liu et al., section 2.2
     """
 
     def update_step(self, gradient, variable):
@@ -76,7 +81,9 @@ class Muon(Adam):
 
 def is_matrix(variable: tf.Variable) -> bool:
     """Whether Muon moves it."""
-    return variable.shape.rank >= 2 and min(math.prod(variable.shape[:-1]), variable.shape[-1]) >= NARROWEST
+    if variable.shape.rank < 2 or variable.constraint is not None:
+        return False
+    return min(math.prod(variable.shape[:-1]), variable.shape[-1]) >= NARROWEST
 
 
 def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
@@ -86,11 +93,12 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
       matrix: [N, M], of rank min(N, M).
     Returns:
       [N, M], of the same singular vectors, and of singular values between 0.68 and 1.21, but for those that were below
-      2e-3 of the norm, which are smaller.
+      2e-3 of the norm, which are smaller.  All are where the norm is below SMALLEST.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     found = tf.transpose(matrix) if tall else matrix
-    found /= tf.norm(found) + 1e-20
+    # What is left of a momentum since its gradient became 0 is no direction, and the square of 1e-20 is 0.
+    found /= tf.maximum(tf.norm(found), SMALLEST)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         square = tf.matmul(found, found, transpose_b=True)

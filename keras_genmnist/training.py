@@ -103,6 +103,7 @@ def check_config(config: ConfigDict) -> None:
     require_choice(config, binarization=binarization.BINARIZATIONS, decay=["constant", "cosine"])
     if "optimizer" in config:
         require_choice(config, optimizer=list(optimization.OPTIMIZERS))
+        require_finite(config, "weight_decay")
     require_choice(config, precision=precision.PRECISIONS)
     fits = config.image_size == 0 or arrays.SMALLEST <= config.image_size <= arrays.LARGEST
     require(config, "image_size", fits, f"0 (as they are), or {arrays.SMALLEST} to {arrays.LARGEST}")
@@ -153,14 +154,20 @@ def optimizer(config: ConfigDict, steps: int, name: str = "optimizer") -> tf_ker
 
     Args:
       config: has learning_rate and, if not 0.9, beta_1; for the optimizer `generator_optimizer` and the like,
-        generator_learning_rate and generator_beta_1; and `optimizer`, if not "adam".
+        generator_learning_rate and generator_beta_1; and `optimizer`, if not "adam",
+        and `weight_decay`, if not 0.
       steps: that this optimizer takes in the whole training.
       name: of the optimizer.
     """
     rate, prefix = learning_rate(config, steps, name), name.removesuffix("optimizer")
     make = optimization.OPTIMIZERS[config.get("optimizer", "adam")]
     # The optimizer clips: it sees the gradient of the whole batch also when several replicas share it.
-    own = make(rate, config.get(f"{prefix}beta_1", 0.9), global_clipnorm=config.clip_norm or None)
+    own = make(
+        rate,
+        config.get(f"{prefix}beta_1", 0.9),
+        weight_decay=config.get("weight_decay") or None,
+        global_clipnorm=config.clip_norm or None,
+    )
     return precision.optimizer(own, config.precision)
 
 

@@ -12,7 +12,7 @@ from tests import tiny
 
 # Each with what replicas would get wrong if they took their rows of a batch for all of it.
 MODELS = {
-    "vae": {"norm": "batch", "ema_decay": 0.5, "clip_norm": 1.0},
+    "vae": {"norm": "batch", "ema_decay": 0.5, "clip_norm": 1.0, "weight_decay": 0.1},
     "gan, critic steps": {"critic_steps": 2, "loss": "wasserstein_gp", "gradient_penalty": 1.0},
     "vqvae": {"rate_weight": 0.5},
     "pixelcnn": {"soft_targets": True, "features": 16, "optimizer": "muon"},

@@ -27,6 +27,13 @@ def test_orthogonal_of_no_gradient_is_zero():
     np.testing.assert_array_equal(optimization.orthogonal(tf.zeros([16, 20])), 0)
 
 
+@pytest.mark.parametrize("length", [1e-15, 1e-19, 1e-22, 1e-30])
+def test_orthogonal_of_what_is_left_of_a_gradient_is_hardly_anything(length):
+    # As a momentum is some time after its gradient became 0.  The squares of some of its numbers are 0 in 32 bits, and
+    # by a norm of the others alone the iterations would diverge.
+    assert np.abs(optimization.orthogonal(length * ANY([100, 320], [5, 6]))).max() < 1e-3
+
+
 def moved(optimizer, gradients: list[tf.Tensor], constraint=None) -> np.ndarray:
     """What the gradients, one after the other, have moved a variable by."""
     variable = tf.Variable(tf.zeros_like(gradients[0]), constraint=constraint)
@@ -57,6 +64,25 @@ def test_muon_moves_what_is_no_matrix_as_adam_does(shape):
     gradients = [ANY(shape, [seed, 0]) for seed in range(3)]
     found, expected = (moved(kind(RATE), gradients) for kind in (optimization.Muon, optimization.Adam))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_muon_moves_a_masked_kernel_as_adam_does():
+    gradients = [ANY([20, 20], [seed, 0]) for seed in range(3)]
+    mask = tf.linalg.band_part(tf.ones([20, 20]), 0, -1)
+    found, expected = (
+        moved(kind(RATE), gradients, lambda kernel: mask * kernel) for kind in (optimization.Muon, optimization.Adam)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", [optimization.Muon, optimization.Adam])
+def test_kernels_alone_decay_by_the_rate_times_the_weight_decay(kind):
+    kernel, bias = tf.Variable(tf.ones([20, 20])), tf.Variable(tf.ones([20]))
+    optimizer = kind(RATE, weight_decay=0.3)
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.zeros([20, 20]), kernel), (tf.zeros([20]), bias)])
+    np.testing.assert_allclose(kernel, np.full([20, 20], (1 - 0.3 * RATE) ** 2), rtol=1e-6)
+    np.testing.assert_array_equal(bias, np.ones(20))
 
 
 @pytest.mark.parametrize("kind", [optimization.Muon, optimization.Adam])

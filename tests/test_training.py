@@ -266,14 +266,19 @@ def adam_steps(steps: int, **changes) -> list[float]:
     return list(-np.diff(places))
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip_norm": 1.0, "decay": "cosine", "learning_rate": 0.1}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip_norm": 1.0, "weight_decay": 0.5, "decay": "cosine", "learning_rate": 0.1}]
+)
 def test_adam_moves_weights_as_that_of_keras_does(changes):
     config = tiny.config(**changes)
     own, draws = training.optimizer(config, 10), np.random.default_rng(0)
     other = tf_keras.optimizers.Adam(
-        training.learning_rate(config, 10, "optimizer"), global_clipnorm=config.clip_norm or None
+        training.learning_rate(config, 10, "optimizer"),
+        weight_decay=config.weight_decay or None,
+        global_clipnorm=config.clip_norm or None,
     )
     weights = [[tf.Variable(tf.ones([3, 4])), tf.Variable(2.0)] for _ in range(2)]
+    other.exclude_from_weight_decay([weights[1][1]])
     for _ in range(10):
         gradients = [tf.constant(draws.normal(0, 10, [3, 4]), tf.float32), tf.constant(draws.normal(), tf.float32)]
         for optimizer, variables in zip((own, other), weights, strict=True):
@@ -529,6 +534,8 @@ OUT_OF_RANGE = [
     ("warmup_epochs", -1, "0 .none. or more"),
     ("clip_norm", -1.0, "0 .none. or more"),
     ("clip_norm", math.nan, "0 .none. or more"),
+    ("weight_decay", -0.1, "0 .none. or more"),
+    ("weight_decay", math.nan, "0 .none. or more"),
     ("ema_decay", 1.0, "below 1"),
     ("ema_decay", -0.1, "0 .none. or a value below 1"),
     ("patience", -1, "0 .none. or more"),
