@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
             "pixelcnn_kernel": 3,
             "pixelcnn_first_kernel": 5,
             "pixelcnn_patch_size": 1,  # of the p x p pixels that are drawn at once; kernels count such patches
+            "pixelcnn_orders": 1,  # reflections and transposes in which it draws, 1, 2, 4 or 8
             "class_conditional": False,  # told the digit; needs a dataset with labels
             # Objective: elbo, iwae; gradient standard, stl, dreg
             "bound": "elbo",

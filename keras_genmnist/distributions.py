@@ -3,6 +3,7 @@
 Each also takes `context`, [B, F], which is how a label comes in: as a one-hot class.  With None it knows of none.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ import tf_keras
 from keras_genmnist import replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.networks import folded, inputs
+from keras_genmnist.symmetries import restored, transformed
 
 tfd, tfpl = tfp.distributions, tfp.layers
 LOG_2_PI = np.log(2 * np.pi).astype(np.float32)
@@ -199,61 +201,99 @@ class BernoulliDecoder(tf_keras.Model):
 class PixelCNNDecoder(tf_keras.Model):
     """p(x | z) = prod{ p(x[i] | x[0], ..., x[i-1], z) : pixels i }, z [..., D] -> distribution over images.
 
+    Of K orders of the pixels it is the mean, (1/K) sum{ p(T_k x | z, k) : k = 0..K-1 }: what the latents tell each
+    pixel is reflected and transposed with the image, and the PixelCNN is told k.
+
     Source: Gulrajani et al. (2017), "PixelVAE", section 3.1, arxiv.org/abs/1611.05013; Chen et al. (2017), section 2,
-    arxiv.org/abs/1611.02731
+    arxiv.org/abs/1611.02731; of orders, as orders.Orders
     """
 
     draws_bits, pixel_by_pixel = True, True
 
-    def __init__(self, network: tf_keras.Model, pixelcnn: GatedPixelCNN, image_shape: tuple[int, int, int]):
+    def __init__(
+        self, network: tf_keras.Model, pixelcnn: GatedPixelCNN, image_shape: tuple[int, int, int], orders: int = 1
+    ):
         """
         Args:
           network: [N, D], training -> context of the pixels [N, H, W, F]; a place is told that of all its pixels.
           pixelcnn: its small receptive field leaves to z what is further away.
           image_shape: (H, W, C).
+          orders: K, of symmetries.COUNTS.
         """
         super().__init__()
-        self.network, self.pixelcnn, self.image_shape = network, pixelcnn, image_shape
+        self.network, self.pixelcnn, self.image_shape, self.orders = network, pixelcnn, image_shape, orders
 
     def call(self, z, training=False, context=None):
-        features = self._features(z, context, training)
-        return AutoregressiveBernoulli(self.pixelcnn, features, tf.shape(z)[:-1], self.image_shape)
-
-    def _features(self, z: tf.Tensor, context: tf.Tensor | None, training: bool = False) -> tf.Tensor:
-        return self.pixelcnn.patches.split(self.network(*folded(z, context), training=training))
+        features = self.network(*folded(z, context), training=training)
+        return AutoregressiveBernoulli(self.pixelcnn, features, tf.shape(z)[:-1], self.image_shape, self.orders)
 
     def draw(self, z, uniform, context=None):
-        """As BernoulliDecoder.draw."""
-        features = self._features(z, context)
-        shape = tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
-        uniform = tf.reshape(tf.broadcast_to(uniform, shape), [-1, *self.image_shape])
-        drawn = self.pixelcnn.draw(uniform, features)
-        return {name: tf.reshape(values, shape) for name, values in drawn.items()}
+        """As BernoulliDecoder.draw.
+
+        Each image is drawn in an order of its own, which the number of its first pixel says: of K u the whole part is
+        the order, and the rest is as uniform as u.  One number for all pixels says none, and the order is that of T_0.
+        """
+        features, shape = self.network(*folded(z, context)), tf.concat([tf.shape(z)[:-1], self.image_shape], axis=0)
+        numbers = tf.reshape(tf.broadcast_to(uniform, shape), [-1, math.prod(self.image_shape)])
+        order = tf.zeros(tf.shape(numbers)[:1], tf.int32)
+        if self.orders > 1 and not isinstance(uniform, float):
+            first = self.orders * numbers[:, :1]
+            order = tf.cast(first[:, 0], tf.int32)
+            numbers = tf.concat([first - tf.floor(first), numbers[:, 1:]], axis=1)
+        numbers = tf.reshape(numbers, [-1, *self.image_shape])  # of the pixels as they are drawn, in whatever order
+        drawn = self.pixelcnn.draw(numbers, _of_places(self.pixelcnn, features, order, self.orders))
+        return {name: tf.reshape(restored(values, order, self.orders), shape) for name, values in drawn.items()}
 
 
 class AutoregressiveBernoulli:
-    """Pixels each given those before it and a context: what the models need of a TFP distribution."""
+    """p(x | z) of a PixelCNNDecoder: what the models need of a TFP distribution."""
 
     def __init__(
-        self, pixelcnn: GatedPixelCNN, context: tf.Tensor, batch_shape: tf.Tensor, image_shape: tuple[int, int, int]
+        self,
+        pixelcnn: GatedPixelCNN,
+        features: tf.Tensor,
+        batch_shape: tf.Tensor,
+        image_shape: tuple[int, int, int],
+        orders: int = 1,
     ):
         """
         Args:
           pixelcnn: images, context -> logits.
-          context: of each place, [N, R, S, F].
+          features: the context of each pixel, [N, H, W, F].
           batch_shape: int32, of product N.
           image_shape: (H, W, C).
+          orders: K.
         """
-        self.pixelcnn, self.context, self.batch_shape, self.image_shape = pixelcnn, context, batch_shape, image_shape
+        self.pixelcnn, self.features, self.batch_shape = pixelcnn, features, batch_shape
+        self.image_shape, self.orders = image_shape, orders
 
     def log_prob(self, x: tf.Tensor) -> tf.Tensor:
         """Of images, whose leading axes broadcast to the batch shape: of the batch shape, nats."""
-        # tfd.Autoregressive would have it too, but draw by 784 passes, as its log_prob knows no others.
-        x = tf.reshape(
-            tf.broadcast_to(x, tf.concat([self.batch_shape, self.image_shape], axis=0)), [-1, *self.image_shape]
+        if self.orders == 1:
+            return self.log_prob_in(tf.constant(0), x)
+        # One after the other: all at once would take K times the memory.
+        each = tf.map_fn(
+            lambda order: self.log_prob_in(order, x),
+            tf.range(self.orders),
+            fn_output_signature=tf.float32,
+            parallel_iterations=1,
         )
-        log_probs = self.pixelcnn.log_prob(x, self.context)
+        return tf.reduce_logsumexp(each, axis=0) - math.log(self.orders)
+
+    def log_prob_in(self, order: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """log p(T_k x | k), as `log_prob`, of orders k, int32, which broadcast to the batch shape too."""
+        # tfd.Autoregressive would have it too, but draw by 784 passes, as its log_prob knows no others.
+        x = tf.broadcast_to(x, tf.concat([self.batch_shape, self.image_shape], axis=0))
+        order = tf.reshape(tf.broadcast_to(order, self.batch_shape), [-1])
+        x = transformed(tf.reshape(x, [-1, *self.image_shape]), order, self.orders)
+        log_probs = self.pixelcnn.log_prob(x, _of_places(self.pixelcnn, self.features, order, self.orders))
         return tf.reshape(tf.reduce_sum(log_probs, axis=[1, 2, 3]), self.batch_shape)
+
+
+def _of_places(pixelcnn: GatedPixelCNN, features: tf.Tensor, order: tf.Tensor, orders: int) -> list[tf.Tensor]:
+    """What a PixelCNN is told of each place, by features of the pixels [N, H, W, F] and orders, int32 [N]."""
+    features = pixelcnn.patches.split(transformed(features, order, orders))
+    return features if orders == 1 else [features, tf.one_hot(order, orders)[:, None, None]]
 
 
 class LogisticDecoder(tf_keras.Model):

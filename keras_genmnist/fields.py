@@ -62,6 +62,7 @@ MEANINGS = {
     "pixelcnn_kernel": "Width of the kernels of decoder=pixelcnn after the first layer.",
     "pixelcnn_first_kernel": "Width of the kernel of the first layer of decoder=pixelcnn.",
     "pixelcnn_patch_size": "Of the p x p pixels that decoder=pixelcnn draws at once; its kernels count such patches.",
+    "pixelcnn_orders": "Reflections and transposes in which decoder=pixelcnn draws: 1, 2, 4 or 8.",
     # Objective
     "bound": "elbo or iwae.",
     "train_draws": "Draws from the posterior for each image of a training step.",

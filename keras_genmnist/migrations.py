@@ -100,8 +100,12 @@ def _from_10(config: dict) -> dict:
     return ({"weight_decay": 0.0} if "optimizer" in config else {}) | config
 
 
+def _from_11(config: dict) -> dict:
+    return ({"pixelcnn_orders": 1} if config["model"] == "vae" else {}) | config
+
+
 # The first makes a config of schema 1 one of schema 2, and so on.
-MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7, _from_8, _from_9, _from_10]
+MIGRATIONS = [_from_1, _from_2, _from_3, _from_4, _from_5, _from_6, _from_7, _from_8, _from_9, _from_10, _from_11]
 SCHEMA = 1 + len(MIGRATIONS)
 
 

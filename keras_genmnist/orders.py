@@ -1,41 +1,15 @@
 """Several orders of the pixels: a model of p(x | label) that sees each image reflected and transposed, told how."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from keras_genmnist import replicas
-from keras_genmnist.config import require_choice
 from keras_genmnist.distributions import categorical_each
-from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import MadeModel, TractableModel
-
-ORDERS = [1, 2, 4, 8]
-TRANSPOSED = 8  # as many orders need square images
-
-
-def permutations(image_shape: tuple[int, int, int], orders: int) -> np.ndarray:
-    """Where each pixel of a transformed image comes from, for each of T_0, ..., T_{K-1}: int32 [K, H W C].
-
-    T_0 leaves the image as it is, T_1 reflects it left to right, T_2 and T_3 are these upside down, and T_4 to T_7 the
-    four transposed.
-    """
-    places = np.arange(np.prod(image_shape), dtype=np.int32).reshape(image_shape)
-    upright = [places, places[:, ::-1], places[::-1], places[::-1, ::-1]]
-    return np.stack([image.ravel() for image in [*upright, *(u.transpose(1, 0, 2) for u in upright)][:orders]])
-
-
-def require_orders(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
-    """Checks that images of this shape have config.orders orders; raises UsageError if not."""
-    require_choice(config, orders=ORDERS)
-    height, width, _ = image_shape
-    if config.orders >= TRANSPOSED and height != width:
-        raise UsageError(
-            f"config.orders={config.orders} transposes images, and these have {height} x {width} pixels: "
-            f"give {', '.join(map(str, ORDERS[:-1]))}"
-        )
+from keras_genmnist.symmetries import restored, transformed
 
 
 class Orders(TractableModel):
@@ -52,22 +26,13 @@ class Orders(TractableModel):
         """
         Args:
           model: of p(T_k x | k C + y) for K C labels, where C is 1 without classes; draws and completes as PixelCNN.
-          orders: K, of ORDERS.
+          orders: K, of symmetries.COUNTS.
           num_classes: C; 0 for none.
         """
         super().__init__(model.image_shape)
         self.model, self.orders, self.num_classes = model, orders, num_classes
         self.takes_labels, self.takes_levels = num_classes > 0, model.takes_levels
         self.pixel_by_pixel, self.average = model.pixel_by_pixel, model.average
-        self.forward = permutations(model.image_shape, orders)
-        self.back = np.argsort(self.forward, axis=1).astype(np.int32)
-
-    def _permuted(self, images: tf.Tensor, permutations: np.ndarray, order: tf.Tensor) -> tf.Tensor:
-        """Images [B, H, W, C], each by the permutation of its own order, int32 [B]."""
-        pixels = tf.gather(
-            tf.reshape(images, [-1, self.forward.shape[1]]), tf.gather(permutations, order), batch_dims=1
-        )
-        return tf.reshape(pixels, tf.shape(images))
 
     def _labels(self, order: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
         """What the model is told, int32 [B]."""
@@ -75,7 +40,7 @@ class Orders(TractableModel):
 
     def _log_likelihood_in(self, order: tf.Tensor, x: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
         """log p(T_k x | k, y), [B], nats, of each image's own order k, int32 [B]."""
-        return self.model.log_likelihood(self._permuted(x, self.forward, order), self._labels(order, y))
+        return self.model.log_likelihood(transformed(x, order, self.orders), self._labels(order, y))
 
     def log_likelihood_by_order(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:
         """log p(T_k x | k), or log p(T_k x | k, y), of images and of labels as in `log_likelihood`: [K, B], nats."""
@@ -110,8 +75,8 @@ class Orders(TractableModel):
 
         def of_label(total, label):
             order = tf.fill([tf.shape(x)[0]], label // max(self.num_classes, 1))
-            found = self.model.probabilities(self._permuted(x, self.forward, order), tf.zeros_like(order) + label)
-            return total + self._permuted(found, self.back, order)
+            found = self.model.probabilities(transformed(x, order, self.orders), tf.zeros_like(order) + label)
+            return total + restored(found, order, self.orders)
 
         labels = tf.range(self.orders * max(self.num_classes, 1))
         return tf.foldl(of_label, labels, tf.zeros_like(x)) / tf.cast(tf.size(labels), tf.float32)
@@ -120,7 +85,7 @@ class Orders(TractableModel):
         order = replicas.rows(
             lambda count: tf.random.stateless_uniform([count], seed, 0, self.orders, tf.int32), tf.shape(x)[0]
         )
-        x, levels = (None if images is None else self._permuted(images, self.forward, order) for images in (x, levels))
+        x, levels = (None if images is None else transformed(images, order, self.orders) for images in (x, levels))
         return self.model.objective(x, self._labels(order, y), levels, seed)
 
     def test_step(self, batch):
@@ -133,7 +98,7 @@ class Orders(TractableModel):
         return self._upright(self.model.draw_given(seeds, self._labels(order, labels)), order)
 
     def _upright(self, drawn: dict[str, tf.Tensor], order: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: self._permuted(images, self.back, order) for name, images in drawn.items()}
+        return {name: restored(images, order, self.orders) for name, images in drawn.items()}
 
     def complete(self, images: tf.Tensor, mask: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         """Draws the pixels that are not known, in one of the orders in which the known ones come as early as they can.
@@ -142,11 +107,11 @@ class Orders(TractableModel):
         are the first ones.  Otherwise as PixelCNN.complete.
         """
         classes, count = max(self.num_classes, 1), tf.shape(images)[0]
-        places = tf.range(self.forward.shape[1], dtype=tf.int64)
+        places = tf.range(math.prod(self.image_shape), dtype=tf.int64)
 
         def of_label(label):
             order = tf.fill([count], label // classes)
-            x, known = (self._permuted(values, self.forward, order) for values in (images, mask))
+            x, known = (transformed(values, order, self.orders) for values in (images, mask))
             late = tf.reduce_sum(places * tf.cast(tf.reshape(known, [count, -1]), tf.int64), axis=1)
             return late, self.model.log_prob_known(x, known, tf.fill([count], label))
 
@@ -155,7 +120,7 @@ class Orders(TractableModel):
         earliest = late == tf.reduce_min(late, axis=0)
         label = categorical_each(tf.where(earliest, log_prob, -np.inf), _other(seeds))
         order = label // classes
-        x, known = (self._permuted(values, self.forward, order) for values in (images, mask))
+        x, known = (transformed(values, order, self.orders) for values in (images, mask))
         return self._upright(self.model.complete_given(x, known, seeds, label), order)
 
 
@@ -165,7 +130,7 @@ class AveragedOrders(MadeModel, Orders):
     def by_component(self, x: tf.Tensor, num_draws: int = 0, seed: tf.Tensor | None = None) -> tf.Tensor:
         """As of AveragedPixelCNN, the images in each of the orders in turn."""
         order = tf.range(tf.shape(x)[0]) % self.orders
-        return self.model.by_component(self._permuted(x, self.forward, order), y=self._labels(order, None))
+        return self.model.by_component(transformed(x, order, self.orders), y=self._labels(order, None))
 
 
 def _other(seeds: tf.Tensor) -> tf.Tensor:

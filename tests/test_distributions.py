@@ -75,11 +75,14 @@ def test_bernoulli_decoder_draws_where_uniform_numbers_are_below(decoder, z):
     np.testing.assert_array_equal(drawn["images"], uniform < decoder(z).mean())
 
 
-@pytest.fixture(params=[1, 2], ids=lambda size: f"patches of {size}")
-def pixelcnn_decoder(request):
+EVERY_IMAGE = np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 1, 3, 3, 1)
+
+
+def decoder_by_pixels(patch_size: int, orders: int) -> PixelCNNDecoder:
     """Of 3 x 3 images from two latent dimensions, its weights drawn at random."""
     network = tf_keras.Sequential([tf_keras.layers.Dense(18), tf_keras.layers.Reshape((3, 3, 2))])
-    decoder = PixelCNNDecoder(network, GatedPixelCNN(2, 4, size=3, first_size=3, patch_size=request.param), (3, 3, 1))
+    pixelcnn = GatedPixelCNN(2, 4, size=3, first_size=3, patch_size=patch_size)
+    decoder = PixelCNNDecoder(network, pixelcnn, (3, 3, 1), orders)
     decoder(tf.zeros([1, 2])).log_prob(tf.zeros([1, 3, 3, 1]))
     generator = np.random.default_rng(0)
     for weight in decoder.weights:
@@ -87,12 +90,53 @@ def pixelcnn_decoder(request):
     return decoder
 
 
-def test_pixelcnn_decoder_probabilities_sum_to_one_for_any_latents(pixelcnn_decoder, z):
-    every = np.array(list(itertools.product([0.0, 1.0], repeat=9)), np.float32).reshape(-1, 1, 3, 3, 1)
-    log_prob = pixelcnn_decoder(tf.tile(z[:1, :3], [512, 1, 1])).log_prob(every)
+@pytest.fixture(params=[1, 2], ids=lambda size: f"patches of {size}")
+def pixelcnn_decoder(request):
+    return decoder_by_pixels(request.param, orders=1)
+
+
+@pytest.mark.parametrize("patch_size, orders", [(1, 1), (2, 1), (1, 2), (2, 8)])
+def test_pixelcnn_decoder_probabilities_sum_to_one_for_any_latents(patch_size, orders, z):
+    given = decoder_by_pixels(patch_size, orders)(tf.tile(z[:1, :3], [512, 1, 1]))
+    log_prob, each = given.log_prob(EVERY_IMAGE), [given.log_prob_in(k, EVERY_IMAGE) for k in range(orders)]
     assert log_prob.shape == (512, 3)
-    np.testing.assert_allclose(tf.reduce_sum(tf.exp(log_prob), axis=0), 1, atol=1e-5)
+    for density in (log_prob, *each):
+        np.testing.assert_allclose(tf.reduce_sum(tf.exp(density), axis=0), 1, atol=1e-5)
     assert np.ptp(log_prob, axis=1).max() > 1  # the latents matter
+    np.testing.assert_allclose(log_prob, np.logaddexp.reduce(each, axis=0) - np.log(orders), rtol=1e-4, atol=1e-5)
+
+
+def turned(images: np.ndarray, k: int) -> np.ndarray:
+    """T_k of images [N, H, W, C]."""
+    images = images[:, :: -1 if k & 2 else 1, :: -1 if k & 1 else 1]
+    return images.transpose(0, 2, 1, 3) if k & 4 else images
+
+
+def test_an_order_of_a_pixelcnn_decoder_turns_the_image_and_what_latents_tell_of_it(z):
+    decoder, order = decoder_by_pixels(2, orders=8), np.arange(20).reshape(4, 5) % 8
+    x = (np.random.default_rng(0).random([5, 3, 3, 1]) < 0.5).astype(np.float32)
+    found = decoder(z).log_prob_in(tf.constant(order, tf.int32), x)
+    pixelcnn = decoder.pixelcnn
+    for s, b in itertools.product(range(4), range(5)):
+        k = order[s, b]
+        features = turned(decoder.network(z[s, b : b + 1]).numpy(), k)
+        told = [pixelcnn.patches.split(tf.constant(features)), tf.one_hot([k], 8)[:, None, None]]
+        alone = tf.reduce_sum(pixelcnn.log_prob(turned(x[b : b + 1], k), told))
+        np.testing.assert_allclose(found[s, b], alone, rtol=1e-4)
+
+
+def test_pixelcnn_decoder_draws_in_all_orders_with_the_probabilities_it_says(z):
+    decoder, count = decoder_by_pixels(1, orders=4), 20_000
+    every = tf.repeat(z[0, :1], count, axis=0)
+    drawn = decoder.draw(every, tf.random.stateless_uniform([count, 3, 3, 1], [3, 4]))["images"].numpy()
+    numbers = drawn.reshape(count, 9).astype(int) @ 2 ** np.arange(9)[::-1]
+    expected = np.exp(decoder(tf.repeat(z[:1, :1], 512, axis=0)).log_prob(EVERY_IMAGE))[:, 0]
+    found = np.bincount(numbers, minlength=512) / count
+    assert np.abs(found - expected).sum() < 0.1
+    first = np.exp(decoder(tf.repeat(z[:1, :1], 512, axis=0)).log_prob_in(0, EVERY_IMAGE))[:, 0]
+    assert np.abs(first - expected).sum() > 0.3  # it would not do to draw in the first order alone
+    likelier = decoder.draw(z[0], 0.5)  # in the first order
+    np.testing.assert_array_equal(likelier["images"], likelier["probabilities"] > 0.5)
 
 
 def test_pixelcnn_decoder_folds_draws_and_images_and_back(pixelcnn_decoder, z):

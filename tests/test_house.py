@@ -21,7 +21,7 @@ LAYERS = [
     {"", "codes", "denoising", "errors", "fields", "optimization", "patches", "precision", "replicas"},
     {"augmentation", "autoregressive", "bounds", "config", "files", "images", "losses", "networks"}
     | {"cluster", "device", "importance", "memory", "migrations", "progress", "versions", "workers"},
-    {"averaging", "datasets.binarization", "datasets.spec", "search", "search.space", "shards"},
+    {"averaging", "datasets.binarization", "datasets.spec", "search", "search.space", "shards", "symmetries"},
     {"classifier", "datasets.splits"},
     {"datasets.arrays", "datasets.tfds"},
     {"datasets.files"},

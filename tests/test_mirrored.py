@@ -22,6 +22,7 @@ OTHERS = {
     # Far from what the KL is: at it, what rounding says would turn the gradient around.
     "vae, capacity": {"norm": "layer", "capacity": 30.0, "train_draws": 2},
     "vae, dreg": {"norm": "none", "bound": "iwae", "gradient": "dreg", "train_draws": 3},
+    "pixelvae": {"pixelcnn_orders": 4},
     "ladder": {"norm": "layer", "dropout": 0.3, "bottom_up_noise": 0.1},
     "gan": {},
     "dcgan": {"discriminator_norm": "spectral"},

@@ -9,20 +9,35 @@ from keras_genmnist import likelihood, models
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import TractableModel
-from keras_genmnist.orders import Orders, permutations
+from keras_genmnist.orders import Orders
+from keras_genmnist.symmetries import restored, transformed
 from tests import tiny
 
 SHAPE = (4, 4, 2)
 
 
+def permutations(shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Where each pixel of T_0 x, T_1 x, ... comes from, [K, H W C]."""
+    places = np.tile(np.arange(np.prod(shape)).reshape(1, *shape), [count, 1, 1, 1])
+    return np.reshape(transformed(places, tf.range(count), count), [count, -1])
+
+
 def test_orders_are_the_reflections_and_transposes():
     image = np.arange(32).reshape(SHAPE)
     found = image.ravel()[permutations(SHAPE, 8)].reshape(8, *SHAPE)
-    expected = [each for x in (image, image.transpose(1, 0, 2)) for y in (x, x[::-1]) for each in (y, y[:, ::-1])]
-    assert {x.tobytes() for x in found} == {np.ascontiguousarray(x).tobytes() for x in expected}
-    for count in (2, 4):
+    upright = [image, image[:, ::-1], image[::-1], image[::-1, ::-1]]
+    np.testing.assert_array_equal(found, [*upright, *(x.transpose(1, 0, 2) for x in upright)])
+    for count in (1, 2, 4):
         np.testing.assert_array_equal(permutations(SHAPE, count), permutations(SHAPE, 8)[:count])
     assert permutations((2, 3, 1), 4).shape == (4, 6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_restored_undoes_what_transformed_does_of_each_image(count, images):
+    numbers = tf.range(40) % count
+    moved = transformed(images, numbers, count)
+    assert np.any(moved != images) == (count > 1)
+    np.testing.assert_array_equal(restored(moved, numbers, count), images)
 
 
 class Weighted(TractableModel):

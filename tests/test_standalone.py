@@ -102,7 +102,7 @@ def test_config_from_a_result_is_that_of_the_result(genmnist, monkeypatch):
     expected = json.loads(path.read_text())["config"]
     expected |= {"dataset": "mnist_5k", "norm": "batch", "image_size": 0, "invert": False, "class_conditional": False}
     expected |= {"beta": 1.0, "capacity": 0.0, "precision": "float32", "pixelcnn_patch_size": 1}
-    expected |= {"optimizer": "adam", "weight_decay": 0.0}
+    expected |= {"optimizer": "adam", "weight_decay": 0.0, "pixelcnn_orders": 1}
     expected.pop("batch_norm")
     assert run.config.to_dict() == expected
 

@@ -18,7 +18,8 @@ from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import MadeModel, TractableModel
-from keras_genmnist.orders import Orders, require_orders
+from keras_genmnist.orders import Orders
+from keras_genmnist.symmetries import require_orders
 
 
 class PixelCNN(TractableModel):
@@ -216,7 +217,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> PixelCNN:
     require(config, "attention_every", 0 <= config.attention_every <= config.num_layers, "0 (none) to num_layers")
     divides = config.attention_heads > 0 and config.features % config.attention_heads == 0
     require(config, "attention_heads", divides, f"a divisor of config.features={config.features}")
-    require_orders(config, spec.image_shape)
+    require_orders(config, "orders", spec.image_shape)
     if config.soft_targets:
         require_fit(config, "soft_targets", binarization=["dynamic"])  # else no pixel is drawn anew
     require(config, "augmented", 0 <= config.augmented <= 1, "0 to 1")

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from ml_collections import ConfigDict
 
-from keras_genmnist import distributions, flows, networks, patches
+from keras_genmnist import distributions, flows, networks, patches, replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.bounds import LogTerms, Objective
 from keras_genmnist.config import (
@@ -25,6 +25,7 @@ from keras_genmnist.config import (
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.inference import OPTIMIZERS, GradientAscent, RefinedPosterior
 from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.symmetries import require_orders
 
 tfd = tfp.distributions
 
@@ -62,6 +63,7 @@ DECODERS = {
             c.pixelcnn_patch_size,
         ),
         shape,
+        c.pixelcnn_orders,
     ),
 }
 
@@ -82,14 +84,14 @@ class VAE(LatentVariableModel):
         else:
             z, log_posterior = distributions.sample_and_log_prob(posterior, num_samples, seed)
             kl = distributions.exact_kl(posterior, prior)
-        log_likelihood = decoder(z, training=training).log_prob(x)
+        log_likelihood = _log_likelihood(decoder(z, training=training), x, training)
         return LogTerms(log_likelihood, prior.log_prob(z), log_posterior, None if kl is None else kl[None])
 
     def log_terms_at(self, x, noise, y=None):
         encoder, decoder, prior = self.pieces(y)
         posterior, prior = encoder(x), prior()
         z, kl = distributions.point_of(posterior, noise), distributions.exact_kl(posterior, prior)
-        densities = decoder(z).log_prob(x), prior.log_prob(z), posterior.log_prob(z)
+        densities = _log_likelihood(decoder(z), x), prior.log_prob(z), posterior.log_prob(z)
         return LogTerms(*densities, None if kl is None else kl[None])
 
     def noise_of(self, x, z, y=None):
@@ -98,6 +100,20 @@ class VAE(LatentVariableModel):
         if distributions.base_of(posterior) is not posterior:
             return None
         return (z - posterior.mean()) / posterior.stddev()
+
+
+def _log_likelihood(given: tfd.Distribution, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """log p(x | z) of draws z [S, B, D]: [S, B], nats.
+
+    Where p(x | z) is a mean over K orders of the pixels, the order is one more latent: draw s of an image has the order
+    s mod K, in training (s + b) mod K for row b of the batch.
+    """
+    orders = getattr(given, "orders", 1)
+    if orders == 1:
+        return given.log_prob(x)
+    draws, count = tf.unstack(given.batch_shape)
+    first = replicas.rows(tf.range, count) if training else 0
+    return given.log_prob_in((tf.range(draws)[:, None] + first) % orders, x)
 
 
 def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
@@ -123,6 +139,7 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require_positive(config, "pixelcnn_layers", "pixelcnn_features")
     require_kernel(config, "pixelcnn_kernel", "pixelcnn_first_kernel")
     require_choice(config, pixelcnn_patch_size=patches.SIZES)
+    require_orders(config, "pixelcnn_orders", spec.image_shape)
     require_objective(config)
     if config.gradient != "standard":
         require_fit(config, "gradient", posterior=["gaussian"])

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist import bounds, models, signatures
+from keras_genmnist import bounds, distributions, models, signatures
 from keras_genmnist import config as configs
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import StandardNormal
@@ -41,6 +41,7 @@ def test_vae_conforms(name, digits, labels):
         {"prior": "maf", "posterior": "planar"},
         {"prior": "realnvp", "posterior": "iaf"},
         {"decoder": "pixelcnn", "posterior": "sylvester"},
+        {"decoder": "pixelcnn", "pixelcnn_orders": 8},
         {"decoder": "logistic", "binarization": "none", "posterior": "radial"},
     ],
 )
@@ -88,6 +89,21 @@ def test_pixelvae_decodes_patch_by_patch(digits):
     costs = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(patterns, tf.int32), logits)
     np.testing.assert_allclose(terms.log_likelihood[0], -tf.reduce_sum(costs, axis=[1, 2]), rtol=1e-5)
     assert configs.load("pixelvae").free_bits > 5
+
+
+def test_vae_whose_decoder_draws_in_several_orders_conforms(digits):
+    conformance.check(tiny.config("pixelvae", free_bits=0.0, pixelcnn_orders=4), digits)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_draws_of_an_image_take_the_orders_in_turn(training, digits):
+    model = models.build(tiny.config("pixelvae", pixelcnn_orders=4, posterior="gaussian"))
+    found = model.log_terms(digits, 6, tf.constant([1, 2]), training=training).log_likelihood
+    z = distributions.draws_of(model.encoder(digits), 6, tf.constant([1, 2]))
+    order = np.arange(6)[:, None] + training * np.arange(len(digits))
+    expected = model.decoder(z).log_prob_in(tf.constant(order % 4, tf.int32), digits)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not np.allclose(found, model.decoder(z).log_prob(digits), rtol=1e-5)
 
 
 def test_vae_with_batch_norm_has_trained_statistics(digits):
