@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
             "invert": False,  # of images of your own: exchanges black and white
             "binarization": "dynamic",
             "batch_size": 250,
-            "epochs": 1000,  # 80 minutes of a core
+            "epochs": 1000,  # 87 minutes of a core
             "optimizer": "adam",
             "learning_rate": 2e-3,
             "weight_decay": 0.0,
