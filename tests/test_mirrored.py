@@ -23,7 +23,8 @@ OTHERS = {
     "vae, capacity": {"norm": "layer", "capacity": 30.0, "train_draws": 2},
     "vae, dreg": {"norm": "none", "bound": "iwae", "gradient": "dreg", "train_draws": 3},
     "pixelvae": {"pixelcnn_orders": 4},
-    "ladder": {"norm": "layer", "dropout": 0.3, "bottom_up_noise": 0.1},
+    # Without its warm-up, in which a hidden unit comes so near to 0 that rounding says whether the rectifier is open.
+    "ladder": {"norm": "layer", "dropout": 0.3, "bottom_up_noise": 0.1, "warmup_epochs": 0},
     "gan": {},
     "dcgan": {"discriminator_norm": "spectral"},
     "masked_diffusion": {},

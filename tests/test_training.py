@@ -148,7 +148,9 @@ def test_memory_stays_as_it_is_while_a_training_goes_on(tmp_path):
     process = tiny.start("train", "--workdir=run", *flags, cwd=tmp_path)
     assert not process.wait()
     peaks = [row["peak_memory_bytes"] for row in runs.read_metrics(runs.load(tmp_path / "run"))]
-    assert peaks[-1] < 1.01 * peaks[len(peaks) // 2]  # the allocator's pools grow in the first epochs
+    # The allocator's pools grow in the first epochs, and at some later one by a step of 2 %: a leak comes with each.
+    growth = np.diff(peaks[len(peaks) // 2 :])
+    assert growth.sum() - growth.max() < 0.005 * peaks[-1]
 
 
 def test_row_of_an_epoch_without_checkpoint_is_written_once(tmp_path, eager):
