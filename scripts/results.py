@@ -39,6 +39,7 @@ class Row(NamedTuple):
     dataset: that it learns from.
     changes: flags of `genmnist train` beside these.
     gap: whether `genmnist gap` measures it too.
+    of: the rows whose runs `genmnist mix` makes it of; it has no training of its own.
     """
 
     minutes: float
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     dataset: str = "mnist"
     changes: tuple[str, ...] = ()
     gap: bool = False
+    of: tuple[str, ...] = ()
 
 
 ROWS = {
@@ -89,15 +91,18 @@ ROWS = {
         for model in ("vae", "iaf", "realnvp_prior")
         for seed in SEEDS
     },
+    "mixture": Row(200, "mixture", of=("pixelcnn_best", "pixelvae")),
 }
 
 
 def commands(name: str, row: Row, folder: Path) -> list[list[str]]:
-    """What trains the row and measures it, arguments of `genmnist`."""
+    """What makes the row and measures it, arguments of `genmnist`."""
     workdir = f"--workdir={place(name, folder)}"
     own = [] if row.dataset == "mnist" else [f"--config.dataset={row.dataset}"]
-    measured = [["evaluate", workdir, "--results"], *([["gap", workdir, "--results"]] if row.gap else [])]
-    return [["train", f"--model={row.model}", *own, *row.changes, workdir], *measured]
+    make = ["train", f"--model={row.model}", *own, *row.changes, workdir]
+    if row.of:
+        make = ["mix", f"--workdirs={','.join(str(place(part, folder)) for part in row.of)}", workdir]
+    return [make, ["evaluate", workdir, "--results"], *([["gap", workdir, "--results"]] if row.gap else [])]
 
 
 def place(name: str, folder: Path) -> Path:
@@ -108,10 +113,13 @@ def place(name: str, folder: Path) -> Path:
 
 def made_by(row: Row, *verbs: str) -> str:
     """A hash of what these verbs compute the row by: its config, and the code of its model and of the verbs."""
-    modules = {"train": "training", "evaluate": "evaluate", "gap": "gap"}
-    config = configs.load(row.model)
-    code = [f"keras_genmnist.{module}" for module in (f"models.{config.model}", *(modules[verb] for verb in verbs))]
-    return digest(code, told=[row.dataset, *row.changes, json.dumps(config.to_dict(), sort_keys=True)])
+    modules = {"train": "training", "mix": "mixing", "evaluate": "evaluate", "gap": "gap"}
+    trained = [ROWS[part] for part in row.of] or [row]
+    own = [configs.load(part.model) for part in trained]
+    code = [*(f"models.{config.model}" for config in own), *(modules[verb] for verb in verbs)]
+    told = [row.dataset, *(change for part in trained for change in part.changes)]
+    told += [json.dumps(config.to_dict(), sort_keys=True) for config in own]
+    return digest([f"keras_genmnist.{module}" for module in code], told)
 
 
 def is_current(name: str, row: Row) -> bool:
@@ -125,14 +133,16 @@ def is_current(name: str, row: Row) -> bool:
 
 
 def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], int]) -> str:
-    """Trains, evaluates and records the row; returns why that failed, or nothing."""
+    """Makes, evaluates and records the row; returns why that failed, or nothing."""
+    if missing := [part for part in row.of if not is_current(part, ROWS[part])]:
+        return f"it is of {', '.join(missing)}, to be made before"
     workdir = place(name, folder)
     log, trained_by = (workdir.with_name(f"{workdir.name}.{end}") for end in ("log", "made_by"))
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    stamp, now = made_by(row, *_verbs(row)), made_by(row, "train")
+    stamp, now = made_by(row, *_verbs(row)), made_by(row, *_makers(row))
     before = trained_by.read_text() if trained_by.exists() else now
     if before != now and workdir.exists():
-        first = _first_epoch(workdir)
+        first = None if row.of else _first_epoch(workdir)
         again = first and _first_epoch_again(name, row, log, run)
         if first and not again:
             return _reason(log)
@@ -141,7 +151,8 @@ def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], i
             workdir.rename(next(path for path in aside if not path.exists()))
     files.write(trained_by, now.encode())
     for arguments in commands(name, row, folder):
-        if run(arguments, log):
+        is_mixed = arguments[0] == "mix" and runs.exists(workdir)  # a training resumes, and a mixture is there or not
+        if not is_mixed and run(arguments, log):
             return _reason(log)
     if made_by(row, *_verbs(row)) != stamp:
         return "the code has changed meanwhile, so that it is to be made again"
@@ -176,8 +187,12 @@ def _first_epoch(workdir: Path) -> dict | None:
     return numbers | {"config": runs.load(workdir).config.to_dict()}
 
 
+def _makers(row: Row) -> list[str]:
+    return ["train", *["mix"] * bool(row.of)]
+
+
 def _verbs(row: Row) -> list[str]:
-    return ["train", "evaluate", *["gap"] * row.gap]
+    return [*_makers(row), "evaluate", *["gap"] * row.gap]
 
 
 def main() -> None:
@@ -204,8 +219,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by which the rows being made end too
     start, failed = time.time(), []
     with workers.Workers(workers.shares(min(values.jobs, len(todo)))) as crew:
-        done = crew.each(todo, lambda name, run: record(name, ROWS[name], values.runs, run))
-        for number, (name, reason) in enumerate(done, 1):
+        # First what is trained, then what is made of these.
+        parts = ([name for name in todo if bool(ROWS[name].of) is mixed] for mixed in (False, True))
+        done = (crew.each(part, lambda name, run: record(name, ROWS[name], values.runs, run)) for part in parts)
+        for number, (name, reason) in enumerate(itertools.chain.from_iterable(done), 1):
             failed += [name] * bool(reason)
             spent = (time.time() - start) / 60
             print(f"{name}: {reason or 'done'} ({number} of {len(todo)}, {spent:.0f} minutes)", flush=True)

@@ -80,15 +80,15 @@ def test_digest_changes_with_the_code_that_has_a_part(scripts, package, name, be
     assert digest(["package.model"], ["3"], package) != digest(["package.model"], root=package)
 
 
-def test_every_record_of_a_run_has_a_row_and_every_row_can_be_trained(scripts):
+def test_every_record_of_a_run_has_a_row_and_every_row_can_be_made(scripts):
     records = {name for name, own in sys.modules["tables"].read().items() if "dataset" in own and "gaps" not in own}
     gaps = {f"{name}_gap" for name, row in scripts.ROWS.items() if row.gap}
     assert records <= scripts.ROWS.keys() | gaps
     for name, row in scripts.ROWS.items():
-        train, *measured = scripts.commands(name, row, Path("runs/results"))
-        config = cli.config_of(train[1:])
-        assert (config.dataset, f"--workdir=runs/results/{row.dataset}/" in train[-1]) == (row.dataset, True)
-        assert all(train[-1] in arguments and "--results" in arguments for arguments in measured)
+        make, *measured = scripts.commands(name, row, Path("runs/results"))
+        dataset = cli.config_of(make[1:]).dataset if make[0] == "train" else "mnist"
+        assert (dataset, f"--workdir=runs/results/{row.dataset}/" in make[-1]) == (row.dataset, True)
+        assert all(make[-1] in arguments and "--results" in arguments for arguments in measured)
     assert (
         cli.config_of(
             scripts.commands("planar_k10-binarized_mnist", scripts.ROWS["planar_k10-binarized_mnist"], Path())[0][1:]
@@ -160,6 +160,43 @@ def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch,
         json.dumps({"data": data | {"sha256": "0"}, "made_by": scripts.made_by(row, "train", "evaluate")})
     )
     assert not scripts.is_current("small", row), "the data have changed"
+
+
+def test_row_of_others_is_mixed_once_they_are_there(scripts, tmp_path, monkeypatch, run):
+    monkeypatch.setattr(scripts, "ROOT", tmp_path)
+    parts = {name: scripts.Row(1, name, "mnist_5k") for name in ("vae", "iaf")}
+    row, asked = scripts.Row(1, "mixture", "mnist_5k", of=("vae", "iaf")), []
+    for name, own in {**parts, "both": row}.items():
+        monkeypatch.setitem(scripts.ROWS, name, own)
+    data = json.loads((run.workdir / "config.json").read_text())["data"]
+
+    def genmnist(arguments, log, until=None):
+        asked.append(arguments)
+        workdir = Path(arguments[1 if arguments[0] == "evaluate" else -1].removeprefix("--workdir="))
+        if arguments[0] == "evaluate":
+            (tmp_path / "results" / f"{workdir.name}.json").write_text(json.dumps({"data": data}))
+        elif not workdir.exists():
+            shutil.copytree(run.workdir, workdir)
+        return 0
+
+    (tmp_path / "results").mkdir()
+    runs = tmp_path / "runs"
+    assert scripts.record("both", row, runs, genmnist) == "it is of vae, iaf, to be made before" and not asked
+    for name, own in parts.items():
+        assert scripts.record(name, own, runs, genmnist) == ""
+    here = runs / "mnist_5k"
+    mix = ["mix", f"--workdirs={here}/vae,{here}/iaf", f"--workdir={here}/both"]
+    for made in (True, False):  # again, as when it was stopped before it was recorded
+        asked.clear()
+        assert scripts.record("both", row, runs, genmnist) == "" and scripts.is_current("both", row)
+        assert asked == [*[mix] * made, ["evaluate", mix[-1], "--results"]]
+    before, load = scripts.made_by(row, "train", "mix"), scripts.configs.load
+    monkeypatch.setattr(scripts.configs, "load", lambda name: ConfigDict(load(name).to_dict() | {"epochs": 7}))
+    assert scripts.made_by(row, "train", "mix") != before, "a part has changed"
+    for name, own in parts.items():
+        scripts.record(name, own, runs, genmnist)
+    asked.clear()
+    assert scripts.record("both", row, runs, genmnist) == "" and asked[0] == mix
 
 
 def test_row_is_not_put_aside_where_its_first_epoch_was_not_trained_again(scripts, tmp_path, monkeypatch, run):
