@@ -26,6 +26,7 @@ from keras_genmnist import config as configs
 from keras_genmnist import datasets, files, runs, workers
 
 SEEDS = (3436, 3437)  # beside that of the configs, of which the tables tell the spread
+MIXED = "mixture"  # the model that has no config
 DEPTHS = (0, 10, 40, 80)  # planar maps: those of Rezende & Mohamed 2015, figure 4
 # What metrics.jsonl says of an epoch that is not of its numbers.
 OF_A_PROCESS = ("seconds", "images_per_second", "startup_seconds", "peak_memory_bytes", "machine", "commit")
@@ -39,7 +40,7 @@ class Row(NamedTuple):
     dataset: that it learns from.
     changes: flags of `genmnist train` beside these.
     gap: whether `genmnist gap` measures it too.
-    of: the rows whose runs `genmnist mix` makes it of; it has no training of its own.
+    of: the rows whose runs a mixture is made of, by `genmnist mix`; or the one whose weights training starts from.
     """
 
     minutes: float
@@ -91,6 +92,15 @@ ROWS = {
         for model in ("vae", "iaf", "realnvp_prior")
         for seed in SEEDS
     },
+    "ladder_iwae": Row(
+        50,
+        "ladder",
+        changes=(
+            *("--config.bound=iwae", "--config.train_draws=5", "--config.free_bits=0", "--config.warmup_epochs=0"),
+            *("--config.epochs=150", "--config.learning_rate=1e-3"),
+        ),
+        of=("ladder",),
+    ),
     "mixture": Row(200, "mixture", of=("pixelcnn_best", "pixelvae")),
 }
 
@@ -98,10 +108,12 @@ ROWS = {
 def commands(name: str, row: Row, folder: Path) -> list[list[str]]:
     """What makes the row and measures it, arguments of `genmnist`."""
     workdir = f"--workdir={place(name, folder)}"
-    own = [] if row.dataset == "mnist" else [f"--config.dataset={row.dataset}"]
+    parts = ",".join(str(place(part, folder)) for part in row.of)
+    own = [f"--init_from={parts}"] * bool(parts)
+    own += [f"--config.dataset={row.dataset}"] * (row.dataset != "mnist")
     make = ["train", f"--model={row.model}", *own, *row.changes, workdir]
-    if row.of:
-        make = ["mix", f"--workdirs={','.join(str(place(part, folder)) for part in row.of)}", workdir]
+    if row.model == MIXED:
+        make = ["mix", f"--workdirs={parts}", workdir]
     return [make, ["evaluate", workdir, "--results"], *([["gap", workdir, "--results"]] if row.gap else [])]
 
 
@@ -114,7 +126,7 @@ def place(name: str, folder: Path) -> Path:
 def made_by(row: Row, *verbs: str) -> str:
     """A hash of what these verbs compute the row by: its config, and the code of its model and of the verbs."""
     modules = {"train": "training", "mix": "mixing", "evaluate": "evaluate", "gap": "gap"}
-    trained = [ROWS[part] for part in row.of] or [row]
+    trained = [*[row] * (row.model != MIXED), *(ROWS[part] for part in row.of)]
     own = [configs.load(part.model) for part in trained]
     code = [*(f"models.{config.model}" for config in own), *(modules[verb] for verb in verbs)]
     told = [row.dataset, *(change for part in trained for change in part.changes)]
@@ -142,8 +154,8 @@ def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], i
     stamp, now = made_by(row, *_verbs(row)), made_by(row, *_makers(row))
     before = trained_by.read_text() if trained_by.exists() else now
     if before != now and workdir.exists():
-        first = None if row.of else _first_epoch(workdir)
-        again = first and _first_epoch_again(name, row, log, run)
+        first = None if row.model == MIXED else _first_epoch(workdir)
+        again = first and _first_epoch_again(commands(name, row, folder)[0], log, run)
         if first and not again:
             return _reason(log)
         if first is None or first != again:
@@ -165,15 +177,15 @@ def _reason(log: Path) -> str:
     return workers.last_line(log).removeprefix("genmnist: ")
 
 
-def _first_epoch_again(name: str, row: Row, log: Path, run: Callable) -> dict | None:
-    """As `_first_epoch`, of a training by today's code.
+def _first_epoch_again(train: list[str], log: Path, run: Callable) -> dict | None:
+    """As `_first_epoch`, of a training by today's code; its last argument is the directory of the run.
 
     If it is the same, so is the rest: a row takes hours, and much of what is changed in the code that it is made by has
     nothing to do with it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        workdir = place(name, Path(folder))
-        run(commands(name, row, Path(folder))[0], log, until=lambda: _first_epoch(workdir))
+        workdir = Path(folder) / "again"
+        run([*train[:-1], f"--workdir={workdir}"], log, until=lambda: _first_epoch(workdir))
         return _first_epoch(workdir)
 
 
@@ -188,7 +200,7 @@ def _first_epoch(workdir: Path) -> dict | None:
 
 
 def _makers(row: Row) -> list[str]:
-    return ["train", *["mix"] * bool(row.of)]
+    return ["train", *["mix"] * (row.model == MIXED)]
 
 
 def _verbs(row: Row) -> list[str]:
@@ -219,8 +231,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by which the rows being made end too
     start, failed = time.time(), []
     with workers.Workers(workers.shares(min(values.jobs, len(todo)))) as crew:
-        # First what is trained, then what is made of these.
-        parts = ([name for name in todo if bool(ROWS[name].of) is mixed] for mixed in (False, True))
+        # First what is trained from the beginning, then what is made of it.
+        parts = ([name for name in todo if bool(ROWS[name].of) is later] for later in (False, True))
         done = (crew.each(part, lambda name, run: record(name, ROWS[name], values.runs, run)) for part in parts)
         for number, (name, reason) in enumerate(itertools.chain.from_iterable(done), 1):
             failed += [name] * bool(reason)

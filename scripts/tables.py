@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 SHOWN = 10  # rows in README
 LEVELS = (86, 84, 82, 81, 80, 79, 78)  # nats
 SEED = re.compile(r"-seed\d+$")  # at the end of the name of a run that differs from NAME in the seed alone
+START = re.compile(r"--init_from=(?:\S*/)?([^/\s]+)")  # the name of the run whose weights a training started from
 PLACE = re.compile(r"(?<=<!-- results: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.S)
 
 
@@ -60,11 +61,11 @@ def leaderboard(records: dict[str, dict]) -> str:
     rows = []
     for level in LEVELS:
         below = [name for name, own in found.items() if _score(own)["mean"] <= level]
-        best = min(below, key=lambda name: _core_minutes(found[name]), default=None)
+        best = min(below, key=lambda name: _core_minutes(found[name], found), default=None)
         cells = ["nobody yet", "", "", ""]
         if best:
             own = found[best]
-            cells = [f"`{best}`", _nats(_score(own)), f"{_core_minutes(own):.0f}", f"`{own['command']}`"]
+            cells = [f"`{best}`", _nats(_score(own)), f"{_core_minutes(own, found):.0f}", f"`{own['command']}`"]
         rows.append([str(level), *cells])
     return _table("nats | config | reached | minutes of one core | command", rows)
 
@@ -225,10 +226,11 @@ def _score(record: dict) -> dict:
     return test.get("nll") or test["elbo"] | {"mean": -test["elbo"]["mean"]}
 
 
-def _core_minutes(record: dict) -> float:
-    """Of training, by all the cores that it had."""
+def _core_minutes(record: dict, records: dict[str, dict]) -> float:
+    """Of training, by all the cores that it had, and of the training whose weights it started from."""
     cores = max(int(machine.split()[0]) for machine in record["trained"]["machine"])
-    return cores * record["train_seconds"] / 60
+    before = sum(_core_minutes(records[name], records) for name in START.findall(record["command"]))
+    return before + cores * record["train_seconds"] / 60
 
 
 def _nats(score: dict | None, sign: int = 1) -> str:
@@ -236,7 +238,8 @@ def _nats(score: dict | None, sign: int = 1) -> str:
 
 
 def _training(record: dict) -> str:
-    return f"{record['epochs']} epochs, {record['train_seconds'] / 60:.1f} minutes"
+    before = "".join(f" after `{name}`" for name in START.findall(record.get("command", "")))
+    return f"{record['epochs']} epochs, {record['train_seconds'] / 60:.1f} minutes{before}"
 
 
 def _judged(score: dict) -> list[str]:

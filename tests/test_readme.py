@@ -267,6 +267,16 @@ def test_leaderboard_counts_cores_and_leaves_out_what_names_no_machine():
     assert "`known`" not in results.leaderboard({"unknown": found["unknown"]})
 
 
+def test_minutes_count_those_of_the_run_whose_weights_a_training_started_from():
+    first = copy.deepcopy(RESULTS["vae"]) | {"train_seconds": 600.0}
+    first["trained"] = {"machine": ["1 core of X"], "commit": ["abc"]}
+    after = copy.deepcopy(first) | {"command": "genmnist train --model=vae --init_from=runs/first --workdir=runs/after"}
+    after["test"]["nll"]["mean"] = 83.0
+    found = {"first": first, "after": after}
+    assert row("after", results.likelihood(found))[-1].endswith("10.0 minutes after `first`")
+    assert "| 84 | `after` | 83.00 (0.22) | 20 |" in results.leaderboard(found)
+
+
 def test_tables_say_what_has_no_scores():
     assert "No sample scores yet, for they were evaluated before there were any: `vae`." in results.grey_levels(
         records()
