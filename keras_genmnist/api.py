@@ -178,6 +178,7 @@ def train(
         configs.change(config, **given)
         # A function has no name that another process could import it by: the record says what was asked for.
         asked = [repr(name), *(f"{field}={value!r}" for field, value in given.items())]
+        asked += [f"init_from={str(init_from)!r}"] * bool(init_from)
         command = f"gm.train({', '.join(asked)})"
         try:
             begin(
@@ -232,9 +233,12 @@ def begin(
     strategy = cluster.strategy(devices, workers, index, config.batch_size)
     change: dict = {}
     if runs.exists(workdir):
-        if init_from:
-            raise UsageError(f"{workdir} holds a run that has begun already: give --init_from={init_from} with another")
         resumed = runs.load(workdir)
+        if init_from and not (resumed.init_from and resumed.init_from.resolve() == Path(init_from).resolve()):
+            raise UsageError(
+                f"{workdir} was begun from {resumed.init_from or 'no other weights'}, not --init_from={init_from}: "
+                f"give another --workdir, or go on as it is with {runs.resume(workdir)}"
+            )
         if source and resumed.source and source.read_bytes() != resumed.source.read_bytes():
             raise UsageError(
                 f"{source} is not what {workdir} was begun with, a copy of which is {resumed.source}: give another "
@@ -245,14 +249,14 @@ def begin(
     else:
         if cluster.is_chief(strategy):
             _require_room(workdir, config.dataset)
-        run = Run(workdir, name, config, command, runs.commit(), source=source, builder=builder)
-    other = runs.load(Path(init_from)) if init_from else None
+        other = runs.load(Path(init_from)).workdir if init_from else None
+        run = Run(workdir, name, config, command, runs.commit(), source=source, init_from=other, builder=builder)
     if not cluster.is_chief(strategy):
         training.follow(run, strategy)
         return
     with runs.lock(workdir):
         change = change and {**change, "command": command}
-        training.train(run, started, enough, change=change, init_from=other, strategy=strategy)
+        training.train(run, started, enough, change=change, strategy=strategy)
 
 
 def _require_room(workdir: Path, dataset: str) -> None:

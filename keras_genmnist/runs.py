@@ -1,7 +1,7 @@
 """A run is a directory: its config, checkpoints, metrics and pictures.  This file knows every path in it.
 
-config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes", "data"}, as `Run`
-                  explains them; a copy is in checkpoints/
+config.json       what is trained: {"schema", "id", "name", "command", "commit", "config", "changes", "init_from",
+                  "data"}, as `Run` explains them; a copy is in checkpoints/
 model.py          of a model of the user's own: the file that its config and `build` stand in, as it was
 checkpoints/      the whole training state at the last three epochs: weights, optimizer, averages, progress
 best/             the weights that are scored: those of the best epoch on the validation split; raw too if averaged
@@ -47,6 +47,7 @@ class Run:
 
     The name is a label: all that the run is stands in its own config, and nothing is looked up in configs/.
 
+    init_from: the directory of the run whose weights it started from, if any.
     data: what the run learns from, as `describe` says it; None of a run that an earlier version began.
     source: of a model of the user's own, the file that its `build` stands in; the run keeps a copy.
     builder: (config, spec) -> model, of a model of the user's own; found in `source` by default.
@@ -64,6 +65,7 @@ class Run:
     changes: list[dict] = field(default_factory=list)
     data: dict | None = None
     source: Path | None = None
+    init_from: Path | None = None
     builder: Callable | None = field(default=None, compare=False)
 
     @property
@@ -182,6 +184,7 @@ def record(run: Run) -> None:
         "commit": run.commit,
         "config": run.config.to_dict(),
         "changes": run.changes,
+        "init_from": run.init_from and str(run.init_from),
         "data": run.data,
     }
     if run.source and run.source != run.model_py:
@@ -242,6 +245,7 @@ def _read(path: Path, workdir: Path) -> Run | None:
             [{**change, "new": {**change["new"]}} for change in record.get("changes", [])],
             _data_of(record),
             workdir / "model.py" if (workdir / "model.py").exists() else None,
+            record.get("init_from") and Path(_text(record["init_from"])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -485,7 +485,6 @@ def train(
     started: float,
     enough: Callable[[list[dict]], bool] = lambda rows: False,
     change: dict | None = None,
-    init_from: Run | None = None,
     strategy: tf.distribute.Strategy | None = None,
 ) -> None:
     """Trains `run` from where it stands to its end.
@@ -496,7 +495,6 @@ def train(
       enough: of the rows of metrics.jsonl so far, whether to end before the last epoch.
       change: where the run goes on with another config than so far, {"old": {field: value}, "new": {field: value},
         "command"}.
-      init_from: a run whose weights training starts from.
       strategy: of several replicas; of several workers this is the first, and the others `follow`.
     Raises:
       UsageError: if a config value is out of range, or more epochs are done than are wanted.
@@ -506,7 +504,7 @@ def train(
     runs.check_kinds(run.workdir)
     training = Training(run, strategy)
     with training.leading():
-        _train(training, started, enough, change, init_from)
+        _train(training, started, enough, change)
 
 
 def follow(run: Run, strategy: tf.distribute.Strategy) -> None:
@@ -533,7 +531,6 @@ def _train(
     started: float,
     enough: Callable[[list[dict]], bool],
     change: dict | None,
-    init_from: Run | None,
 ) -> None:
     """See `train`."""
     run = training.run
@@ -552,8 +549,8 @@ def _train(
         raise runs.lost(run.best)
     if change:
         run = replace(run, changes=[*run.changes, {"epoch": training.epoch, "step": training.step, **change}])
-    if init_from:
-        training.start_from(init_from)
+    if run.init_from and not training.step:  # or again, where all ended before the first checkpoint
+        training.start_from(runs.load(run.init_from))
     runs.record(run)  # only now: a config that cannot be built leaves no run behind
     # Epochs after the checkpoint will be trained, and their rows written, again.
     rows = [row for row in rows if row["step"] <= training.step]

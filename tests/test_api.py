@@ -225,8 +225,12 @@ def test_init_from_takes_over_what_fits_and_names_what_does_not(trained, mnist_5
     shown = capfd.readouterr()
     assert "starting from" in shown.out and str(trained.workdir) in shown.out
     assert "begun anew, for they do not fit: " in shown.err and "(360, 8) there, (784, 8) here" in shown.err
-    with pytest.raises(UsageError, match="holds a run that has begun already"):
-        gm.train("vae", workdir=run.workdir, init_from=trained.workdir)
+    again = gm.train("vae", dataset="mnist_5k", workdir=run.workdir, init_from=trained.workdir, epochs=1, **SMALL)
+    assert "is finished: 1 epoch" in capfd.readouterr().out and again.history == run.history
+    with pytest.raises(UsageError, match=r"was begun from .*, not --init_from=\S*tuned: give another --workdir"):
+        gm.train("vae", workdir=run.workdir, init_from=run.workdir)
+    with pytest.raises(UsageError, match="was begun from no other weights, not --init_from="):
+        gm.train("vae", workdir=trained.workdir, init_from=run.workdir)
     with pytest.raises(UsageError, match="start from a run of the same config"):
         gm.train("ladder", dataset="mnist_5k", workdir=tmp_path / "other", init_from=trained.workdir)
 

@@ -1,5 +1,6 @@
 """Training: exact resume, what each option does, what stops it."""
 
+import dataclasses
 import json
 import math
 import os
@@ -151,6 +152,17 @@ def test_memory_stays_as_it_is_while_a_training_goes_on(tmp_path):
     # The allocator's pools grow in the first epochs, and at some later one by a step of 2 %: a leak comes with each.
     growth = np.diff(peaks[len(peaks) // 2 :])
     assert growth.sum() - growth.max() < 0.005 * peaks[-1]
+
+
+def test_run_that_ended_before_its_first_checkpoint_still_starts_from_other_weights(run, tmp_path, capsys, eager):
+    # As kill -9 leaves it: its record is there, and nothing else.
+    begun = dataclasses.replace(tiny.begin(tmp_path / "run", epochs=1), init_from=run.workdir)
+    runs.record(begun)
+    tiny.train(runs.load(tmp_path / "run"))
+    assert f"starting from {len(runs.load_model(run).weights)} of the" in (shown := capsys.readouterr().out)
+    assert f"weights of {run.workdir}" in shown
+    tiny.train(runs.load(tmp_path / "run"))
+    assert "starting from" not in capsys.readouterr().out
 
 
 def test_row_of_an_epoch_without_checkpoint_is_written_once(tmp_path, eager):

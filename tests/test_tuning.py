@@ -39,7 +39,7 @@ def elbo(config, epoch: int) -> float:
 def quick(monkeypatch):
     """Trainings whose ELBO is `elbo`: what is tested here is what is made of them."""
 
-    def train(run, started, enough=lambda rows: False, change=None, init_from=None, strategy=None):
+    def train(run, started, enough=lambda rows: False, change=None, strategy=None):
         runs.record(run)
         rows = runs.read_metrics(run)
         while len(rows) < run.config.epochs and not enough(rows):
