@@ -178,7 +178,9 @@ def test_every_number_has_its_place():
             cells = row(name, section("planar depth" if "_k" in name else place[record["dataset"]]))
             assert cells[2] == (f"{nll['mean']:.2f} ({nll['se']:.2f})" if nll else "")
             minutes = f"{record['train_seconds'] / 60:.1f} minutes"
-            assert cells[-1] == f"{record['epochs']} epochs, {minutes}"
+            training, _, start = cells[-1].partition(" after ")
+            assert training == f"{record['epochs']} epochs, {minutes}"
+            assert ("--init_from=" in record["command"]) == (start.strip("`") in RESULTS)
     for name, record in FILES["compare"].items():
         assert row(name, section("comparison"))[3] == f"{record['milliseconds_per_image']:.3f}"
     for name, record in GAPS.items():
