@@ -147,7 +147,7 @@ def bits(records: dict[str, dict]) -> str:
 def reservations(records: dict[str, dict]) -> str:
     """The runs that cannot be repeated, and why."""
     found = {name: reason for name, own in records.items() if "command" in own and (reason := unrepeatable(own))}
-    lines = [f"- `{name}` cannot be had again as it was: {reason}.\n" for name, reason in found.items()]
+    lines = [f"- `{name}` cannot be trained again as it was: {reason}.\n" for name, reason in found.items()]
     return "\n" + "".join(lines) + "\n" * bool(lines)
 
 
@@ -175,15 +175,15 @@ def unrepeatable(record: dict) -> str:
     ]
     _, verb, *arguments = shlex.split(record["command"])
     if verb != "train":  # a mixture is of runs, whose own commands its config has
-        return " and ".join(reasons)
+        return "; ".join(reasons)
     try:
         config = cli.config_of(arguments)
     except UsageError as error:
-        return " and ".join([f"its command is refused today ({re.split(r'[;.]', str(error))[0]})", *reasons])
+        return "; ".join([f"its command is refused today ({re.split(r'[;.]', str(error))[0]})", *reasons])
     # A field that went since is not held against it, and one that came has the value that stands for there being none.
     trained = migrate(record["config"], record.get("schema", 1))
-    changed = [f"{k}={v} is {config[k]} today" for k, v in trained.items() if k in config and config[k] != v]
-    return " and ".join([*changed, *reasons])
+    changed = [f"{k} was {v} and is {config[k]} today" for k, v in trained.items() if k in config and config[k] != v]
+    return "; ".join([*changed, *reasons])
 
 
 def _runs(records: dict[str, dict]) -> dict[str, dict]:

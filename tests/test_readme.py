@@ -289,7 +289,7 @@ def test_tables_say_what_has_no_scores():
 @pytest.mark.parametrize("name", [name for name, record in FILES.items() if "command" in record])
 def test_recorded_command_trains_what_was_trained_or_the_readme_says_why_not(name):
     reason = results.unrepeatable(FILES[name])
-    assert (f"- `{name}` cannot be had again as it was: {reason}." in section("reservations")) == bool(reason)
+    assert (f"- `{name}` cannot be trained again as it was: {reason}." in section("reservations")) == bool(reason)
 
 
 def test_unrepeatable_names_what_has_changed():
@@ -299,7 +299,7 @@ def test_unrepeatable_names_what_has_changed():
     refused = record | {"command": "genmnist train --model=planar --config.flowsteps=3"}
     assert results.unrepeatable(refused) == "its command is refused today (unknown config field 'flowsteps')"
     other = record | {"command": "genmnist train --model=planar --config.flow_steps=3"}
-    assert results.unrepeatable(other) == "flow_steps=10 is 3 today"
+    assert results.unrepeatable(other) == "flow_steps was 10 and is 3 today"
     changed = record | {"trained": {"machine": [None], "commit": ["abc", "def+"]}}
     assert results.unrepeatable(changed) == "the code that trained it had changes since the commit def"
     assert results.unrepeatable(record | {"command": "genmnist mix --workdirs=runs/vae,runs/iaf"}) == ""
@@ -307,7 +307,7 @@ def test_unrepeatable_names_what_has_changed():
 
 def test_unrepeatable_counts_what_a_field_that_came_since_has_changed():
     record = {"command": "genmnist train --model=flow_matching", "config": {"model": "flow_matching"}, "schema": 5}
-    assert results.unrepeatable(record | {"trained": {"commit": ["abc"]}}) == "levels=0 is 33 today"
+    assert results.unrepeatable(record | {"trained": {"commit": ["abc"]}}) == "levels was 0 and is 33 today"
 
 
 # The two gaps are of the same images, and so are the levels: each difference has a standard error of its own.
