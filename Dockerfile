@@ -74,7 +74,7 @@ EXPOSE 8501
 # Of a server, whether it is ready; any other verb is well as long as it runs.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \
   CMD grep -qzx serve /proc/1/cmdline || exit 0; \
-      port=$(tr '\0' '\n' </proc/1/cmdline | sed -n 's/^--port=//p'); \
+      port=$(tr '\0' '\n' </proc/1/cmdline | sed -nE 's/^--?port=//p; /^--?port$/{n;p}'); \
       python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:${port:-8501}/readyz')"
 ENTRYPOINT ["genmnist"]
 CMD ["--help"]

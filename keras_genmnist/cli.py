@@ -607,9 +607,15 @@ def _run(arguments: list[str]) -> None:
         raise UsageError(f"unknown verb {verb!r}{configs.suggest(verb, list(VERBS))} Verbs: {', '.join(VERBS)}")
     else:
         try:
-            VERBS[verb]([argument for argument in argv if argument != "--debug"])
+            VERBS[verb]([_at_home(argument) for argument in argv if argument != "--debug"])
         except _Help as wanted:
             print(f"{inspect.getdoc(VERBS[verb])}\n\n{wanted}")
+
+
+def _at_home(argument: str) -> str:
+    """--flag=~/path with the home directory in place of ~, which not every shell puts there."""
+    flag, equals, value = argument.partition("=")
+    return flag + equals + os.path.expanduser(value) if equals and flag.startswith("-") else argument
 
 
 def _told(error: Exception) -> Exception:

@@ -15,7 +15,7 @@ from keras_genmnist import bounds, datasets, evaluate, files, images, likelihood
 from keras_genmnist import config as configs
 from keras_genmnist.datasets import DatasetSpec, eval_batches
 from keras_genmnist.errors import UsageError
-from keras_genmnist.figures import save
+from keras_genmnist.figures import plain, save
 from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
 
@@ -222,5 +222,5 @@ def figure(found: dict[str, dict], shown: dict[str, np.ndarray], dataset: str) -
     axes["samples"].imshow(sheet, cmap="gray", vmin=0, vmax=1)
     height = sheet.shape[0] // len(shown)
     axes["samples"].set(xticks=[], yticks=[height * (n + 0.5) for n in range(len(shown))], yticklabels=list(shown))
-    drawn.suptitle(f"Trained for the same time on {dataset}", fontsize=11)
+    drawn.suptitle(plain(f"Trained for the same time on {dataset}"), fontsize=11)
     return drawn

@@ -566,7 +566,12 @@ def save(figure: Figure, path: Path) -> None:
 def _caption(subject: Subject) -> str:
     run = subject.run
     name = run.title if run.title == run.name else f"{run.title} ({run.name})"
-    return f"{name} on {run.spec.name}, {pixels(run)}"
+    return plain(f"{name} on {run.spec.name}, {pixels(run)}")
+
+
+def plain(text: str) -> str:
+    """The text for a figure, where a pair of $ has mathematics between them: names may hold any."""
+    return text.replace("$", r"\$")
 
 
 def pixels(run: Run) -> str:

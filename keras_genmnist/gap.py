@@ -19,7 +19,7 @@ from keras_genmnist.datasets import eval_batches
 from keras_genmnist.distributions import base_of
 from keras_genmnist.errors import UsageError
 from keras_genmnist.evaluate import provenance, require_commits, write_result
-from keras_genmnist.figures import save
+from keras_genmnist.figures import plain, save
 from keras_genmnist.flows import Planar
 from keras_genmnist.inference import GradientAscent
 from keras_genmnist.likelihood import mean_and_error
@@ -274,5 +274,5 @@ def figure(record: dict) -> Figure:
             left += width
     axis.set(ylim=(-0.4, 1.6), yticks=[0, 1], yticklabels=["test", "train"], xlabel="log p(x) - ELBO (nats per image)")
     drawn.legend(loc="outside lower center", ncols=3, frameon=False)
-    drawn.suptitle(f"Approximation and amortization gap, {_subject(record)}", fontsize=11)
+    drawn.suptitle(plain(f"Approximation and amortization gap, {_subject(record)}"), fontsize=11)
     return drawn

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from keras_genmnist import config as configs
 from keras_genmnist import evaluate, figures, files, likelihood, runs
-from keras_genmnist.errors import UsageError
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
 DPI = 110
@@ -83,21 +83,41 @@ def _told(run: Run) -> Told:
     commits = [str(commit) for commit in came_from["commit"]]
     machines = [machine or "not known" for machine in came_from["machine"]]
     model = runs.load_model(run)
+    training = f"{last} epoch{'s' * (last != 1)}, {minutes:.1f} minutes"
     facts = {
         "config": run.name,
         "images": f"{run.spec.name}, {' x '.join(map(str, run.spec.image_shape))}, {figures.pixels(run)}",
         "parameters": f"{model.num_parameters:,}",
-        "training": f"{last} epoch{'s' * (last != 1)}, {minutes:.1f} minutes",
+        "training": "of its parts" if "components" in run.config else training,
         "machine": "; ".join(machines),
         "commit": ", ".join(commits),
         "command": run.command,
     }
-    record = _record(run, last)
-    tables = evaluate.tables(record) if record else []
-    doubt = likelihood.doubt(record["test"]) if record and "test" in record else None
+    tables, doubts = _scores(run, last)
     pictures = {name: _uri(figure) for name, figure in figures.draw(run, [])}
-    described = configs.description(run.name) if run.name in configs.names() else "a model of one's own"
-    return Told(run, described, facts, tables, [doubt] if doubt else [], pictures)
+    return Told(run, _described(run), facts, tables, doubts, pictures)
+
+
+def _described(run: Run) -> str:
+    if "components" in run.config:
+        shares = zip(run.config.shares, run.config.components, strict=True)
+        return f"{run.name} of " + " and ".join(f"{share:.0%} {one['model']}" for share, one in shares)
+    return configs.description(run.name) if run.name in configs.names() else "a model of one's own"
+
+
+def _scores(run: Run, last: int) -> tuple[list[evaluate.Table], list[str]]:
+    """What `evaluate` says of the run, and what its numbers should not be taken for.
+
+    Raises:
+      Fault: if the file in which it says so is damaged.
+    """
+    try:
+        record = _record(run, last)
+        doubt = likelihood.doubt(record["test"]) if record and "test" in record else None
+        return evaluate.tables(record) if record else [], [doubt] if doubt else []
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        again = f"`genmnist evaluate --workdir={run.workdir}`"
+        raise Fault(f"{run.metrics_json} is damaged: write it anew by {again}") from error
 
 
 def _record(run: Run, last: int) -> dict | None:

@@ -25,7 +25,7 @@ from scipy import stats
 from keras_genmnist import datasets, files, progress
 from keras_genmnist.datasets import eval_batches
 from keras_genmnist.errors import UsageError
-from keras_genmnist.figures import Drawing, save
+from keras_genmnist.figures import Drawing, plain, save
 from keras_genmnist.likelihood import mean_and_error
 from keras_genmnist.signatures import MAX_SAMPLES
 from keras_genmnist.sources import Source, images_of
@@ -52,7 +52,7 @@ def score(source: Source, name: str | None, out: Path, num_draws: int | None, ag
       against: other images, named likewise, that are taken for outliers; their rows come last.
     Returns:
       `log_likelihood` in nats with its standard error and, with `against`, `auroc`: by the name of the score the
-      probability that an outlier's is the higher, with its standard error.
+      probability that an outlier's is the higher, with its standard error.  An error is None where there is one image.
     Raises:
       UsageError: if the model has no likelihood, num_draws is out of range, the images do not fit, or `out` cannot be
         written.
@@ -76,9 +76,10 @@ def score(source: Source, name: str | None, out: Path, num_draws: int | None, ag
     columns = [_columns(source, images, labels, num_draws, entropy, label) for label, (images, labels) in parts.items()]
     _write(out, columns)
     first = columns[0]
-    found = {"log_likelihood": mean_and_error(first["log_likelihood"])}
-    mean, error = found["log_likelihood"].values()
-    print(f"log p(x) of {len(first['index']):,} images of {first['images'][0]}: {mean:.2f} +- {error:.2f} nats")
+    values = first["log_likelihood"]
+    found = {"log_likelihood": mean_and_error(values) if len(values) > 1 else {"mean": float(values[0]), "se": None}}
+    number = f"{len(values):,} image{'s' * (len(values) != 1)}"
+    print(f"log p(x) of {number} of {first['images'][0]}: {_with_error(found['log_likelihood'], '.2f')} nats")
     if against:
         found["auroc"] = {column: auroc(*(part[column] for part in columns)) for column in SCORES}
         print(table(columns, found["auroc"]))
@@ -127,14 +128,14 @@ def complexity(images: np.ndarray) -> np.ndarray:
     return 8 * math.log(2) * np.array([length(image) for image in levels], np.float64)
 
 
-def auroc(own: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
+def auroc(own: np.ndarray, outliers: np.ndarray) -> dict[str, float | None]:
     """The area under the ROC curve: the probability that an outlier's score is above that of one of the model's own.
 
     Args:
       own: scores [N].
       outliers: scores [M].
     Returns:
-      mean: the area; se: its standard error.
+      mean: the area; se: its standard error, None where there is one score of a kind.
     Source: DeLong et al. (1988), "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic
     Curves", equations 1 to 3, doi.org/10.2307/2531595
     """
@@ -142,19 +143,26 @@ def auroc(own: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
     # Of each outlier the share of the own that it is above, and of each of the own that of the outliers above it.
     above = (ranks[: len(outliers)] - stats.rankdata(outliers)) / len(own)
     below = 1 - (ranks[len(outliers) :] - stats.rankdata(own)) / len(outliers)
+    if min(len(own), len(outliers)) < 2:
+        return {"mean": float(above.mean()), "se": None}
     variance = above.var(ddof=1) / len(outliers) + below.var(ddof=1) / len(own)
     return {"mean": float(above.mean()), "se": float(np.sqrt(variance))}
 
 
-def table(columns: list[dict[str, np.ndarray]], areas: dict[str, dict[str, float]]) -> str:
+def _with_error(value: dict[str, float | None], form: str) -> str:
+    error = "" if value["se"] is None else f" +- {value['se']:{form}}"
+    return f"{value['mean']:{form}}{error}"
+
+
+def table(columns: list[dict[str, np.ndarray]], areas: dict[str, dict[str, float | None]]) -> str:
     """The AUROC of each score, a line each."""
     own, others = ((len(part["index"]), part["images"][0]) for part in columns)
     head = f"AUROC of {others[0]:,} images of {others[1]} against {own[0]:,} of {own[1]}; chance is 0.5"
-    rows = [f"{SCORES[name]:30}{area['mean']:>10.4f} +- {area['se']:.4f}" for name, area in areas.items()]
+    rows = [f"{SCORES[name]:34}{_with_error(area, '.4f')}" for name, area in areas.items()]
     return "\n".join([head, *rows])
 
 
-def figure(columns: list[dict[str, np.ndarray]], areas: dict[str, dict[str, float]], label: str) -> Figure:
+def figure(columns: list[dict[str, np.ndarray]], areas: dict[str, dict[str, float | None]], label: str) -> Figure:
     """Two histograms of each score."""
     drawing = Drawing(figsize=(12, 3.6), layout="constrained")
     for axis, (name, title) in zip(drawing.subplots(1, len(SCORES)), SCORES.items(), strict=True):
@@ -162,11 +170,11 @@ def figure(columns: list[dict[str, np.ndarray]], areas: dict[str, dict[str, floa
         low, high = np.quantile(np.concatenate([part[name] for part in columns]), [0.002, 0.998])
         for part in columns:
             values = np.clip(part[name], low, high)
-            axis.hist(values, np.linspace(low, high, 60), density=True, alpha=0.6, label=part["images"][0])
+            axis.hist(values, np.linspace(low, high, 60), density=True, alpha=0.6, label=plain(part["images"][0]))
         axis.set(title=f"{title}\nAUROC {areas[name]['mean']:.3f}", xlabel="nats", yticks=[])
         axis.title.set_fontsize(11)
     drawing.axes[0].legend()
-    drawing.suptitle(f"Outliers by {label}")
+    drawing.suptitle(plain(f"Outliers by {label}"))
     return drawing
 
 

@@ -137,11 +137,15 @@ def _latents(model: GenerativeModel) -> list[Signature]:
 
     @tf.function(input_signature=[latents, latents, numbers, *labels], autograph=model.autograph)
     def interpolate(z1, z2, alphas, label=None):
-        z1, z2, alphas = _finite(z1, "z1"), _finite(z2, "z2"), _finite(alphas, "alphas")
-        rows = tf.maximum(*(tf.shape(z, tf.int64)[0] for z in (z1, z2)))  # one row serves all of the other
-        number, name = rows * tf.size(alphas, tf.int64), "the number of rows of z1 and z2 times that of alphas"
-        z1, z2 = (capped(number, z, name) for z in (z1, z2))
-        y = [] if label is None else [_known(model, label)]
+        z1, z2 = (_finite(tf.ensure_shape(z, latents.shape), name) for z, name in ((z1, "z1"), (z2, "z2")))
+        alphas = _finite(tf.ensure_shape(alphas, numbers.shape), "alphas")
+        first, second = (tf.shape(z, tf.int64)[0] for z in (z1, z2))
+        alike = (first == second) | (first == 1) | (second == 1)  # one row serves all of the other
+        z1 = require(alike, "give as many rows of z1 as of z2, or one", z1)
+        pairs = z1 + z2
+        number = tf.shape(pairs, tf.int64)[0] * tf.size(alphas, tf.int64)
+        y = _of_each(model, label, pairs)
+        z1, z2 = (capped(number, z, "the number of rows of z1 and z2 times that of alphas") for z in (z1, z2))
         return with_png({"probabilities": model.interpolate(z1, z2, alphas, *y)})
 
     return [decode, decode_probabilities, interpolate]
@@ -351,8 +355,7 @@ def _of_each(model: GenerativeModel, label: tf.Tensor | None, rows: tf.Tensor) -
     """The labels given to a signature, one for each row; none where it takes none."""
     if label is None:
         return []
-    require(tf.equal(tf.size(label), tf.shape(rows)[0]), "give a label for each row")
-    return [_known(model, label)]
+    return [_known(model, require(tf.equal(tf.size(label), tf.shape(rows)[0]), "give a label for each row", label))]
 
 
 def _known(model: GenerativeModel, label: tf.Tensor) -> tf.Tensor:

@@ -146,15 +146,16 @@ def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None)
     try:
         record = files.parse_json((place / "metrics.json").read_text())
         nll = record.get("test", {}).get("nll", {})
+        waited = record["epochs"] - record["best_epoch"]
         whole = "test" not in record or (place / "per_image.npz").exists()
         return (
             whole
             and record["config"] == config.to_dict() | {"seed": seed}
-            and record["epochs"] == config.epochs
+            and (record["epochs"] == config.epochs or 0 < config.get("patience", 0) <= waited)
             and nll.get("num_draws") in (None, *([num_draws] if num_draws else ["quadrature", evaluate.NUM_DRAWS]))
             and not record.keys().isdisjoint(evaluate.SAMPLES)
         )
-    except (OSError, ValueError, KeyError):
+    except (AttributeError, LookupError, OSError, TypeError, ValueError):
         return False
 
 

@@ -439,11 +439,22 @@ def _tell(study: Study, workdir: Path, command: str, finish: bool) -> None:
     for name in figures.names(study):
         save(figures.FIGURES[name](study), workdir / f"{name}.png")
     run = _best(study, workdir, best, command)
-    if finish:
+    if finish and _is_trained_elsewhere(run.workdir):
+        print(f"another process trains {run.workdir} to full length")
+    elif finish:
         source = _source(workdir) if study.record.source else None
         api.begin(run.name, run.config, run.workdir, (), run.command, time.time(), source=source)
     else:
         print(f"the config of trial {best.number} is in {run.workdir}; to full length, {runs.resume(run.workdir)}")
+
+
+def _is_trained_elsewhere(workdir: Path) -> bool:
+    """Whether another process holds the run: of several workers of a search, one finishes it."""
+    try:
+        with runs.lock(workdir):
+            return False
+    except UsageError:
+        return True
 
 
 def _best(study: Study, workdir: Path, trial: "FrozenTrial", command: str) -> Run:

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+DRAWING = ("keras_genmnist.figures",)  # modules that make pictures of numbers and no numbers
 
 
 def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     """The modules of the checkout that these import, and those that they import in turn, with their files, sorted.
+
+    Those of DRAWING, and what they alone import, are left out.
 
     Args:
       names: of modules, as "keras_genmnist.training".
@@ -19,7 +22,7 @@ def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     todo, found = list(names), {}
     while todo:
         name = todo.pop()
-        if name not in found and (path := _file(name, root)):
+        if name not in (*found, *DRAWING) and (path := _file(name, root)):
             found[name] = path
             todo += _imported(path.read_text())
     return dict(sorted(found.items()))
@@ -69,10 +72,11 @@ def _code(text: str) -> str:
 
 
 class _WhatComputes(ast.NodeTransformer):
-    """Leaves out what no number comes from: types, what only refuses, and what is only said.
+    """Leaves out what no number comes from: types, what only refuses, what is only said, and what is drawn.
 
     They are the types of functions and imports for types; the messages of `raise`, functions named require_... that
-    return nothing, and the imports of errors; calls of `print` and `warn`; and each `if` that does nothing else.
+    return nothing, and the imports of errors; calls of `print` and `warn`; each `if` that does nothing else; and
+    functions that return a Figure, and the imports of DRAWING.
     """
 
     def visit_arg(self, node):
@@ -80,12 +84,13 @@ class _WhatComputes(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node):
+        draws = isinstance(node.returns, ast.Name) and node.returns.id == "Figure"
         node.returns = None
         gives = any(isinstance(part, ast.Return) and part.value for part in ast.walk(node))
-        return None if node.name.startswith("require") and not gives else self.generic_visit(node)
+        return None if draws or (node.name.startswith("require") and not gives) else self.generic_visit(node)
 
     def visit_ImportFrom(self, node):
-        return None if node.module in ("typing", "collections.abc", "keras_genmnist.errors") else node
+        return None if node.module in ("typing", "collections.abc", "keras_genmnist.errors", *DRAWING) else node
 
     def visit_If(self, node):
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

@@ -103,8 +103,10 @@ def check_decoder(model: DecoderModel, signatures: dict, z: np.ndarray, labels: 
         changed = signatures["decode"](z1, label=other)["probabilities"]
         assert (changed != signatures["decode"](z1, **label)["probabilities"]).numpy().any(axis=(1, 2, 3)).all()
         for wrong, message in (([0, model.num_classes], "label is out of range"), ([0], "a label for each row")):
-            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-                signatures["decode"](z1, label=tf.constant(wrong))
+            for arguments in ((z1,), (z1, z2, tf.constant([0.5]))):
+                signature = signatures["decode" if len(arguments) == 1 else "interpolate"]
+                with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                    signature(*arguments, label=tf.constant(wrong))
         # From one class to another, the ends are those of the two.
         ends = model.interpolate(z1, z2, tf.constant([0.0, 1.0]), label["label"], other)
         np.testing.assert_allclose(ends[:, 0], model.decode(z2, other), atol=1e-6)

@@ -1,6 +1,7 @@
 """compose.yaml and what it mounts: TensorFlow Serving ends at the first line of its configs that it cannot read."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,11 @@ def test_compose_tunes_by_workers_that_reach_the_database():
     assert verb in cli.VERBS and given["--workdir"].startswith("runs/")
     assert worker["deploy"]["replicas"] == 2 and worker["profiles"] == database["profiles"] == ["tune"]
     assert worker["depends_on"] == {"postgresql": {"condition": "service_healthy"}}
+
+
+@pytest.mark.parametrize("port", [["--port=8502"], ["--port", "8502"], ["-port=8502"], ["-port", "8502"]])
+def test_health_of_a_container_is_asked_at_the_port_that_it_serves(port):
+    (program,) = re.findall(r"sed -nE '([^']+)'", (ROOT / "Dockerfile").read_text())
+    arguments = ["genmnist", "serve", "--export=exports/port", *port, "--host=0.0.0.0"]
+    found = subprocess.run(["sed", "-nE", program], input="\n".join(arguments), capture_output=True, text=True)
+    assert (found.stdout.strip(), found.stderr) == ("8502", "")

@@ -427,6 +427,20 @@ def test_drawing_is_scaled_and_centred_as_mnist_is(page, server):
         np.testing.assert_allclose([rows.mean() + 0.5, columns.mean() + 0.5], [14, 14], atol=1)
 
 
+def test_stroke_is_whole_on_a_page_that_is_told_no_moves_within_a_frame(page, server):
+    page.add_init_script("delete PointerEvent.prototype.getCoalescedEvents")  # as without TLS on another machine
+    visit(page, server, "vae")
+    draw(page, SEVEN)
+    assert seen(page).sum() > 30
+
+
+def test_address_may_hold_a_password(browser, server):
+    known = server.replace("http://", "http://me:secret@")
+    with watched(browser, (server, known, f"blob:{server}", "data:"), viewport=DESKTOP) as page:
+        visit(page, known, "vae_2d")
+        assert "does not answer" not in page.content()
+
+
 def test_drawing_with_the_keyboard(page, server):
     visit(page, server, "pixelcnn")
     page.locator(".pad").focus()

@@ -230,6 +230,16 @@ def test_export_caps_interpolated_images(loaded):
             interpolate(z1=tf.zeros([z1, 2]), z2=tf.zeros([z2, 2]), alphas=tf.zeros([alphas]))
 
 
+def test_export_interpolates_between_pairs_of_its_latents_alone(loaded):
+    interpolate, z, alphas = loaded.signatures["interpolate"], tf.zeros([3, 2]), tf.zeros([4])
+    assert interpolate(z1=z, z2=z[:1], alphas=alphas)["probabilities"].shape[:2] == [3, 4]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="give as many rows of z1 as of z2, or one"):
+        interpolate(z1=z, z2=z[:2], alphas=alphas)
+    for wrong in ({"z1": z[:, :1]}, {"z2": z[0]}, {"alphas": alphas[:, None]}):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="is not compatible with expected shape"):
+            interpolate(**{"z1": z, "z2": z, "alphas": alphas} | wrong)
+
+
 @pytest.mark.parametrize("rows", [0, MAX_SAMPLES + 1])
 def test_export_caps_reconstructed_images(loaded, rows):
     message = f"number of images is out of range: give 1 to {MAX_SAMPLES}"

@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import types
 
 import matplotlib.pyplot as plt
@@ -115,6 +116,12 @@ def test_interpolation_of_pairs_goes_from_test_image_to_test_image(subject, mnis
             expected = subject.model.decode(alpha * means[[second]] + (1 - alpha) * means[[first]])[0, ..., 0]
             np.testing.assert_allclose(picture(axis), expected, atol=1e-5)
     plt.close(figure)
+
+
+def test_names_may_hold_what_would_be_mathematics(run, tmp_path):
+    shutil.copytree(run.workdir, tmp_path / "a$_$b")
+    figures.figures(runs.load(tmp_path / "a$_$b"), ["interpolation"], 5, tmp_path, "svg", [(0, 499)])
+    assert (tmp_path / "a$_$b_interpolation.svg").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("format, head", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from keras_genmnist import evaluate, figures, files, likelihood, report
 from keras_genmnist.errors import UsageError
@@ -74,6 +75,20 @@ def test_report_of_a_run_that_went_on_since_has_no_old_scores(pair):
     assert report._record(pair[0], 1)["epochs"] == 1
     assert report._record(pair[0], 2) is None
     assert report._record(pair[1], 1) is None
+
+
+@pytest.mark.parametrize("content", ["garbage", "{}", "[]", '{"epochs": 1, "test": {}}', "\xff"])
+def test_scores_that_are_damaged_are_one_line(pair, genmnist, tmp_path, content):
+    shutil.copytree(pair[0].workdir, tmp_path / "bad")
+    (tmp_path / "bad" / "metrics.json").write_text(content, encoding="latin-1")
+    outcome = genmnist("report", f"--workdir={tmp_path}/bad")
+    test_cli.assert_one_line(outcome, 3, "metrics.json is damaged", f"`genmnist evaluate --workdir={tmp_path}/bad`")
+
+
+def test_mixture_is_told_by_its_parts(pair):
+    config = ConfigDict({"components": [{"model": "pixelcnn"}, {"model": "vae"}], "shares": [0.25, 0.75]})
+    made = dataclasses.replace(pair[0], name="mixture", config=config)
+    assert report._described(made) == "mixture of 25% pixelcnn and 75% vae"
 
 
 def test_fields_that_differ_are_marked(page, pair):

@@ -69,6 +69,8 @@ def test_closure_is_what_is_imported_in_turn(scripts, package):
         ("model", "def make", "def require_one():\n    raise ValueError\ndef make", False),
         ("model", "def make", "def require_one():\n    return 1\ndef make", True),
         ("model", "def make", "def one():\n    return 1\ndef make", True),
+        ("model", "def make", "def one() -> Figure:\n    return 1\ndef make", False),
+        ("model", "from package", "from keras_genmnist.figures import save\nfrom package", False),
         ("model", "    return", "    layers.make_one()\n    return", True),
     ],
 )

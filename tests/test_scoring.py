@@ -67,6 +67,7 @@ def test_auroc_is_the_share_of_pairs_in_order():
     assert scoring.auroc(own, outliers)["mean"] == pytest.approx(np.mean(pairs))
     assert scoring.auroc(own, own + 10) == {"mean": 1.0, "se": 0.0}
     assert scoring.auroc(own, own)["mean"] == pytest.approx(0.5)
+    assert scoring.auroc(own, np.array([9])) == {"mean": 1.0, "se": None}
 
 
 def test_standard_error_of_auroc_is_the_spread_over_data_sets():
@@ -156,6 +157,14 @@ def test_noise_is_told_from_digits(run, genmnist, tmp_path):
     areas = dict(line.rsplit(None, 3)[:2] for line in outcome.out.splitlines() if "+- 0." in line)
     assert float(areas["-log p(x)"]) > 0.9
     assert test_cli.Path("found.png").stat().st_size > 10_000
+
+
+def test_one_image_has_a_score_without_an_error(source, mnist_5k, tmp_path, capsys):
+    name = tmp_path / "one$_$.npz"  # mathematics, in a figure
+    np.savez(name, images=mnist_5k.test.images[:1])
+    found = scoring.score(source, str(name), tmp_path / "scores.csv", 2, against="mnist_5k")
+    assert found["log_likelihood"]["se"] is None and np.isfinite(found["log_likelihood"]["mean"])
+    assert f"log p(x) of 1 image of {name}: {found['log_likelihood']['mean']:.2f} nats\n" in capsys.readouterr().out
 
 
 def test_score_refuses_what_it_cannot_score(source, run, tmp_path):

@@ -260,6 +260,7 @@ def test_claiming_waits(tmp_path):
 
 def test_password_is_not_shown(server):
     assert hidden(server.url) == server.url.replace(":secret@", ":***@")
+    assert hidden("postgresql://me@h/d?port=1&password=se:cret&x=1") == "postgresql://me@h/d?port=1&password=***&x=1"
     assert ":***@" in open_storage(server.url, "any").shown
     assert hidden("genmnist tune --storage=postgresql://me:a:b@h/d") == (
         "genmnist tune --storage=postgresql://me:***@h/d"

@@ -140,6 +140,28 @@ def test_pages_of_other_origins_are_refused(client_of):
 
 
 @pytest.mark.parametrize(
+    ("site", "mode", "dest", "answered"),
+    [
+        ("cross-site", "no-cors", "image", False),
+        ("same-site", "no-cors", "script", False),
+        ("cross-site", "navigate", "iframe", False),
+        ("cross-site", "navigate", "document", True),
+        ("same-origin", "no-cors", "image", True),
+        ("none", "navigate", "document", True),
+    ],
+)
+def test_pages_of_other_origins_embed_nothing(client_of, site, mode, dest, answered):
+    sent = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+    for origins in ([], [PAGE]):
+        response = client_of("127.0.0.1", allow_origins=origins).get("/v1/models/toy", headers=sent)
+        if answered:
+            assert response.status_code == 200
+        else:
+            assert_refused(response, 403, "pages of other origins may not embed this", "--allow_origin", "crossorigin")
+    assert client_of("127.0.0.1", allow_origins=["*"]).get("/v1/models/toy", headers=sent).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("host", "origin"),
     [
         ("localhost:8501", "http://localhost:8501"),

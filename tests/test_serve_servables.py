@@ -254,6 +254,19 @@ def test_a_folder_without_an_export_is_refused(folder, path):
         repository(folder.parent / path)
 
 
+def test_an_export_whose_folders_are_no_versions_is_refused(folder):
+    (folder / "1").rename(folder / "latest")
+    with pytest.raises(UsageError, match=r"no SavedModel in .*: give exports/NAME or exports/NAME/VERSION"):
+        repository(folder)
+
+
+def test_a_link_that_leads_nowhere_keeps_no_model_from_being_served(folder):
+    (folder / "1" / "notes").symlink_to(folder / "gone")
+    shutil.copytree(folder, folder.parent / "other", symlinks=True)
+    models = repository(folder, folder.parent / "other")
+    assert models.ready
+
+
 @pytest.mark.parametrize(("version", "message"), [(None, "any versions of"), (9, "version 9 of")])
 def test_status_of_what_there_is_not(folder, version, message):
     with pytest.raises(tf.errors.NotFoundError, match=f"^Could not find {message} model toy$" if version else message):
@@ -293,7 +306,7 @@ def test_errors_of_the_graph_are_one_sentence(folder, exported):
             {"images": np.full([1, 28, 28, 1], 2, np.float32)},
             "values of images are out of range: give pixels in [0, 1]",
         ),
-        (digits, "interpolate", {"z1": z, "z2": z[:2], "alphas": z[0]}, "Incompatible shapes: [3,2,2] vs. [2,2,2]"),
+        (digits, "interpolate", {"z1": z, "z2": z[:2], "alphas": z[0]}, "give as many rows of z1 as of z2, or one"),
     ]:
         with pytest.raises(tf.errors.InvalidArgumentError) as refused:
             servable.signature(name)(inputs)
@@ -301,19 +314,22 @@ def test_errors_of_the_graph_are_one_sentence(folder, exported):
 
 
 def test_warm_up_requests_are_played(folder):
-    def warm(x):
-        log = PredictionLog()
+    def warm(x, signature_name="serving_default"):
+        log, other = PredictionLog(), PredictionLog()
         request = log.predict_log.request
-        request.model_spec.signature_name = "serving_default"
+        request.model_spec.signature_name = signature_name
         request.inputs["x"].CopyFrom(tf.make_tensor_proto(x))
+        other.classify_log.request.model_spec.name = "toy"
         (folder / "1" / "assets.extra").mkdir(exist_ok=True)
         with tf.io.TFRecordWriter(str(folder / "1" / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+            writer.write(other.SerializeToString())
             writer.write(log.SerializeToString())
 
-    rows = []
-    warm([1.0, 2.0, 3.0])
-    Repository([folder], rows.append).refresh()
-    assert rows == [3]
+    for name in ("serving_default", ""):
+        rows = []
+        warm([1.0, 2.0, 3.0], name)
+        Repository([folder], rows.append).refresh()
+        assert rows == [3]
     warm([-1.0])  # refused by the graph: then the requests of others would be too
     assert not repository(folder).ready
 

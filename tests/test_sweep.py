@@ -134,7 +134,7 @@ def record(place, **changes):
     """What an evaluation leaves in the directory of a run."""
     split = {"elbo": {"mean": -90.0, "se": 0.1}, "nll": {"mean": 88.0, "se": 0.1, "num_draws": 1000}}
     own = {"config": {"seed": 1}, "epochs": 1, "test": split, "samples": {"frechet": {"mean": 2.0}}} | changes
-    own |= dict.fromkeys(("seed", "train_seconds", "best_epoch", "command", "trained", "evaluated"))
+    own = dict.fromkeys(("seed", "train_seconds", "command", "trained", "evaluated")) | {"best_epoch": 1} | own
     place.mkdir()
     (place / "metrics.json").write_text(json.dumps({name: value for name, value in own.items() if value != "none"}))
     np.savez(place / "per_image.npz", log_px=np.zeros(5))
@@ -157,8 +157,19 @@ def test_a_run_is_finished_once_its_samples_are_scored_and_by_as_many_draws(tmp_
         ),
         ("not_by_draws", {"config": {"seed": 1, "epochs": 1}, "test": {"nll": {"num_draws": "quadrature"}}}, 2, False),
         ("by_more", {"config": {"seed": 1, "epochs": 1}}, 2, False),
+        ("of_less_epochs", {"config": {"seed": 1, "epochs": 1}, "epochs": 0, "best_epoch": 0}, None, False),
     ]:
         assert sweep._finished(record(tmp_path / name, **changes), config, 1, num_draws) is expected, name
+
+
+def test_a_run_that_stopped_early_is_finished_and_what_is_damaged_is_not(tmp_path):
+    config = ConfigDict({"seed": 1, "epochs": 60, "patience": 2})
+    own = {"config": config.to_dict(), "epochs": 8}
+    assert sweep._finished(record(tmp_path / "stopped", **own, best_epoch=6), config, 1, None)
+    assert not sweep._finished(record(tmp_path / "going_on", **own, best_epoch=7), config, 1, None)
+    for content in ("[]", "1", '{"test": []}', ""):
+        (tmp_path / "stopped" / "metrics.json").write_text(content)
+        assert not sweep._finished(tmp_path / "stopped", config, 1, None)
 
 
 def test_a_model_of_which_fewer_images_are_scored_is_compared_by_these(tmp_path, capsys):

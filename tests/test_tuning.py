@@ -125,6 +125,14 @@ def test_best_is_trained_to_full_length_and_kept(tuned, genmnist, monkeypatch):
 
 
 @pytest.mark.slow
+def test_best_that_another_worker_finishes_is_left_to_it(tuned, genmnist):
+    with runs.lock(Path("runs/tune/vae/best")):
+        outcome = genmnist("tune", "--workdir=runs/tune/vae", "--finish")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.endswith("another process trains runs/tune/vae/best to full length\n")
+
+
+@pytest.mark.slow
 def test_test_images_are_not_scored(genmnist, eager, monkeypatch):
     scored = []
 

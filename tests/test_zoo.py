@@ -80,6 +80,17 @@ def test_unpacked_model_is_used_again_and_one_that_changed_is_not(packed, cache)
     assert not list(cache.glob(".writing*"))
 
 
+def test_what_is_missing_or_cut_off_in_the_cache_is_unpacked_again(packed):
+    first = zoo.run("vae").workdir
+    for path, damage in ((first / "config.json", "cut"), (first / "best", "gone"), (zoo.export("vae"), "gone")):
+        shutil.rmtree(path) if damage == "gone" else path.write_text("")
+        (first / "metrics.json").write_text("{}")  # as another evaluation might
+        assert runs.load_model(zoo.run("vae")) and (zoo.export("vae") / "1" / "saved_model.pb").exists()
+        assert (first / "metrics.json").read_text() != "{}"
+    (first / "metrics.json").write_text("{}")
+    assert zoo.run("vae").metrics_json.read_text() == "{}"
+
+
 def test_cache_that_cannot_be_written_is_done_without(packed, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -7,7 +7,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_genmnist.figures import Drawing
+from keras_genmnist.figures import Drawing, plain
 from keras_genmnist.search.space import Range
 from keras_genmnist.search.study import MAXIMISED, Study
 from keras_genmnist.search.table import label, rows
@@ -195,5 +195,5 @@ def _titled(figure: Figure, study: Study, text: str) -> Figure:
     record = study.record
     name = study.name if study.name == record.model else f"{study.name} ({record.model})"
     epochs = f"{record.epochs} epoch{'s' * (record.epochs != 1)}"
-    figure.suptitle(f"{text}: {name} on {record.config['dataset']}, trials of {epochs}", fontsize=11)
+    figure.suptitle(plain(f"{text}: {name} on {record.config['dataset']}, trials of {epochs}"), fontsize=11)
     return figure

@@ -222,4 +222,5 @@ def open_storage(where: str, study: str) -> Journal | Postgres:
 
 def hidden(text: str) -> str:
     """The text, with *** for the password of an address in it."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
+    text = re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)

@@ -100,6 +100,12 @@ class Access:
                 f"pages of {_quoted(origin)} may not ask this server: start it with --allow_origin={_quoted(origin)}"
             )
             raise tf.errors.PermissionDeniedError(None, None, message)
+        if origin is None and "*" not in self._origins and _is_embedded(headers):
+            message = (
+                "pages of other origins may not embed this: start the server with --allow_origin, and let them ask by "
+                "CORS, as an image with the attribute crossorigin does"
+            )
+            raise tf.errors.PermissionDeniedError(None, None, message)
         if self._token is None or path in OPEN or self.is_preflight(method, headers):
             return
         if not hmac.compare_digest(_credentials(headers.get("Authorization", "")), self._token):
@@ -142,6 +148,15 @@ def read_token(path: Path) -> bytes:
     if not TOKEN.fullmatch(token):
         raise UsageError(f"--token_file={path} holds no token: give a line of up to 4096 letters, digits and -._~+/=")
     return token
+
+
+def _is_embedded(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another origin asks for an image, a script or a frame of its own, which names no Origin.
+
+    Source: w3.org/TR/fetch-metadata
+    """
+    is_link = (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
+    return headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not is_link
 
 
 def _credentials(authorization: str) -> bytes:

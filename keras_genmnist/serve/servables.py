@@ -1,5 +1,6 @@
 """SavedModels that are served: the newest whole version of each export, picked up while the server runs."""
 
+import contextlib
 import functools
 import os
 import re
@@ -130,9 +131,11 @@ class Servable:
     def _warm_up(self, path: Path) -> None:
         """Plays the requests that an export carries for this: the first one of a signature can take half a second."""
         for record in tf.data.TFRecordDataset(str(path)) if path.exists() else ():
-            request = PredictionLog.FromString(record.numpy()).predict_log.request
-            inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
-            self.signature(request.model_spec.signature_name)(inputs)
+            log = PredictionLog.FromString(record.numpy())
+            if log.WhichOneof("log_type") == "predict_log":  # the others are of requests that this server has not
+                request = log.predict_log.request
+                inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
+                self.signature(request.model_spec.signature_name or "serving_default")(inputs)
 
     def _image_shape(self) -> tuple[int, int, int] | None:
         """(H, W, C) of the images that the signatures take or give, if there are any."""
@@ -244,7 +247,12 @@ def _only(path: Path) -> dict[int, Path]:
 
 def _stamp(folder: Path) -> list:
     """Changes when a file of the folder does."""
-    return sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*"))
+
+    def seen(path: Path) -> tuple[str, int, int]:
+        found = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
+        return str(path), found.st_mtime_ns, found.st_size
+
+    return sorted(map(seen, folder.rglob("*")))
 
 
 class Repository:
@@ -262,7 +270,8 @@ class Repository:
         for export in exports:
             path = Path(os.path.abspath(export))
             version = versions.number_of(path.name) if (path / "saved_model.pb").exists() else None
-            if version is None and not any(path.glob("*/saved_model.pb")):
+            found = versions.directories(path).values() if version is None else [path]
+            if not any((folder / "saved_model.pb").exists() for folder in found):
                 raise UsageError(
                     f"no SavedModel in {export}: give exports/NAME or exports/NAME/VERSION of `genmnist export`"
                 )
@@ -275,7 +284,8 @@ class Repository:
     def refresh(self) -> None:
         """Looks for new versions."""
         for model in self.models.values():
-            model.refresh()
+            with contextlib.suppress(OSError):  # a file that goes while it is looked at: the next look will tell
+                model.refresh()
 
     @property
     def ready(self) -> bool:

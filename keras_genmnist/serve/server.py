@@ -314,8 +314,7 @@ def serve(exports: list[Path], host: str, port: int, max_in_flight: int, max_bod
 
     def watch():
         while True:
-            with contextlib.suppress(OSError):  # a file that goes while it is looked at: the next look will tell
-                repository.refresh()
+            repository.refresh()
             time.sleep(POLL_SECONDS)
 
     for signum in (signal.SIGTERM, signal.SIGINT):

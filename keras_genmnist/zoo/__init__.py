@@ -27,6 +27,7 @@ from keras_genmnist.runs import Run
 
 ZOO = Path(__file__).parent
 RUN_FILES = ("config.json", "metrics.jsonl", "metrics.json")
+SIZES = "sizes.json"  # beside what is unpacked: of each file
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of the files within: the same weights give the same bytes
 # Of the 10 bits that a float16 has after its leading one: the others are a quarter of a file and no hundredth of a nat.
 MANTISSA_BITS = 7
@@ -131,15 +132,29 @@ def _unpacked(name: str) -> Path:
     """The folder that holds runs/NAME and exports/NAME/1."""
     digest = require(name)
     folder = _cache() / f"{name}-{digest[:12]}"
-    if not folder.exists():
+    if not _is_whole(folder):
         content = (ZOO / f"{name}.zip").read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             raise Fault(f"{ZOO / name}.zip is damaged: install the package again")
         with files.writing(folder), files.beside(folder.parent) as new:
             _unpack(name, content, new)
-            if not folder.exists():  # another process may have been as fast
+            sizes = {str(path.relative_to(new)): path.stat().st_size for path in new.rglob("*") if path.is_file()}
+            files.write_json(new / SIZES, sizes)
+            if folder.exists() and not _is_whole(folder):  # another process may have been as fast
+                shutil.rmtree(folder)
+            if not folder.exists():
                 files.rename(new, folder)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all that was unpacked into a folder is there, as long as it was; `evaluate` writes its own numbers."""
+    try:
+        sizes = json.loads((folder / SIZES).read_text())
+        found = {path: (folder / path).stat().st_size for path in sizes}
+        return all(found[path] == size or path.endswith("metrics.json") for path, size in sizes.items())
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _unpack(name: str, content: bytes, folder: Path) -> None:

@@ -104,8 +104,9 @@ function followPointer(pad, pen) {
     pen.down(at(event));
   });
   pad.addEventListener("pointermove", (event) => {
-    // A screen's frame may hold several moves: with them all a quick stroke is round.
-    if (event.pointerId === drawing) pen.move(event.getCoalescedEvents().map(at));
+    // A screen's frame may hold several moves: with them all a quick stroke is round.  A browser tells them only to
+    // pages that it calls secure, and another machine's are not without TLS.
+    if (event.pointerId === drawing) pen.move((event.getCoalescedEvents?.() ?? [event]).map(at));
   });
   pad.addEventListener("pointerup", lift);
   pad.addEventListener("pointercancel", lift);

@@ -49,7 +49,9 @@ export async function sampleSheet(model, query, signal) {
 
 /** fetch, but what is not a success is thrown, in a sentence for people. */
 async function answered(path, options) {
-  const response = await fetch(path, options).catch((error) => {
+  // The page's address may hold a password, with which fetch refuses it; the origin and the path are without.
+  const address = new URL(path, location.origin + location.pathname);
+  const response = await fetch(address, options).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The server does not answer. Is it still running?");
   });
   if (!response.ok) throw new Error(await complaint(response));
