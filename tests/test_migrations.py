@@ -14,6 +14,7 @@ from keras_genmnist.errors import Fault
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
+FIRST = ROOT / "tests" / "data" / "first_version"  # records that it wrote, as of `evaluate --results`
 STORED = ROOT / "tests" / "data"  # SCHEMA_N: a tiny vae_2d on mnist_5k, as a version that wrote schema N left it
 # Of schema 1, as that version computed them.
 WEIGHTS = "98738498be5edccc98ff1e339c7d2984ac6d9684996c555dbdf314d13b3c371e"
@@ -65,7 +66,7 @@ def older(stored: Path, drop: list[str], **fields) -> Path:
 
 
 def test_run_of_the_first_version_draws_the_same(stored, no_configs):
-    first = set(json.loads((ROOT / "results" / "vae.json").read_text())["config"]) | {"norm"}
+    first = set(json.loads((FIRST / "vae.json").read_text())["config"]) | {"norm"}
     drop = set(json.loads((stored / "config.json").read_text())["config"]) - first | {"norm"}
     model = runs.load_model(runs.load(older(stored, drop, batch_norm=True)))
     assert len(drop) == 26
@@ -73,15 +74,15 @@ def test_run_of_the_first_version_draws_the_same(stored, no_configs):
 
 
 CONFIGS = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((ROOT / "results").glob("*.json"))
+    str(path.relative_to(ROOT)): json.loads(path.read_text())
+    for path in sorted([*(ROOT / "results").glob("*.json"), *FIRST.glob("*.json")])
     if "config" in json.loads(path.read_text())
 }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_of_a_result_can_be_trained_today(name):
-    label, config, _ = runs.config_from(ROOT / "results" / f"{name}.json")
+    label, config, _ = runs.config_from(ROOT / name)
     assert label == CONFIGS[name]["model"]
     # Red where a config has a new field and MIGRATIONS no value for it.
     assert set(config) == set(configs.load(label))

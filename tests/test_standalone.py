@@ -95,7 +95,7 @@ def test_config_from_takes_fields_from_the_command_line_and_names_the_run_by_the
 def test_config_from_a_result_is_that_of_the_result(genmnist, monkeypatch):
     trained = []
     monkeypatch.setattr(training, "train", lambda run, *more, **given: trained.append(run))
-    path = ROOT / "results" / "planar_k10-binarized_mnist.json"
+    path = ROOT / "tests" / "data" / "first_version" / "planar_k10.json"
     assert genmnist("train", f"--config_from={path}", "--config.dataset=mnist_5k").status == 0
     (run,) = trained
     assert (run.workdir, run.name) == (Path("runs/planar"), "planar")
