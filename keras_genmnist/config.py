@@ -158,7 +158,7 @@ def _module(name: str):
 
 def _user_module(path: Path):
     if path.suffix != ".py":
-        raise UsageError(f"--model={path} is no Python file: give the path of one, which ends in .py")
+        raise UsageError(f"{path} is no Python file: give the path of one, which ends in .py")
     try:
         spec = importlib.util.spec_from_file_location(f"keras_genmnist.own.{path.stem}", path)
         module = importlib.util.module_from_spec(spec)

@@ -194,7 +194,7 @@ BAD_USAGE = {
         ["config.train_draws=1000000000", "TB of memory, there are"],
     ),
     "config without field": (["train", "--model=vae", "--config=x.py"], ["--config=x.py"]),
-    "no Python file": (["train", "--model=examples/ring"], ["--model=examples/ring is no Python file", "ends in .py"]),
+    "no Python file": (["train", "--model=examples/ring"], ["examples/ring is no Python file", "ends in .py"]),
     "no run at home": (["evaluate", "--workdir=~/no~run"], [f"no run in {os.path.expanduser('~')}/no~run"]),
     "stray positional": (["train", "--model=vae", "5"], ["'5'", "--name=value"]),
     "stray after --": (["train", "--model=vae", "--", "5"], ["unexpected argument"]),

@@ -105,6 +105,7 @@ def test_code_of_a_row_is_that_of_its_model_and_of_what_measures_it(scripts):
     assert {"keras_genmnist.models.gan", "keras_genmnist.bounds", "keras_genmnist.runs"} <= code.keys()
     others = {"keras_genmnist.models.vae", "keras_genmnist.flows", "keras_genmnist.cli"}
     assert not code.keys() & others and not any(name.startswith("keras_genmnist.serve") for name in code)
+    assert "keras_genmnist.figures" not in closure(["keras_genmnist.gap"])  # it draws what gap has found
     digests = [scripts.made_by(scripts.ROWS[name], "train") for name in ("vae", "iaf", "planar_k0-binarized_mnist")]
     digests += [scripts.made_by(scripts.ROWS["vae"], "train", "evaluate")]
     assert len(set(digests)) == 4
