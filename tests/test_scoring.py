@@ -167,6 +167,14 @@ def test_one_image_has_a_score_without_an_error(source, mnist_5k, tmp_path, caps
     assert f"log p(x) of 1 image of {name}: {found['log_likelihood']['mean']:.2f} nats\n" in capsys.readouterr().out
 
 
+def test_an_image_without_a_drawing_has_a_score(source, tmp_path):
+    np.savez(tmp_path / "black.npz", images=np.zeros([2, 28, 28], np.uint8))
+    found = scoring.score(source, str(tmp_path / "black.npz"), tmp_path / "scores.csv", 2)
+    first, second = (float(row["log_likelihood"]) for row in read(tmp_path / "scores.csv"))
+    assert found["log_likelihood"]["mean"] == pytest.approx((first + second) / 2)
+    assert 0.7 < first / second < 1.3
+
+
 def test_score_refuses_what_it_cannot_score(source, run, tmp_path):
     out = tmp_path / "scores.csv"
     gan = models.build(tiny.config("gan"))

@@ -116,8 +116,11 @@ def splits(name: str, arrays: Arrays) -> Dataset:
       arrays: from `check`, or from `datasets.files.read`.
     Raises:
       UsageError: if there are too few images.
+      Fault: if every training pixel has the same value.
     """
     train, validation, test = arrays.train, arrays.validation, arrays.test
+    if train.images.min() == train.images.max():
+        raise Fault(f"{train.name}: every pixel is {train.images.min()} of 255, so there is nothing to learn")
     lacking = [split for split, part in (("test", test), ("validation", validation)) if part is None]
     needed = 5 + len(lacking)  # one image in every split
     if lacking and len(train.images) < needed:
@@ -256,8 +259,6 @@ def _grey_levels(parts: list[Part]) -> list[np.ndarray]:
             raise Fault(f"{part.name}: image {image} holds NaN or infinity; accepted: {VALUES}")
     bottom, top = min(float(part.images.min()) for part in parts), max(float(part.images.max()) for part in parts)
     found = f"{parts[0].name} holds values from {bottom:g} to {top:g}; accepted: {VALUES}"
-    if bottom == top:
-        raise Fault(f"{parts[0].name}: every pixel is {top:g}, so there is nothing to learn")
     if bottom < 0 or top > 255:
         formula = f"(images + {-bottom:g}) / {top - bottom:g}" if bottom < 0 else f"images / {top:g}"
         raise Fault(f"{found}: {formula} brings them there")
