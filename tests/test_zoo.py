@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 import urllib.request
 
 import numpy as np
@@ -91,13 +93,33 @@ def test_what_is_missing_or_cut_off_in_the_cache_is_unpacked_again(packed):
     assert zoo.run("vae").metrics_json.read_text() == "{}"
 
 
-def test_cache_that_cannot_be_written_is_done_without(packed, monkeypatch, tmp_path):
+@pytest.fixture
+def elsewhere(packed, monkeypatch, tmp_path):
+    """The temporary folder, where the user's cache cannot be written."""
     (tmp_path / "file").write_text("")
+    (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     zoo._cache.cache_clear()
+    return tmp_path / "tmp"
+
+
+def test_cache_that_cannot_be_written_is_done_without(elsewhere):
     workdir = zoo.run("vae").workdir
-    assert (workdir / "config.json").exists() and not workdir.is_relative_to(tmp_path)
-    shutil.rmtree(zoo._cache())
+    assert (workdir / "config.json").exists()
+    zoo._cache.cache_clear()  # as another process has it
+    assert zoo.run("vae").workdir == workdir
+    (folder,) = elsewhere.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700 and workdir.is_relative_to(folder)
+
+
+def test_folder_of_another_user_is_not_read(elsewhere, monkeypatch):
+    uid = os.getuid() + 1
+    other = elsewhere / f"genmnist-{uid}"
+    other.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    workdir = zoo.run("vae").workdir
+    assert workdir.is_relative_to(elsewhere) and not workdir.is_relative_to(other)
 
 
 def test_weights_keep_eight_significant_bits():

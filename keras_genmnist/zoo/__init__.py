@@ -7,11 +7,11 @@ weights.npz    the weights of both: "0", "1", ... in their order; see `_rounded`
 sha256.json holds the digests of these files.  One is unpacked when it is first asked for, into the user's cache.
 """
 
-import atexit
 import functools
 import hashlib
 import io
 import json
+import os
 import shutil
 import tempfile
 import zipfile
@@ -176,13 +176,14 @@ def _unpack(name: str, content: bytes, folder: Path) -> None:
 
 @functools.cache
 def _cache() -> Path:
-    """Where models are unpacked: below the user's cache, or where that cannot be written, for as long as this lives."""
+    """Where models are unpacked: below the user's cache or, where that cannot be written, the temporary folder."""
     folder = files.cache() / "pretrained"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="genmnist-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return folder
+        folder = Path(tempfile.gettempdir()) / f"genmnist-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Anyone may have made it, to have a model of theirs taken for ours.
+        return folder if folder.lstat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="genmnist-"))
