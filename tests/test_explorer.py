@@ -234,6 +234,10 @@ def test_map_tells_the_digit_of_a_mean_that_is_pointed_at(page, server):
     visit(page, server, "vae_2d")
     point_at(page, [1.52, 1.48])
     assert page.locator(".tip").inner_text() == "3"
+    page.get_by_role("radio", name="7").check(force=True)
+    assert page.locator(".tip").is_hidden()
+    page.get_by_role("radio", name="all").check(force=True)
+    assert page.locator(".tip").inner_text() == "3"
     point_at(page, [0, 0])
     assert page.locator(".tip").is_hidden()
 
@@ -255,13 +259,51 @@ def test_sliders_set_the_first_latents(page, server):
     assert page.locator(".slider output").nth(0).inner_text() == f"{MINUS}3.00"
 
 
-def test_random_vector_is_of_all_latents(page, server):
-    visit(page, server, "vae")
-    with page.expect_request("**:predict") as asked:
+def inputs_of(request, signature):
+    """What a request gives the signature, or None if it is of another one."""
+    body = request.post_data_json or {}
+    return body.get("inputs") if body.get("signature_name") == signature else None
+
+
+@pytest.mark.parametrize("model", ["vae", "gan", "cvae"])
+def test_random_vector_is_of_all_latents(page, server, model):
+    visit(page, server, model)
+    with page.expect_request(lambda request: inputs_of(request, "decode")) as asked:
         page.get_by_role("button", name="Random vector").click()
-    (z,) = asked.value.post_data_json["inputs"]["z"]
+    (z,) = inputs_of(asked.value, "decode")["z"]
     assert len(set(z)) == SIZE
     assert [written(value) for value in z[:10]] == page.locator(".slider output").all_inner_texts()
+
+
+def test_random_vector_is_the_code_of_a_sample(page, server):
+    visit(page, server, "cvae")
+    page.locator("#class").select_option("7")
+    settle(page)
+    asked = []
+    page.on("request", lambda request: asked.append(request))
+    page.get_by_role("button", name="Random vector").click()
+    settle(page)
+    drawn, encoded, decoded = map(inputs_of, asked, ("sample_class", "encode_draw", "decode"))
+    assert drawn["label"] == encoded["label"][0] == 7
+    assert encoded["images"] == predict(server, "cvae", "sample_class", **drawn)["images"]
+    np.testing.assert_allclose(decoded["z"], predict(server, "cvae", "encode_draw", **encoded)["z"], atol=1e-5)
+
+
+def test_sliders_reach_as_far_as_the_latents(page, server):
+    def enlarge(route):
+        if inputs_of(route.request, "encode_draw"):
+            answer = route.fetch()
+            outputs = answer.json()["outputs"]
+            outputs["z"][-1] = [-8.4, *[0.0] * (SIZE - 1)]
+            route.fulfill(response=answer, json={"outputs": outputs})
+        else:
+            route.continue_()
+
+    page.route("**:predict", enlarge)
+    visit(page, server, "vae")
+    ends = [slider.evaluate("(input) => [input.min, input.max]") for slider in page.locator(".slider input").all()]
+    assert ends == 10 * [["-9", "9"]]
+    assert f"from {MINUS}9 to 9" in page.locator(".latents .hint").inner_text()
 
 
 def strip_request(page, press):
@@ -644,7 +686,7 @@ SCRIBBLE = [(x, y) for x in np.linspace(0.1, 0.9, 14) for y in (0.1, 0.9)]  # fi
 WIDTH_OF = """(font) => {
     const context = document.createElement("canvas").getContext("2d");
     context.font = `100px "${font}", monospace`;
-    return context.measureText("log-likelihood").width;
+    return context.measureText("reconstruction").width;
 }"""
 
 

@@ -1,10 +1,11 @@
 // Two random vectors and the images between them: alpha z1 + (1 - alpha) z2.
 
 import { paint } from "./canvas.js";
+import { randomVectors } from "./draws.js";
 import { copy, openPanel } from "./panel.js";
 import { decode } from "./server.js";
 import { figure, symbol } from "./text.js";
-import { mix, randomVector } from "./vectors.js";
+import { mix } from "./vectors.js";
 
 const ALPHAS = [0, 0.2, 0.4, 0.6, 0.8, 1];
 
@@ -14,9 +15,8 @@ export function open(model, signal) {
   const panel = openPanel("interpolation", model, signal);
   const slider = panel.find(".alpha");
   const stops = ALPHAS.map((alpha) => stop(alpha, () => choose(alpha)));
-  const another = () => randomVector(model.latent_size);
-  let z1 = another();
-  let z2 = another();
+  let z1 = new Array(model.latent_size).fill(0);
+  let z2 = z1;
 
   function refresh() {
     const alpha = slider.valueAsNumber;
@@ -40,13 +40,18 @@ export function open(model, signal) {
     });
   }
 
+  /** Draws both vectors, and lets one choose what to keep of them. */
+  function renew(chosen) {
+    panel.ask("vectors", async () => set(...chosen(await randomVectors(model, 2, signal))));
+  }
+
   panel.find(".strip").append(...stops);
   slider.addEventListener("input", refresh);
-  panel.find(".first").addEventListener("click", () => set(another(), z2));
-  panel.find(".second").addEventListener("click", () => set(z1, another()));
-  panel.find(".both").addEventListener("click", () => set(another(), another()));
+  panel.find(".first").addEventListener("click", () => renew(([first]) => [first, z2]));
+  panel.find(".second").addEventListener("click", () => renew(([, second]) => [z1, second]));
+  panel.find(".both").addEventListener("click", () => renew((both) => both));
   document.addEventListener("class", () => set(z1, z2), { signal });
-  set(z1, z2);
+  renew((both) => both);
   return panel.element;
 }
 

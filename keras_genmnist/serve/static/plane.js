@@ -26,8 +26,12 @@ export function open(model, signal) {
     point = z.map((value) => Math.min(EDGE, Math.max(-EDGE, value)));
     place(panel.find(".point"), point);
     panel.find(".coordinates").innerHTML = coordinates(point);
-    showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point, classes);
+    renewTip();
     panel.ask("digit", async () => paint(digit, (await decode(model, [point], signal))[0]));
+  }
+
+  function renewTip() {
+    showTip(panel.find(".tip"), nearest(means.filter(isShown), point), point, classes);
   }
 
   const isShown = ({ label }) => shown === "all" || shown === String(label);
@@ -41,6 +45,7 @@ export function open(model, signal) {
   function choose(value) {
     shown = value;
     drawMeans();
+    renewTip();
   }
 
   if (means.length) showLegend(panel.find(".legend"), means, classes, choose);

@@ -42,7 +42,7 @@ const reconstruction = {
 const elbo = {
   needs: ["elbo"],
   open: (call) =>
-    number(`ELBO, ${ELBO_DRAWS} draws`, ["log-likelihood", "KL"], async (image) => {
+    number(`ELBO, ${ELBO_DRAWS} draws`, [], ["reconstruction", "KL"], async (image) => {
       const terms = await call("elbo", { images: new Array(ELBO_DRAWS).fill(image), seed: 0 });
       const average = (draws) => figure(mean(draws), 1);
       return { value: `${average(terms.elbo)} nats`, terms: [average(terms.reconstruction), average(terms.kl)] };
@@ -52,7 +52,7 @@ const elbo = {
 const logProb = {
   needs: ["log_prob"],
   open: (call) =>
-    number("log p(x)", ["exact"], async (image) => {
+    number("log p(x)", ["exact"], [], async (image) => {
       const [value] = await call("log_prob", { images: [image] });
       return { value: `${figure(value, 1)} nats` };
     }),
@@ -64,13 +64,13 @@ function rankAmong({ log_likelihoods: values, num_draws: draws }) {
     needs: ["log_likelihood"],
     open: (call, panel) => {
       const name = `Likelier than, of ${values.length} test images`;
-      const reading = number(name, ["their middle half, nats", "this one"], async (image) => {
+      const at = (share) => figure(values[Math.floor(share * (values.length - 1))], 0);
+      const middle = `their middle half: ${at(0.25)} to ${at(0.75)} nats`;
+      const reading = number(name, [middle], ["this one"], async (image) => {
         const { log_likelihood } = await call("log_likelihood", { images: [image], num_draws: draws, seed: 0 });
         const below = values.filter((value) => value < log_likelihood[0]).length;
-        return { value: `${figure((100 * below) / values.length, 0)} %`, terms: [middle, figure(log_likelihood[0], 0)] };
+        return { value: `${figure((100 * below) / values.length, 0)} %`, terms: [figure(log_likelihood[0], 0)] };
       });
-      const at = (share) => figure(values[Math.floor(share * (values.length - 1))], 0);
-      const middle = `${at(0.25)} to ${at(0.75)}`;
       return {
         ...reading,
         // By so many draws it may be too slow to follow the pen.
@@ -83,7 +83,7 @@ function rankAmong({ log_likelihoods: values, num_draws: draws }) {
 const logit = {
   needs: ["discriminate"],
   open: (call) =>
-    number("Discriminator’s logit", ["the higher, the more real"], async (image) => {
+    number("Discriminator’s logit", ["the higher, the more real"], [], async (image) => {
       const [value] = await call("discriminate", { images: [image] });
       return { value: figure(value) };
     }),
@@ -92,7 +92,7 @@ const logit = {
 const codeOnPlane = {
   needs: ["encode", "reconstruct"],
   open: (call) => {
-    const reading = number("Latent code", ["the diamond on the map"], async (image) => {
+    const reading = number("Latent code", ["the diamond on the map"], [], async (image) => {
       const { z } = await call("encode", { images: [image] });
       announce(z[0]);
       return { value: z[0].map((value) => figure(value)).join(", ") };
@@ -183,34 +183,38 @@ function picture(caption, shape) {
 /**
  * A reading that is a number: `read` makes its value of an image, and the terms it is made of.
  *
- * Below it is a line for each of `notes`.  What changes has a place of its own beside the note, of a fixed width: the
- * note breaks where it broke before, and nothing moves.
+ * Below it is a line for each of `notes`, and one for the name of each term.  What changes has a place of its own
+ * beside that, of a fixed width: the name breaks where it broke before, and nothing moves.
  */
-function number(name, notes, read) {
+function number(name, notes, names, read) {
   const element = copy("number");
-  const lines = notes.map((note) => {
-    const line = copy("note");
-    line.firstElementChild.textContent = note;
-    return line;
-  });
+  const line = (text) => {
+    const element = copy("note");
+    element.firstElementChild.textContent = text;
+    return element;
+  };
+  const lines = names.map(line);
   const write = ({ value, terms = [] }) => {
     element.querySelector("output").textContent = value;
     lines.forEach((line, i) => (line.lastElementChild.textContent = terms[i] ?? ""));
   };
   element.querySelector("span").textContent = name;
-  element.append(...lines);
+  const bare = notes.map(line);
+  bare.forEach((note) => note.lastElementChild.remove());
+  element.append(...bare, ...lines);
   write({ value: "–" });
   return { element, place: ".beside", show: async (image) => write(image ? await read(image) : { value: "–" }) };
 }
 
-/** A bar for each latent's [mean, variance], from -3 to 3, the fainter the nearer its variance is to the prior's, 1. */
+/** A bar for each latent's [mean, variance], from -3 to 3 or further, the fainter the nearer its variance is to the prior's, 1. */
 function drawBars({ context, width, height }, posterior) {
   context.fillStyle = getComputedStyle(context.canvas).color;
   context.globalAlpha = 0.3;
   context.fillRect(0, height / 2 - 0.5, width, 1);
   const step = width / (posterior?.length ?? 1);
+  const end = Math.max(3, ...(posterior ?? []).map(([mean]) => Math.abs(mean)));
   posterior?.forEach(([mean, variance], i) => {
-    const length = (height / 2) * (Math.max(-3, Math.min(3, mean)) / 3);
+    const length = (height / 2) * (mean / end);
     context.globalAlpha = Math.max(0.2, 1 - variance);
     context.fillRect((i + 0.15) * step, height / 2 - Math.max(0, length), 0.7 * step, Math.abs(length));
   });

@@ -1,6 +1,6 @@
 // What the page asks of the server: TensorFlow Serving's predict, the list of models, the sheet of samples.
 
-const OF_A_CLASS = ["decode", "encode", "reconstruct", "elbo", "discriminate"];
+const OF_A_CLASS = ["decode", "encode", "encode_draw", "reconstruct", "elbo", "discriminate"];
 
 /** Whether a model takes a label with latents or images: a PixelCNN, which draws a chosen class, has neither. */
 export const takesLabels = ({ class_conditional, signatures }) => class_conditional && signatures.includes("decode");
