@@ -224,15 +224,16 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
     Returns:
       `samples`: mean images, or the grey levels that a model without these draws, against grey levels; not of a model
         that draws pixel by pixel, and not where the test images are bits.  `samples_raw`: a GAN's, by the weights that
-        the average is of.  `samples_binary`: drawn bits against the reference binarization.  `samples_grey`: grey
-        levels drawn by a model that has mean images too, against grey levels.  `pixels` of each says which.
+        the average is of, if they are there.  `samples_binary`: drawn bits against the reference binarization.
+        `samples_grey`: grey levels drawn by a model that has mean images too, against grey levels.  `pixels` of each
+        says which.
     """
     drawn, found = draw(model, len(dataset.test.images)), {}
     asked = {"labels": drawn["labels"]} if model.takes_labels else {}
     if dataset.spec.values == "grey" and not model.pixel_by_pixel:
         pixels = {"pixels": "mean images" if model.mean_images else "grey levels"}
         found["samples"] = pixels | quality.score(drawn["probabilities"], dataset, **asked)
-        if model.likelihood is None and run.config.ema_decay:  # samples are all that tells the kinds of weights apart
+        if model.likelihood is None and runs.has_raw(run):  # samples are all that tells the kinds of weights apart
             raw = draw(runs.load_model(run, raw=True), len(dataset.test.images))
             found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset, **asked)
     if model.draws_bits:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from keras_genmnist import evaluate, files, images, likelihood, quality, runs
 from keras_genmnist.config import suggest
-from keras_genmnist.datasets import Dataset, DatasetSpec, eval_batches
+from keras_genmnist.datasets import Dataset, eval_batches
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
@@ -422,10 +422,12 @@ FIGURES = {
 }
 
 
-def _lacks(name: str, model: GenerativeModel, spec: DatasetSpec) -> str | None:
+def _lacks(name: str, model: GenerativeModel, run: Run) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
     if name in ("training_curves", "progress") and not model.is_trained:
         return "it needs a training, and the model is made of trained ones"
+    if name == "progress" and not run.progress.exists():  # as of a pretrained model
+        return "it needs the samples of each epoch, and the run has come without these"
     if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"
     lacking = {"reconstructions": not hasattr(model, "reconstruct")}
@@ -442,8 +444,8 @@ def _lacks(name: str, model: GenerativeModel, spec: DatasetSpec) -> str | None:
         return "it needs a model that draws in steps, as masked_diffusion and flow_matching"
     if name in ("latent_means", "latent_grid") and model.latent_size != 2:
         return f"it needs a latent of 2 dimensions, the model has {model.latent_size}"
-    if name == "latent_means" and not spec.num_classes:
-        return f"it needs labels, {spec.name} has none"
+    if name == "latent_means" and not run.spec.num_classes:
+        return f"it needs labels, {run.spec.name} has none"
     return None
 
 
@@ -504,7 +506,7 @@ def draw(
         if name not in FIGURES:
             raise UsageError(f"unknown figure {name!r}{suggest(name, known)} Figures: {', '.join(known)}")
     model, load = runs.load_model(run), _once(lambda: runs.load_data(run))
-    lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, run.spec))}
+    lacking = {name: reason for name in FIGURES if (reason := _lacks(name, model, run))}
     for name in which:
         if name in lacking:
             others = ", ".join(other for other in FIGURES if other not in lacking)

@@ -24,6 +24,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -315,15 +316,26 @@ def building(run: Run) -> Iterator[None]:
 
     Raises:
       Fault: if so.
+      UsageError: if the model is of the user's own, and its code may be what fails.
     """
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if run.own:
+            raise UsageError(f"{_own_place(run, error)} fails ({type(error).__name__}: {reason:.200})") from error
         raise Fault(
             f"the config in {_config_files(run.workdir)[0]} is damaged ({reason:.200}): correct it, and delete its "
             f"copy in {run.checkpoints}"
         ) from error
+
+
+def _own_place(run: Run, error: Exception) -> str:
+    """Where in the user's own code an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if run.source and Path(frame.filename) == run.source]
+    where = f"{run.source}, line {lines[-1]}" if lines else str(run.source or "the function given")
+    return f"build(config, spec) of {run.name} in {where}"
 
 
 def check_kinds(workdir: Path) -> None:
@@ -524,6 +536,15 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
             raise lost(run.best)
         raise Fault(f"{run.workdir} has no finished epoch yet: train it with {resume(run.workdir)}")
     return model
+
+
+def has_raw(run: Run) -> bool:
+    """Whether best/ also holds the weights that the scored ones are the average of: a pretrained model's does not."""
+    found = False
+    for index in run.best.glob("ckpt-*.index"):
+        with contextlib.suppress(tf.errors.OpError), files.literal(run.best) as literal:  # a damaged one holds nothing
+            found |= any(name.startswith("raw/") for name, _ in tf.train.list_variables(f"{literal}/{index.stem}"))
+    return found
 
 
 def lost(folder: Path) -> Fault:

@@ -41,8 +41,8 @@ def of(model: GenerativeModel) -> dict[str, Signature]:
         own.append(_complete(model))
     if model.takes_labels:
         own.append(_sample_class(model))
-    if hasattr(model, "discriminate"):
-        own.append(_discriminate(model))
+    if hasattr(model, "discriminate") and any(weight.numpy().any() for weight in model.discriminator.weights):
+        own.append(_discriminate(model))  # a pretrained GAN comes without it: its weights are 0
     return {function.__name__: function for function in own}
 
 

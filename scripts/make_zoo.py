@@ -13,9 +13,9 @@ from keras_genmnist import export, runs, zoo
 
 def main() -> None:
     for workdir in map(Path, sys.argv[1:]):
-        run = runs.load(workdir)
         with tempfile.TemporaryDirectory() as folder:
-            path = zoo.pack(run, export.export(run, Path(folder)))
+            run = zoo.rounded(runs.load(workdir), Path(folder))
+            path = zoo.pack(run, export.export(run, Path(folder) / "exports"))
         print(f"wrote {path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 import keras_genmnist as gm
-from keras_genmnist import bounds, export, runs, zoo
-from keras_genmnist.errors import Fault
+from keras_genmnist import bounds, evaluate, export, figures, runs, zoo
+from keras_genmnist.errors import Fault, UsageError
 from tests import test_cli, tiny
 
 call, genmnist, assert_one_line = test_cli.call, test_cli.genmnist, test_cli.assert_one_line
@@ -35,7 +35,7 @@ def packed(run, exported, monkeypatch, tmp_path, cache):
     own.metrics_json.write_text('{"test": {}}')
     (tmp_path / "zoo").mkdir()
     monkeypatch.setattr(zoo, "ZOO", tmp_path / "zoo")
-    return zoo.pack(own, exported)
+    return zoo.pack(zoo.rounded(own, tmp_path / "rounded"), exported)
 
 
 def test_run_comes_back_with_its_weights_rounded(packed, run):
@@ -62,7 +62,7 @@ def test_export_comes_back_and_gives_what_the_run_gives(packed, exported):
 
 def test_same_run_gives_the_same_file(packed, run, exported):
     before = packed.read_bytes()
-    own = packed.parent.parent / "vae"
+    own = packed.parent.parent / "rounded" / "vae"
     assert zoo.pack(runs.load(own), exported).read_bytes() == before
 
 
@@ -135,13 +135,27 @@ def test_gan_comes_without_its_discriminator(monkeypatch, tmp_path, cache):
     run = tiny.untrained(tiny.begin(tmp_path / "gan", "gan"))
     run.metrics_json.write_text('{"test": {}}')
     monkeypatch.setattr(zoo, "ZOO", tmp_path)
-    model, version = runs.load_model(run), export.export(run, tmp_path / "exports")
-    zoo.pack(run, version)
+    model = runs.load_model(run)
+    rounded = zoo.rounded(run, tmp_path / "rounded")
+    zoo.pack(rounded, export.export(rounded, tmp_path / "before"))
     unpacked = runs.load_model(zoo.run("gan"))
     assert any(np.any(weight) for weight in model.discriminator.get_weights())
     assert not any(np.any(weight) for weight in unpacked.discriminator.get_weights())
     own, other = (m.sample(4, seed=1)["images"] for m in (model, unpacked))
     np.testing.assert_allclose(own, other, atol=0.02)
+    for exported in (zoo.export("gan") / "1", export.export(zoo.run("gan"), tmp_path / "exports")):
+        signatures = tf.saved_model.load(str(exported)).signatures
+        assert "sample" in signatures and "discriminate" not in signatures
+    evaluate.evaluate(zoo.run("gan"), None)
+    record = json.loads((zoo.run("gan").metrics_json).read_text())
+    assert "samples" in record and "samples_raw" not in record
+
+
+def test_figures_of_a_pretrained_model_leave_out_progress(packed, tmp_path, capsys):
+    drawn = [name for name, _ in figures.draw(zoo.run("vae"), [])]
+    assert "samples" in drawn and "progress" not in drawn and capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="no figure progress: it needs the samples of each epoch, and the run"):
+        next(figures.draw(zoo.run("vae"), ["progress"]))
 
 
 def test_weight_too_large_for_its_half_precision_is_refused():

@@ -67,20 +67,37 @@ def export(name: str) -> Path:
     return _unpacked(name) / "exports" / name
 
 
-def pack(run: Run, version: Path) -> Path:
-    """Writes NAME.zip, with the name of the run's directory.  A GAN comes without its discriminator, which is zero.
+def rounded(run: Run, folder: Path) -> Run:
+    """A run as it comes back from its file, in folder/NAME; export this one, so that the export is of the same weights.
+
+    A GAN comes without its discriminator, which is zero.
 
     Args:
       run: a trained run that was evaluated.
-      version: the directory of its export's version.
-    Returns:
-      The path of the file.
+      folder: where to write it.
     """
+    workdir = folder / run.title
+    workdir.mkdir(parents=True)
+    for name in RUN_FILES:
+        shutil.copy(run.workdir / name, workdir)
     model = runs.load_model(run)
     if discriminator := getattr(model, "discriminator", None):
         for weight in discriminator.weights:
             weight.assign(tf.zeros_like(weight))
-    weights = [_planes(_rounded(weight.numpy())) for weight in model.weights]
+    runs.save(_state([_rounded(weight.numpy()) for weight in model.weights]), workdir / "best", max_to_keep=1)
+    return runs.load(workdir)
+
+
+def pack(run: Run, version: Path) -> Path:
+    """Writes NAME.zip, with the name of the run's directory.
+
+    Args:
+      run: a run of `rounded`.
+      version: the directory of its export's version.
+    Returns:
+      The path of the file.
+    """
+    weights = [_planes(_rounded(weight.numpy())) for weight in runs.load_model(run).weights]
     stored = io.BytesIO()
     np.savez(stored, **{str(number): weight for number, weight in enumerate(weights)})
     told = {f"run/{name}": (run.workdir / name).read_bytes() for name in RUN_FILES}
@@ -96,6 +113,12 @@ def pack(run: Run, version: Path) -> Path:
     digests = _digests() | {run.title: hashlib.sha256(content.getvalue()).hexdigest()}
     files.write_json(ZOO / "sha256.json", dict(sorted(digests.items())))
     return path
+
+
+def _state(weights: list[np.ndarray]) -> tf.train.Checkpoint:
+    """Of weights as packed; a SavedModel finds its variables by the same names as a run's model."""
+    kept = [weight.astype(np.float32) if weight.dtype == np.float16 else weight for weight in weights]
+    return tf.train.Checkpoint(weights=[tf.Variable(weight) for weight in kept])
 
 
 def _rounded(weight: np.ndarray) -> np.ndarray:
@@ -117,10 +140,10 @@ def _planes(weight: np.ndarray) -> np.ndarray:
 
 
 def _whole(stored: np.ndarray) -> np.ndarray:
-    """What `_planes` made of a float16 as float32; all else as it is."""
+    """What `_planes` made of a float16; all else as it is."""
     if stored.dtype != np.uint8:
         return stored
-    return np.ascontiguousarray(np.moveaxis(stored, 0, -1)).view("<f2")[..., 0].astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(stored, 0, -1)).view("<f2")[..., 0]
 
 
 def _digests() -> dict[str, str]:
@@ -167,8 +190,7 @@ def _unpack(name: str, content: bytes, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.read(member))
         with np.load(io.BytesIO(archive.read("weights.npz"))) as stored:
-            weights = [tf.Variable(_whole(stored[str(number)])) for number in range(len(stored))]
-    state = tf.train.Checkpoint(weights=weights)  # a SavedModel finds its variables by the same names as a run's model
+            state = _state([_whole(stored[str(number)]) for number in range(len(stored))])
     runs.save(state, run / "best", max_to_keep=1)
     with files.literal(version) as literal:
         state.write(f"{literal}/variables/variables")
