@@ -441,6 +441,8 @@ def compare(argv: list[str]) -> None:
         raise UsageError(f"--minutes={values.minutes} is out of range: give a number above 0, at most {YEAR}, a year")
     out = _folder_of_pictures(values)
     for name in values.models:
+        if configs.is_path(name):
+            raise UsageError(f"--models has {name}: `compare` takes no file, but `sweep` does; give names of configs")
         _load(name)  # refuses a misspelt name before TensorFlow's seconds of import
     with _quiet():
         from keras_genmnist import compare

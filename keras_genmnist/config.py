@@ -188,8 +188,15 @@ def require(config: ConfigDict, field: str, holds: bool, accepted: str) -> None:
 
 
 def require_numbers(config: ConfigDict) -> None:
-    """Checks that no whole number is too large, and no other so small that float32 makes it 0; see `require`."""
+    """Checks that no whole number is too large, and no other so small that float32 makes it 0; see `require`.
+
+    Raises:
+      UsageError: also for a field that is neither text nor a number nor a truth value, as config.json has no other.
+    """
     for field, value in config.items():
+        if not isinstance(value, str | int | float) and "components" not in config:
+            kind = "None" if value is None else f"a {type(value).__name__}"
+            raise UsageError(f"config.{field} is {kind}: give text, a number, True or False, or several fields")
         if isinstance(value, float):
             require(config, field, not 0 < abs(value) < SMALLEST, f"0, or no less than {SMALLEST} in size")
         elif isinstance(value, int):

@@ -13,6 +13,7 @@ import tf_keras
 
 from keras_genmnist import replicas
 from keras_genmnist.autoregressive import GatedPixelCNN
+from keras_genmnist.errors import UsageError
 from keras_genmnist.networks import folded, inputs
 from keras_genmnist.symmetries import restored, transformed
 
@@ -61,8 +62,30 @@ def base_of(distribution: tfd.Distribution) -> tfd.Distribution:
     return distribution.distribution if hasattr(distribution, "bijector") else distribution
 
 
+def gaussian_of(distribution: tfd.Distribution) -> tfd.Distribution:
+    """The Gaussian itself, diagonal or not, or the one that its flow starts from."""
+    return distribution if isinstance(distribution, tfd.MultivariateNormalLinearOperator) else base_of(distribution)
+
+
+def require_gaussian(distribution: tfd.Distribution) -> None:
+    """Raises UsageError unless a posterior is a Gaussian, or the image of a diagonal one under a flow."""
+    base = base_of(distribution)
+    kind = getattr(base, "distribution", base)
+    if not isinstance(kind, tfd.Normal):
+        raise UsageError(
+            "encodings, exports, gap, --proposal=defensive and several devices need a Gaussian posterior, or a flow of "
+            f"one, and this is a {kind.name}: have the encoder return tfd.Independent(tfd.Normal(mean, stddev), 1), "
+            "tfd.MultivariateNormalDiag or -TriL, or tfd.TransformedDistribution of the first"
+        )
+
+
 def point_of(distribution: tfd.Distribution, noise: tf.Tensor | float = 0.0) -> tf.Tensor:
-    """mean + stddev noise of a Gaussian, or what the flow makes of its base's: the centre, or with N(0, I) a draw."""
+    """mean + stddev noise of a Gaussian, or what the flow makes of its base's: the centre, or with N(0, I) a draw.
+
+    Raises:
+      UsageError: if it is another distribution.
+    """
+    require_gaussian(distribution)
     base = base_of(distribution)
     point = base.mean() + base.stddev() * noise
     return point if base is distribution else distribution.bijector.forward(point)

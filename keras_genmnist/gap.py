@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from keras_genmnist import annealing, bounds, migrations, progress, runs
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.datasets import eval_batches
-from keras_genmnist.distributions import base_of
+from keras_genmnist.distributions import base_of, require_gaussian
 from keras_genmnist.errors import UsageError
 from keras_genmnist.evaluate import provenance, require_commits, write_result
 from keras_genmnist.figures import plain, save
@@ -71,7 +71,9 @@ def posterior(model: LatentVariableModel, x: tf.Tensor, parameters: list[tf.Tens
 
 def amortized(model: LatentVariableModel, x: tf.Tensor) -> list[tf.Tensor]:
     """The parameters with which `posterior` is the encoder's."""
-    base = base_of(model.encoder(x))
+    own = model.encoder(x)
+    require_gaussian(own)
+    base = base_of(own)
     return [base.mean(), tf.math.log(base.stddev())]
 
 

@@ -118,6 +118,12 @@ def images_of(name: str, spec: DatasetSpec, config: ConfigDict, label: str) -> t
         labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])
         split = Split(images, binarization.reference(images), labels, "test")
     shape = split.images.shape[1:]
+    if shape[:2] == spec.image_shape[:2] and shape != spec.image_shape:
+        kinds = {1: "grey", 3: "coloured"}
+        raise UsageError(
+            f"the images of {name} are {kinds[shape[2]]}, and {label} is of {kinds[spec.image_shape[2]]} images: "
+            "give such ones"
+        )
     if shape != spec.image_shape:
         raise UsageError(
             f"the images of {name} are {arrays.size(shape)}, and {label} is of images of "

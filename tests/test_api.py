@@ -301,6 +301,34 @@ def test_model_of_the_users_own_may_ask_tensors_in_python(tmp_path):
     assert run.evaluate()["test"]["nll"]["mean"] > 784 * np.log(2)
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def build(config, spec):\n    pass", "build(config, spec) of mine gives None: return a GenerativeModel"),
+        ("def build(config): pass", "mine.py fails (TypeError: build() takes 1 positional argument but 2 were given)"),
+        ("def build(config, spec):\n\n    raise ValueError('my\\nown')", "mine.py, line 6 fails (ValueError: my own)"),
+    ],
+)
+def test_mistake_in_ones_own_code_is_told_with_its_place(code, told, tmp_path, genmnist):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from keras_genmnist import config\n"
+        "def get_config():\n    return config.training('mine', dataset='mnist_5k')\n" + code
+    )
+    outcome = genmnist("train", f"--model={path}")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1 and told in outcome.err, outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("value", "kind"), [([64, 32], "a list"), ((1, 2), "a tuple"), (None, "None")])
+def test_field_that_config_json_cannot_hold_is_refused_before_training(value, kind, tmp_path, genmnist):
+    path = tmp_path / "mine.py"
+    path.write_text(RING.read_text().replace("radius=3.0", f"radius=3.0, sizes={value}"))
+    outcome = genmnist("train", f"--model={path}")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert f"config.sizes is {kind}: give text, a number, True or False, or several fields" in outcome.err
+
+
 @pytest.mark.slow
 def test_changed_file_does_not_go_on_with_the_run_of_the_old_one(tmp_path, genmnist):
     path, flags = tmp_path / "mine.py", [f"--config.{f}={v}" for f, v in (("epochs", 1), ("batch_size", 1000))]

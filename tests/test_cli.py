@@ -234,6 +234,7 @@ BAD_USAGE = {
         ["figures", "--model=vae", "--which=samples", "--pairs=3,5"],
         ["--pairs=3,5", "--which=interpolation"],
     ),
+    "compare a file": (["compare", "--models=vae,own/ring.py"], ["own/ring.py", "takes no file", "sweep"]),
     "compare nothing": (["compare"], ["--models=", "two or more", MODELS]),
     "compare with itself": (["compare", "--models=vae,vae"], ["vae,vae", "each once"]),
     "compare what is not": (["compare", "--models=vae,vea"], ["'vea'", "did you mean vae?", MODELS]),

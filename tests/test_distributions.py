@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from keras_genmnist import distributions, flows, networks
+from keras_genmnist import distributions, flows, gap, networks
 from keras_genmnist.autoregressive import GatedPixelCNN
 from keras_genmnist.distributions import (
     Bernoulli,
@@ -20,6 +20,8 @@ from keras_genmnist.distributions import (
     Posterior,
     StandardNormal,
 )
+from keras_genmnist.errors import UsageError
+from keras_genmnist.models.vae import VAE
 
 tfd = tfp.distributions
 
@@ -418,3 +420,36 @@ def test_prior_of_classes_is_of_the_pseudo_images_of_the_class():
     posterior = prior.encoder(tf.clip_by_value(prior.pseudo_images[1::3], 0, 1), context=tf.one_hot([1, 1], 3))
     expected = tf.reduce_logsumexp(posterior.log_prob(z)) - np.log(2)  # of 7 the second and the fifth
     np.testing.assert_allclose(prior(tf.one_hot([1], 3)).log_prob(z)[0], expected, rtol=1e-5)
+
+
+GIVEN = tf.constant([[1.0, -2.0], [0.5, 3.0]])
+CORRELATED = tf.constant([[0.5, 0.0], [0.4, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("posterior", "stddev"),
+    [
+        (lambda x: tfd.Independent(tfd.Normal(GIVEN, 0.5), 1), [0.5, 0.5]),
+        (lambda x: tfd.MultivariateNormalDiag(GIVEN, [0.5, 2.0]), [0.5, 2.0]),
+        (lambda x: tfd.MultivariateNormalTriL(GIVEN, CORRELATED), [0.5, np.sqrt(0.4**2 + 4)]),
+    ],
+)
+def test_code_of_any_gaussian_is_its_mean_and_variance(posterior, stddev):
+    model = VAE(posterior, BernoulliDecoder(tf_keras.layers.Dense(9), (3, 3, 1)), StandardNormal(2), (3, 3, 1))
+    noise = tf.constant([[1.0, 0.0], [0.0, 1.0]])
+    code = model.encode(tf.zeros([2, 3, 3, 1]), noise)
+    np.testing.assert_allclose(code["mean"], GIVEN)
+    np.testing.assert_allclose(code["log_variance"], np.tile(2 * np.log(stddev), [2, 1]), rtol=1e-6)
+    scale = CORRELATED if isinstance(posterior(0), tfd.MultivariateNormalTriL) else tf.linalg.diag(stddev)
+    np.testing.assert_allclose(code["z"], GIVEN + tf.transpose(tf.cast(scale, tf.float32)), rtol=1e-6)
+
+
+def test_posterior_that_is_no_gaussian_has_no_code():
+    laplace = tfd.Independent(tfd.Laplace(GIVEN, 1.0), 1)
+    decoder = BernoulliDecoder(tf_keras.layers.Dense(9), (3, 3, 1))
+    model = VAE(lambda x, training=False: laplace, decoder, StandardNormal(2), (3, 3, 1))
+    x = tf.zeros([2, 3, 3, 1])
+    assert np.isfinite(model.log_terms(x, 3, seed=tf.constant([0, 0])).log_posterior).all()
+    for use in (lambda: model.encode(x), lambda: gap.amortized(model, x), lambda: model.log_terms_at(x, tf.zeros([1]))):
+        with pytest.raises(UsageError, match=r"^[^\n]*this is a Laplace: have the encoder return tfd.Independent\("):
+            use()

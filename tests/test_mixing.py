@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_genmnist import evaluate, mixing, runs
 from keras_genmnist.errors import UsageError
@@ -45,6 +46,15 @@ def test_em_is_at_the_maximum():
     for step in ([0.01, -0.01, 0], [-0.01, 0.01, 0], [0, 0.01, -0.01], [0.01, 0, -0.01]):
         assert mixing.mixed(log_px, shares + step).mean() < best
     assert mixing.em(np.stack([log_px[0], log_px[0] - 30]))[1] < 1e-5
+
+
+def test_model_that_draws_no_image_does_no_harm(pair):
+    models = [runs.load_model(own) for own in pair]
+    for shares, drawing in (([1e-9, 1], models[1]), ([1, 1e-9], models[0])):
+        drawn = mixing.MODELS["images"].of(models, shares).sample(3, seed=1)["images"].numpy()
+        assert drawn.shape == (3, 8, 8, 1)
+        seeds = tf.map_fn(lambda seed: tf.random.split(seed, 2), tf.constant([[1, 0], [1, 1], [1, 2]]))[:, 1]
+        np.testing.assert_array_equal(drawn, drawing.draw(seeds)["images"])
 
 
 @pytest.mark.slow

@@ -186,7 +186,9 @@ def test_score_refuses_what_it_cannot_score(source, run, tmp_path):
     with pytest.raises(UsageError, match="--against=mnist_5k is what --images gives: give other images"):
         scoring.score(source, None, out, 5, "mnist_5k")
     np.savez(tmp_path / "colour.npz", images=np.random.default_rng(0).integers(0, 256, [9, 28, 28, 3], np.uint8))
-    with pytest.raises(UsageError, match=r"colour.npz are 28 x 28 x 3, and vae on mnist_5k is of images of 28 x 28:"):
+    with pytest.raises(
+        UsageError, match=r"colour.npz are coloured, and vae on mnist_5k is of grey images: give such ones"
+    ):
         scoring.score(source, None, out, 5, str(tmp_path / "colour.npz"))
     assert not out.exists()
 

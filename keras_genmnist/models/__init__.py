@@ -41,7 +41,7 @@ def build(
         that config.model says.
       fields: other values of the config's fields.
     Raises:
-      UsageError: if a config value is out of range, or the model does not fit in memory.
+      UsageError: if a config value is out of range, the model does not fit in memory, or `builder` gives none.
     """
     if isinstance(spec, datasets.Dataset):
         raise UsageError(f"spec is {spec!r}: give what its images are, its .spec")
@@ -58,6 +58,8 @@ def build(
         raise UsageError(f"{config.dataset} is not a data set with a name: give the spec of its images")
     with memory.variables_that_fit(), precision.of_networks(config.precision):
         model = make(config, spec)
+        if not isinstance(model, GenerativeModel):
+            raise UsageError(f"build(config, spec) of {config.model} gives {model!r:.60}: return a GenerativeModel")
         model.build_variables()
     if builder is None:
         _without_autograph(model)

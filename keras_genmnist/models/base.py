@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import bounds, precision
 from keras_genmnist.bounds import ELBO, LogTerms
 from keras_genmnist.datasets.spec import DatasetSpec
-from keras_genmnist.distributions import base_of, point_of, sample_each
+from keras_genmnist.distributions import gaussian_of, point_of, sample_each
 from keras_genmnist.errors import UsageError
 from keras_genmnist.inference import RefinedPosterior
 
@@ -715,7 +715,7 @@ class LatentVariableModel(DecoderModel):
         """
         encoder, _, _ = self.pieces(y)
         posterior = encoder(x)
-        base = base_of(posterior)
+        base = gaussian_of(posterior)
         return {"mean": base.mean(), "log_variance": 2 * tf.math.log(base.stddev()), "z": point_of(posterior, noise)}
 
     def reconstruct(self, x: tf.Tensor, y: tf.Tensor | None = None) -> tf.Tensor:

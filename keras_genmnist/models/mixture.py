@@ -65,8 +65,9 @@ class _Mixture(MadeModel):
         drawn = {"images": tf.zeros(shape), "probabilities": tf.zeros(shape)}
         for number, component in enumerate(self.components):
             rows = tf.where(chosen == number)
-            own = component.draw(tf.gather(pairs[:, 1], rows[:, 0]))
-            drawn = {name: tf.tensor_scatter_nd_update(images, rows, own[name]) for name, images in drawn.items()}
+            own_seeds = tf.concat([tf.gather(pairs[:, 1], rows[:, 0]), pairs[:1, 1]], axis=0)
+            own = component.draw(own_seeds)  # of none, oneDNN's convolution has a wrong shape, so one is drawn too many
+            drawn = {name: tf.tensor_scatter_nd_update(images, rows, own[name][:-1]) for name, images in drawn.items()}
         return drawn
 
 
