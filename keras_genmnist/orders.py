@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_genmnist import replicas
 from keras_genmnist.distributions import categorical_each
-from keras_genmnist.models.base import MadeModel, TractableModel
+from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images
 from keras_genmnist.symmetries import restored, transformed
 
 
@@ -36,6 +36,8 @@ class Orders(TractableModel):
 
     def _labels(self, order: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
         """What the model is told, int32 [B]."""
+        if y is not None:
+            require_classes(tf.convert_to_tensor(y), self.num_classes)
         return order if y is None else order * self.num_classes + tf.cast(y, tf.int32)
 
     def _log_likelihood_in(self, order: tf.Tensor, x: tf.Tensor, y: tf.Tensor | None) -> tf.Tensor:
@@ -58,6 +60,7 @@ class Orders(TractableModel):
         return tf.reduce_logsumexp(found, axis=1) - tf.math.log(float(classes))
 
     def log_likelihood(self, x, y=None):
+        require_images(x, self.image_shape)
         return tf.reduce_logsumexp(self.log_likelihood_by_order(x, y), axis=0) - tf.math.log(float(self.orders))
 
     def averaged(self, others: Sequence["Orders"], shares: Sequence[float]) -> "AveragedOrders":

@@ -320,6 +320,38 @@ def test_mistake_in_ones_own_code_is_told_with_its_place(code, told, tmp_path, g
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["cvae", "pixelcnn", "cgan"])
+def test_class_that_is_not_there_is_refused_in_python(name):
+    model = gm.models.build(tiny.config(name, class_conditional=True), gm.datasets.spec("mnist"))
+    for y, told in (
+        (10, "label 10 is out of range"),
+        (-1, "label -1"),
+        ([1, 2, 30, 4], "label 30"),
+        ("7", "of type str"),
+    ):
+        with pytest.raises(UsageError, match=f"^[^\\n]*{told}[^\\n]*: give the numbers of classes, 0 to 9$"):
+            model.sample(4, seed=1, y=y)
+
+
+@pytest.mark.parametrize("name", ["vae", "ladder", "pixelcnn", "masked_diffusion"])
+def test_images_that_a_model_does_not_take_are_refused_in_python(name, mnist_5k):
+    model = gm.models.build(tiny.config(name), mnist_5k.spec)
+    for images, told in (
+        (mnist_5k.test.images[:4], r"pixels are from 0 to 255: give images in \[0, 1\]"),
+        (np.full([2, 28, 28, 1], np.nan), "pixels are from nan to nan"),
+        (np.zeros([2, 32, 32, 1]), r"images are of the shape \(2, 32, 32, 1\): give \[N, 28, 28, 1\]"),
+        (np.zeros([2, 28, 28]), r"images are of the shape \(2, 28, 28\)"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            model.log_likelihood(images)
+        if model.has_encoder:
+            with pytest.raises(UsageError, match=told):
+                model.encode(images)
+    if name != "pixelcnn":
+        with pytest.raises(UsageError, match="num_draws is 0: give 1 or more"):
+            model.log_likelihood(mnist_5k.test.binary[:2], num_draws=0)
+
+
 @pytest.mark.parametrize(("value", "kind"), [([64, 32], "a list"), ((1, 2), "a tuple"), (None, "None")])
 def test_field_that_config_json_cannot_hold_is_refused_before_training(value, kind, tmp_path, genmnist):
     path = tmp_path / "mine.py"

@@ -152,6 +152,7 @@ class GenerativeModel(tf_keras.Model):
         if y is None:
             raise ValueError("this model is told the class of an image: give labels, y")
         y = tf.convert_to_tensor(y)
+        require_classes(y, self.num_classes)
         return y if y.dtype.is_floating else tf.one_hot(y, self.num_classes)
 
     def draw(self, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -326,6 +327,8 @@ class BoundedModel(LikelihoodModel):
           x, num_draws, seed: as of `bound_terms`.
           y: labels [B], of a model that takes them.
         """
+        require_images(x, self.image_shape)
+        require_draws(num_draws)
         draws = (self.bound_draws or 1) if num_draws is None else num_draws
         return self.bound_terms(x, num_draws=draws, seed=seed, **told(y))["elbo"]
 
@@ -558,6 +561,8 @@ class LatentVariableModel(DecoderModel):
           [B], nats.
         Source: Burda et al. (2016), equation 8, arxiv.org/abs/1509.00519
         """
+        require_images(x, self.image_shape)
+        require_draws(num_draws)
         x = tf.cast(x, tf.float32)
 
         def given(y: tf.Tensor | None) -> tf.Tensor:
@@ -713,6 +718,7 @@ class LatentVariableModel(DecoderModel):
           mean, log_variance: of the Gaussian q(z | x), or of the one that its flow starts from, [B, D].
           z: mean + scale noise, or what the flow makes of it, [B, D].
         """
+        require_images(x, self.image_shape)
         encoder, _, _ = self.pieces(y)
         posterior = encoder(x)
         base = gaussian_of(posterior)
@@ -724,6 +730,33 @@ class LatentVariableModel(DecoderModel):
         [B, H, W, C] -> [B, H, W, C] in [0, 1]
         """
         return self.decode(self.encode(x, **told(y))["z"], **told(y))
+
+
+def require_images(x: tf.Tensor, image_shape: tuple[int, int, int]) -> None:
+    """Raises UsageError unless x is [B, H, W, C] with pixels in [0, 1]; in a graph, pixels are not known."""
+    x = tf.convert_to_tensor(x)
+    if not x.shape.is_compatible_with([None, *image_shape]):
+        raise UsageError(f"images are of the shape {x.shape}: give [N, {', '.join(map(str, image_shape))}]")
+    if tf.executing_eagerly() and tf.size(x) and not 0 <= np.min(x) <= np.max(x) <= 1:
+        given = f"{np.min(x):g} to {np.max(x):g}"
+        raise UsageError(f"pixels are from {given}: give images in [0, 1], as `binary` of a data set's splits")
+
+
+def require_draws(num_draws: tf.Tensor | int | None) -> None:
+    """Raises UsageError for a number of draws below 1."""
+    if isinstance(num_draws, int) and num_draws < 1:
+        raise UsageError(f"num_draws is {num_draws}: give 1 or more")
+
+
+def require_classes(y: tf.Tensor, num_classes: int) -> None:
+    """Raises UsageError for labels that are no classes; in a graph, their values are not known."""
+    accepted = f"give the numbers of classes, 0 to {num_classes - 1}"
+    if not (y.dtype.is_integer or y.dtype.is_floating):
+        raise UsageError(f"labels are of type {y.dtype.name}: {accepted}")
+    if y.dtype.is_integer and tf.executing_eagerly():
+        wrong = [label for label in np.ravel(y).tolist() if not 0 <= label < num_classes]
+        if wrong:
+            raise UsageError(f"label {wrong[0]} is out of range: {accepted}")
 
 
 def told(y: tf.Tensor | None = None) -> dict[str, tf.Tensor]:

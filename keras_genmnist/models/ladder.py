@@ -30,7 +30,7 @@ from keras_genmnist.config import (
 )
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import BernoulliDecoder, LogisticDecoder, StandardNormal, draw_noise
-from keras_genmnist.models.base import LatentVariableModel
+from keras_genmnist.models.base import LatentVariableModel, require_images
 from keras_genmnist.networks import folded, inputs
 
 tfd = tfp.distributions
@@ -291,6 +291,7 @@ class HierarchicalVAE(LatentVariableModel):
         )
 
     def encode(self, x, noise=0.0, y=None):
+        require_images(x, self.image_shape)
         # With noise, the mean and variance of a layer given the draws of those it was inferred from.
         layers = self._infer(x, noise + tf.zeros([1, tf.shape(x)[0], self.latent_size]), y=y)
         found = [(layer.posterior.mean(), 2 * tf.math.log(layer.posterior.stddev()), layer.e) for layer in layers]

@@ -17,7 +17,7 @@ from keras_genmnist.config import require, require_choice, require_fit, require_
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import MadeModel, TractableModel
+from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images
 from keras_genmnist.orders import Orders
 from keras_genmnist.symmetries import require_orders
 
@@ -65,6 +65,7 @@ class PixelCNN(TractableModel):
         """What the network is told of the position, [1, R, S, P], the class, [B, 1, 1, C], and a move, [B, 1, 1, 1]."""
         parts = [] if self.positions is None else [self.positions]
         if labels is not None:
+            require_classes(tf.convert_to_tensor(labels), self.num_classes)
             parts.append(tf.one_hot(labels, self.num_classes)[:, None, None])
         if self.augmented:
             is_moved = [0.0] if is_moved is None else tf.cast(is_moved, tf.float32)
@@ -72,6 +73,7 @@ class PixelCNN(TractableModel):
         return parts if len(parts) > 1 else parts[0] if parts else None
 
     def log_likelihood(self, x, y=None):
+        require_images(x, self.image_shape)
         if self.takes_labels and y is None:
             by_class = self._by_class(lambda labels: self.log_likelihood(x, labels), tf.shape(x)[0])
             return tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))
