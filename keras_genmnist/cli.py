@@ -857,7 +857,12 @@ def _trained(values: flags.FlagValues):
 def _workdir(values: flags.FlagValues, name: str | None = None) -> Path:
     """The directory given, or else that of a run of the config `name`."""
     if not values.workdir and name is None:
-        raise UsageError(f"give --model=NAME, one of {', '.join(configs.names())}, or the --workdir=DIR of a run")
+        others = {"workdir": "the --workdir=DIR of a run", "pretrained": "--pretrained=NAME", "export": "--export=DIR"}
+        ways = [
+            f"--model=NAME, one of {', '.join(configs.names())}",
+            *(others[flag] for flag in others if flag in values),
+        ]
+        raise UsageError(f"give {'; '.join(ways[:-1])}; or {ways[-1]}")
     return Path(values.workdir or Path("runs") / name)
 
 

@@ -43,7 +43,10 @@ def load(name: str) -> ConfigDict:
     module = _module(name)
     if not hasattr(module, "get_config"):
         raise UsageError(f"{name} has no get_config(): give a file that returns a ConfigDict by it")
-    return module.get_config()
+    config = module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"get_config() of {name} gives {config!r:.60}: return a ConfigDict, as config.training(...)")
+    return config
 
 
 def search(name: str) -> dict[str, str] | None:
@@ -140,8 +143,9 @@ def description(name: str) -> str:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """'; did you mean X?' where a known name is near, else a full stop."""
-    near = difflib.get_close_matches(name.lower(), known, n=1)
+    """'; did you mean X?' where a known name is near, or is longer, else a full stop."""
+    longer = [other for other in known if len(name) > 2 and other.startswith(f"{name.lower()}_")]
+    near = longer or difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean {near[0]}?" if near else "."
 
 

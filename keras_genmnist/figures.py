@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from keras_genmnist import evaluate, files, images, likelihood, quality, runs
 from keras_genmnist.config import suggest
@@ -184,7 +185,8 @@ def training_curves(subject: Subject) -> Figure:
     }
     if not curves:
         raise Fault(f"{subject.run.metrics_jsonl} is damaged: restore it")
-    figure = Drawing(figsize=(5 * len(curves), 4), layout="constrained")
+    # A single panel is wider, for the title.
+    figure = Drawing(figsize=(max(8, 5 * len(curves)), 4), layout="constrained")
     axes = figure.subplots(1, len(curves))
     epochs = [row["epoch"] for row in rows]
     for axis, (label, names) in zip(np.atleast_1d(axes), curves.items(), strict=True):
@@ -317,6 +319,8 @@ def steps(subject: Subject) -> Figure:
     axes["frechet"].errorbar(numbers, [distance["mean"] for distance in distances], spread, marker="o", capsize=3)
     axes["frechet"].axhline(floor, linestyle="--", color="gray", label="as many training images")
     axes["frechet"].set(ylabel=f"Frechet distance of {count:,} samples", yscale="log")
+    axes["frechet"].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes["frechet"].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes["frechet"].legend()
     if nats:
         axes["other"].plot(numbers, list(nats.values()), marker="o")

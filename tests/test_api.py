@@ -388,6 +388,7 @@ def test_model_of_a_python_function_reopens_with_it(tmp_path, eager):
         (None, "no config .*mine.py"),
         ("syntax error", "mine.py cannot be run .*SyntaxError"),
         ("x = 1", r"mine.py has no get_config\(\)"),
+        ("def get_config(): return {'seed': 1}", r"get_config\(\) of .*mine.py gives {'seed': 1}: return a ConfigDict"),
         ("raise ValueError('two\\nlines')", "mine.py cannot be run .*ValueError: two lines"),
     ],
 )

@@ -1,5 +1,6 @@
 """The cases of TensorFlow Serving's http_rest_api_handler_test and http_rest_api_util_test, as tables; and our own."""
 
+import gzip
 import json
 import shutil
 import threading
@@ -218,6 +219,12 @@ def test_predict_refuses_another_content_type(client, content_type):
     assert_error(response, 415, "send JSON")
 
 
+def test_predict_refuses_a_compressed_body(client):
+    body = gzip.compress(b'{"inputs": [1]}')
+    response = client.post("/v1/models/toy:predict", data=body, headers={"Content-Encoding": "gzip"})
+    assert_error(response, 415, "the content encoding is gzip: send JSON as it is")
+
+
 def ask(signature: str, **inputs) -> dict:
     return {"signature_name": signature, "inputs": inputs}
 
@@ -367,6 +374,8 @@ def test_sample_sheet_of_a_digit(repository, client, monkeypatch):
     sheet = tf.io.decode_png(client.get("/v1/models/vae/sample.png?digit=7&num_samples=4").data).numpy()
     np.testing.assert_allclose(sheet[:28, :28] / 255, np.full([28, 28, 1], 0.7), atol=1 / 255)
     assert sheet.shape == (57, 57, 1)
+    for query, told in (("digit=10", "digit=10 is out of range: give 0 to 9"), ("digit=1&label=2", "give one of them")):
+        assert_error(client.get(f"/v1/models/vae/sample.png?{query}"), 400, told)
 
 
 def test_explorer_is_told_of_the_models(client):

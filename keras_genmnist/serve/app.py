@@ -136,6 +136,8 @@ def create_app(
         if not JSON_TYPES.fullmatch(request.mimetype):
             message = f"the content type is {request.mimetype}: send JSON, as application/json"
             return _json({"error": message}, 415)
+        if (encoding := request.content_encoding or "identity") != "identity":
+            return _json({"error": f"the content encoding is {encoding:.40}: send JSON as it is, without any"}, 415)
         with places.take():
             servable = repository.servable(name, version)
             if method != "predict":
@@ -172,6 +174,10 @@ def create_app(
                 raise invalid(f"{key}={value:.20} is no whole number: give one")
             wanted[key] = int(value)
         if "digit" in wanted:
+            if "label" in wanted:
+                raise invalid("digit and label name the same: give one of them")
+            if not 0 <= wanted["digit"] < servable.spec.num_classes:
+                raise invalid(f"digit={wanted['digit']} is out of range: give 0 to {servable.spec.num_classes - 1}")
             wanted["label"] = wanted.pop("digit")
         with places.take():
             signature = servable.signature("sample_class" if "label" in wanted else "sample")
