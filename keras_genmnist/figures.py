@@ -430,7 +430,7 @@ def _lacks(name: str, model: GenerativeModel, run: Run) -> str | None:
     """Why the figure cannot be drawn, or None where it can."""
     if name in ("training_curves", "progress") and not model.is_trained:
         return "it needs a training, and the model is made of trained ones"
-    if name == "progress" and not run.progress.exists():  # as of a pretrained model
+    if name == "progress" and not (run.progress.exists() or run.checkpoints.exists()):  # as of a pretrained model
         return "it needs the samples of each epoch, and the run has come without these"
     if name in ("interpolation", "latent_means", "latent_grid") and not model.has_latents:
         return "it needs latents, the model has none"

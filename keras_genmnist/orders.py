@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_genmnist import replicas
 from keras_genmnist.distributions import categorical_each
-from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images
+from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images, require_pixels
 from keras_genmnist.symmetries import restored, transformed
 
 
@@ -61,6 +61,7 @@ class Orders(TractableModel):
 
     def log_likelihood(self, x, y=None):
         require_images(x, self.image_shape)
+        require_pixels(x)
         return tf.reduce_logsumexp(self.log_likelihood_by_order(x, y), axis=0) - tf.math.log(float(self.orders))
 
     def averaged(self, others: Sequence["Orders"], shares: Sequence[float]) -> "AveragedOrders":

@@ -344,7 +344,7 @@ def test_images_that_a_model_does_not_take_are_refused_in_python(name, mnist_5k)
     ):
         with pytest.raises(UsageError, match=told):
             model.log_likelihood(images)
-        if model.has_encoder:
+        if model.has_encoder and "shape" in told:
             with pytest.raises(UsageError, match=told):
                 model.encode(images)
     if name != "pixelcnn":

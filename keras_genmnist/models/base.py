@@ -328,6 +328,7 @@ class BoundedModel(LikelihoodModel):
           y: labels [B], of a model that takes them.
         """
         require_images(x, self.image_shape)
+        require_pixels(x)
         require_draws(num_draws)
         draws = (self.bound_draws or 1) if num_draws is None else num_draws
         return self.bound_terms(x, num_draws=draws, seed=seed, **told(y))["elbo"]
@@ -562,6 +563,7 @@ class LatentVariableModel(DecoderModel):
         Source: Burda et al. (2016), equation 8, arxiv.org/abs/1509.00519
         """
         require_images(x, self.image_shape)
+        require_pixels(x)
         require_draws(num_draws)
         x = tf.cast(x, tf.float32)
 
@@ -733,10 +735,14 @@ class LatentVariableModel(DecoderModel):
 
 
 def require_images(x: tf.Tensor, image_shape: tuple[int, int, int]) -> None:
-    """Raises UsageError unless x is [B, H, W, C] with pixels in [0, 1]; in a graph, pixels are not known."""
-    x = tf.convert_to_tensor(x)
-    if not x.shape.is_compatible_with([None, *image_shape]):
-        raise UsageError(f"images are of the shape {x.shape}: give [N, {', '.join(map(str, image_shape))}]")
+    """Raises UsageError unless x is [B, H, W, C]."""
+    shape = tf.convert_to_tensor(x).shape
+    if not shape.is_compatible_with([None, *image_shape]):
+        raise UsageError(f"images are of the shape {shape}: give [N, {', '.join(map(str, image_shape))}]")
+
+
+def require_pixels(x: tf.Tensor) -> None:
+    """Raises UsageError unless pixels are in [0, 1]; in a graph, they are not known."""
     if tf.executing_eagerly() and tf.size(x) and not 0 <= np.min(x) <= np.max(x) <= 1:
         given = f"{np.min(x):g} to {np.max(x):g}"
         raise UsageError(f"pixels are from {given}: give images in [0, 1], as `binary` of a data set's splits")

@@ -17,7 +17,7 @@ from keras_genmnist.config import require, require_choice, require_fit, require_
 from keras_genmnist.datasets.spec import DatasetSpec
 from keras_genmnist.distributions import categorical_each
 from keras_genmnist.errors import UsageError
-from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images
+from keras_genmnist.models.base import MadeModel, TractableModel, require_classes, require_images, require_pixels
 from keras_genmnist.orders import Orders
 from keras_genmnist.symmetries import require_orders
 
@@ -74,6 +74,7 @@ class PixelCNN(TractableModel):
 
     def log_likelihood(self, x, y=None):
         require_images(x, self.image_shape)
+        require_pixels(x)
         if self.takes_labels and y is None:
             by_class = self._by_class(lambda labels: self.log_likelihood(x, labels), tf.shape(x)[0])
             return tf.reduce_logsumexp(by_class, axis=0) - tf.math.log(float(self.num_classes))

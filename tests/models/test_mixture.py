@@ -122,9 +122,9 @@ def test_mixture_refuses_what_would_be_no_density(components):
 
 
 @pytest.mark.parametrize("name", ["training_curves", "progress"])
-def test_mixture_has_no_figures_of_a_training(components, mnist_5k, name):
-    assert "made of trained ones" in figures._lacks(name, mixture.of(components, SHARES), mnist_5k.spec)
-    assert figures._lacks(name, components[0], mnist_5k.spec) is None
+def test_mixture_has_no_figures_of_a_training(components, run, name):
+    assert "made of trained ones" in figures._lacks(name, mixture.of(components, SHARES), run)
+    assert figures._lacks(name, components[0], run) is None
 
 
 def test_draws_of_a_batch_are_none_of_another_one():
