@@ -63,6 +63,19 @@ def test_the_search_goes_on_through_a_round_that_loses(monkeypatch):
     np.testing.assert_array_equal(search.best(None, [tf.constant([[0]])])[0], [[2]])  # and gives up before the last
 
 
+def test_the_search_gets_higher_by_shorter_steps_where_longer_ones_only_lose():
+    search = object.__new__(gap.Search)
+    search.ticker = progress.Ticker()
+    search.ascend = lambda x, parameters, seed, rate: [parameters[0] + (1.0 if rate < 0.002 else -1.0)]
+
+    def terms(x, parameters, num_draws, seed):
+        height = tf.minimum(parameters[0], 3.0)[None, :, 0]
+        return LogTerms(height, tf.zeros_like(height), tf.zeros_like(height))
+
+    search.terms = terms
+    assert search.best(None, [tf.constant([[0.0]])])[0] == 3
+
+
 def test_the_estimate_of_an_image_is_chosen_by_others():
     # Of the even images the second is highest, of the odd ones the first: each is chosen for the others.
     estimates = np.array([[0.0, 5.0, 1.0, 6.0], [3.0, 2.0, 4.0, 2.5]])
