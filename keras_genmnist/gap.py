@@ -34,7 +34,7 @@ PLANES = 10  # planar maps
 RATES = (0.02, 0.005, 0.001)  # of Adam: each until the ascent has converged, for a longer step may only lose by then
 ROUND, ROUNDS = 200, 25  # steps between two looks; looks at most
 ASCENT_DRAWS, LOOKING_DRAWS = 4, 200
-CONVERGED, PATIENCE = 0.01, 2  # an ascent ends once so many rounds gain less than so many nats each, on average
+CONVERGED, PATIENCE = 0.01, 5  # an ascent ends once so many rounds gain less than so many nats each, on average
 SEED = 3435
 LEVELS = {  # the highest first
     "log_px": "log p(x)",

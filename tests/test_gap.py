@@ -56,7 +56,7 @@ def test_the_search_goes_on_through_a_round_that_loses(monkeypatch):
     search.ascend = lambda x, parameters, seed, rate: [parameters[0] + 1]
 
     def terms(x, parameters, num_draws, seed):
-        height = tf.gather(tf.constant([0.0, -1.0, 5.0, 4.0, 3.0, 9.0]), parameters[0][:, 0])[None]
+        height = tf.gather(tf.constant([0.0, -1.0, 5.0, *[4.0] * gap.PATIENCE, 9.0]), parameters[0][:, 0])[None]
         return LogTerms(height, tf.zeros_like(height), tf.zeros_like(height))
 
     search.terms = terms
