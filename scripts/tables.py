@@ -18,7 +18,7 @@ from keras_genmnist.errors import UsageError
 from keras_genmnist.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
-SHOWN = 10  # rows in README
+SHOWN = 11  # rows in README
 LEVELS = (86, 84, 82, 81, 80, 79, 78)  # nats
 SEED = re.compile(r"-seed\d+$")  # at the end of the name of a run that differs from NAME in the seed alone
 START = re.compile(r"--init_from=(?:\S*/)?([^/\s]+)")  # the name of the run whose weights a training started from
