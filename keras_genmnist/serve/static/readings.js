@@ -206,7 +206,7 @@ function number(name, notes, names, read) {
   return { element, place: ".beside", show: async (image) => write(image ? await read(image) : { value: "–" }) };
 }
 
-/** A bar for each latent's [mean, variance], from -3 to 3 or further, the fainter the nearer its variance is to the prior's, 1. */
+/** A bar for each latent's [mean, variance], from -3 to 3 or further; faint where its variance is near the prior's, 1. */
 function drawBars({ context, width, height }, posterior) {
   context.fillStyle = getComputedStyle(context.canvas).color;
   context.globalAlpha = 0.3;
