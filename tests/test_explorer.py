@@ -624,7 +624,7 @@ def test_errors_of_the_server_are_shown_where_they_happen(page, server):
 
 
 def test_page_without_a_model_says_so_and_asks_again(page, server):
-    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": []}))
+    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": [], "loading": []}))
     page.goto(server)
     page.wait_for_selector("text=No model is available yet.")
     page.unroute("**/explorer/models")
@@ -633,6 +633,35 @@ def test_page_without_a_model_says_so_and_asks_again(page, server):
     assert page.locator("#notice").inner_text() == ""
     assert page.get_by_role("button", name="Try again").is_hidden()
     settle(page)
+
+
+def test_page_that_is_opened_while_models_are_loaded_waits_for_them(page, server):
+    every = json.load(urllib.request.urlopen(f"{server}/explorer/models"))["models"]
+    names, loaded = [model["name"] for model in every], []
+
+    def answer(route):
+        models = [model for model in every if model["name"] in loaded]
+        route.fulfill(json={"models": models, "loading": [name for name in names if name not in loaded]})
+
+    page.route("**/explorer/models", answer)
+    page.goto(server)
+    page.wait_for_selector(f"text=The server is loading {names[0]} …")
+    page.goto(f"{server}/#nvae")
+    page.reload()
+    page.wait_for_selector(f"text=No model named nvae is available here. Choose one of: {', '.join(names)}.")
+    page.goto(f"{server}/#vae")
+    page.reload()
+    page.wait_for_selector("text=The server is loading vae …")
+    loaded += ["gan", "vae"]
+    page.wait_for_selector(".panel")
+    assert page.locator("#title").inner_text() == "vae on mnist_5k"
+    page.get_by_role("button", name="Zero").click()
+    settle(page)
+    loaded[:] = names
+    picker = page.get_by_role("combobox", name="Model")
+    page.wait_for_function("(count) => document.querySelectorAll('#picker option').length === count", arg=len(names))
+    assert picker.input_value() == "vae"
+    assert page.locator(".slider output").all_inner_texts() == 10 * ["0.00"]  # the panels are as they were
 
 
 def test_page_of_a_model_that_is_not_served_says_so(page, server):
@@ -645,7 +674,7 @@ def test_page_of_a_model_that_is_not_served_says_so(page, server):
 
 def test_page_of_a_model_with_unknown_signatures_says_so(page, server):
     model = {"name": "other", "version": "3", "label": "other", "signatures": ["classify"], "latent_size": None}
-    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": [model]}))
+    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": [model], "loading": []}))
     page.goto(server)
     page.wait_for_selector("text=signatures: classify.")
     assert page.get_by_role("combobox", name="Model").is_hidden()  # nothing to choose

@@ -402,6 +402,21 @@ def test_explorer_is_told_of_the_models(client):
     assert (other["label"], other["latent_size"], other["latent_means"]) == ("toy", None, None)
 
 
+def test_explorer_is_told_which_models_are_still_to_come(folders, tmp_path):
+    for name in ("whole", "broken", "toy"):
+        shutil.copytree(folders[0], tmp_path / name)
+    for path in (tmp_path / "broken").glob("*/saved_model.pb"):
+        path.write_bytes(b"no model")
+    repository = Repository([tmp_path / name for name in ("whole", "broken", "toy")], lambda rows: None)
+    places = Places(1)
+    told = create_app(repository, places, prometheus_client.CollectorRegistry(), Access("127.0.0.1")).test_client()
+    assert told.get("/explorer/models").json == {"models": [], "loading": ["whole", "broken", "toy"]}
+    for name in ("whole", "broken"):
+        repository.models[name].refresh()
+    found = told.get("/explorer/models").json
+    assert ([model["name"] for model in found["models"]], found["loading"]) == (["whole"], ["toy"])
+
+
 def vae_names() -> list[str]:
     own = [
         "decode",

@@ -212,7 +212,8 @@ def create_app(
                         "log_likelihoods": servable.log_likelihoods,
                     }
                     for servable in served
-                ]
+                ],
+                "loading": [name for name, model in repository.models.items() if not (model.served or model.broken)],
             }
         )
 

@@ -10,20 +10,27 @@ import { listModels, takesLabels } from "./server.js";
 const PANELS = [plane, latents, interpolation, drawing, samples];
 const at = (id) => document.getElementById(id);
 let models = [];
+let loading = []; // names of those that the server does not serve yet
+let awaited = true; // whether the model looked at may still be among them
 let leave = new AbortController(); // ends what the panels of the model looked at have begun
 
 async function start() {
   say("Asking the server for its models …");
   at("retry").hidden = true;
-  try {
-    models = await listModels();
-  } catch (error) {
-    return give(error.message);
-  }
-  if (!models.length) return give("No model is available yet.");
-  fillPicker();
-  turnTo(chosen());
+  awaited = true;
+  do {
+    try {
+      ({ models, loading } = await listModels());
+    } catch (error) {
+      return give(error.message);
+    }
+    if (!models.length && !loading.length) return give("No model is available yet.");
+    fillPicker();
+    if (awaited) turnTo(chosen());
+  } while (loading.length && (await afterASecond()));
 }
+
+const afterASecond = () => new Promise((resolve) => setTimeout(resolve, 1000, true));
 
 function give(message) {
   say(message);
@@ -38,15 +45,18 @@ function say(message) {
 function chosen() {
   const name = location.hash.slice(1);
   try {
-    return decodeURIComponent(name) || models[0].name;
+    return decodeURIComponent(name) || models[0]?.name || loading[0];
   } catch {
     return name; // a stray %: no model has this name, and the page says so
   }
 }
 
 function fillPicker() {
-  at("picker").replaceChildren(...models.map(({ name }) => new Option(name)));
-  at("picker").parentElement.hidden = models.length < 2;
+  const picker = at("picker");
+  const before = picker.value;
+  picker.replaceChildren(...models.map(({ name }) => new Option(name)));
+  picker.value = before;
+  picker.parentElement.hidden = models.length < 2;
 }
 
 /** Shows the model of this name. */
@@ -61,6 +71,8 @@ function turnTo(name) {
   at("facts").textContent = model ? facts(model) : "";
   document.title = `${model?.label ?? name} · genmnist`;
   at("retry").hidden = true;
+  awaited = !model && loading.includes(name);
+  if (awaited) return say(`The server is loading ${name} …`);
   if (!model) return give(`No model named ${name} is available here. Choose one of: ${names().join(", ")}.`);
   offerClasses(model);
   const [height, width] = model.image_shape ?? [1, 1];
@@ -85,7 +97,7 @@ function offerClasses(model) {
   select.parentElement.hidden = false;
 }
 
-const names = () => models.map(({ name }) => name);
+const names = () => [...models.map(({ name }) => name), ...loading];
 
 function facts({ version, image_shape: shape, noun, latent_size, class_conditional }) {
   return [

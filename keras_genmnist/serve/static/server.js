@@ -7,10 +7,10 @@ export const takesLabels = ({ class_conditional, signatures }) => class_conditio
 
 /**
  * The models served: name, version, label, signatures, latent_size, class_conditional, latent_means; image_shape,
- * [H, W, C] or null; noun, what an image is called; classes, their names.
+ * [H, W, C] or null; noun, what an image is called; classes, their names.  `loading`: the names of those to come.
  */
 export async function listModels() {
-  return (await (await answered("explorer/models")).json()).models;
+  return (await answered("explorer/models")).json();
 }
 
 /**
