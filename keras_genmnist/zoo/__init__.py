@@ -126,7 +126,8 @@ def _rounded(weight: np.ndarray) -> np.ndarray:
     if weight.dtype != np.float32:
         return weight
     scale = np.exp2(np.frexp(weight)[1] - MANTISSA_BITS - 1.0)
-    rounded = (np.round(weight / scale) * scale).astype(np.float16)
+    with np.errstate(over="ignore"):  # it is told below
+        rounded = (np.round(weight / scale) * scale).astype(np.float16)
     if not np.isfinite(rounded).all():
         raise Fault("a weight is too large for float16")
     return rounded
