@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
+from scipy import ndimage
 
 from keras_genmnist import evaluate, files, images, likelihood, quality, runs
 from keras_genmnist.config import suggest
@@ -23,7 +24,7 @@ ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRID = np.linspace(-2, 2, 20)
 TRAVERSED, TRAVERSAL = 10, np.linspace(-2, 2, 7)  # latents, and where each is set, in standard deviations
 MEASURED = 2000  # images that say how much a latent tells
-STEEP = 3  # times as much as in the rest of it, a training may change in its first epochs to be shown whole
+STEEP = 3  # times as far as the rest, the first epochs or a single one may reach to be shown whole
 STEP_SAMPLES, STEP_IMAGES = 1000, 2000  # for the figure of steps
 HIGHEST = 16  # inches of a sheet of high images, 8 inches wide
 LONGEST = 24  # letters of a class's name in a legend
@@ -174,7 +175,7 @@ def reconstructions(subject: Subject) -> Figure:
 def training_curves(subject: Subject) -> Figure:
     """What tells how training went, over the epochs.
 
-    What only the first tenth reaches falls outside where it would make all else flat.
+    What only the first tenth or a single epoch reaches falls outside where it would make all else flat.
     """
     rows = subject.rows
     # A run that an earlier version began lacks what has come since.
@@ -193,7 +194,9 @@ def training_curves(subject: Subject) -> Figure:
         for name in names:
             marker = "o" if len(epochs) < 10 else ""  # a line of one point is invisible
             axis.plot(epochs, [row[name] for row in rows], marker=marker, label=_legend(name))
-        every, settled = ([row[name] for row in some for name in names] for some in (rows, rows[len(rows) // 10 :]))
+        every = [row[name] for row in rows for name in names]
+        typical = (ndimage.median_filter([row[name] for row in rows], 3, mode="nearest") for name in names)
+        settled = [value for values in typical for value in values[len(rows) // 10 :]]
         if max(every) - min(every) <= STEEP * (max(settled) - min(settled)):
             settled = every
         margin = 0.05 * (max(settled) - min(settled)) or 1

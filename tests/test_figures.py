@@ -225,16 +225,25 @@ def test_training_curves_name_the_layers():
     assert labels == ["layer 1", "layer 10", "training IWAE", "training generator loss"]
 
 
-def test_training_curves_leave_out_what_only_the_first_tenth_reaches(subject):
+@pytest.mark.parametrize("epoch", [0, 10])
+def test_training_curves_leave_out_what_only_the_first_tenth_or_a_single_epoch_reaches(subject, epoch):
     rows = [{"epoch": e, "elbo": -100.0, "val_elbo": -101.0, "kl": 10, "val_kl": 11} for e in range(1, 21)]
-    rows[0]["elbo"] = -1e4
+    rows[epoch]["elbo"] = -1e4
     figure = figures.training_curves(subject._replace(rows=rows))
     low, high = figure.axes[0].get_ylim()
     assert -102 < low < -101 and -100 < high < -99
     plt.close(figure)
-    rows[0]["elbo"] = -98.0  # three times as wide as the rest: still shown
+    rows[epoch]["elbo"] = -98.0  # three times as wide as the rest: still shown
     figure = figures.training_curves(subject._replace(rows=rows))
     assert figure.axes[0].get_ylim()[1] > -98
+    plt.close(figure)
+
+
+def test_training_curves_show_an_end_that_diverges(subject):
+    rows = [{"epoch": e, "elbo": -100.0, "val_elbo": -101.0, "kl": 10, "val_kl": 11} for e in range(1, 21)]
+    rows[-1]["elbo"] = -1e4
+    figure = figures.training_curves(subject._replace(rows=rows))
+    assert figure.axes[0].get_ylim()[0] < -1e4
     plt.close(figure)
 
 
