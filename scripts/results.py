@@ -72,7 +72,7 @@ ROWS = {
     "vqvae": Row(70, "vqvae"),
     "ladder": Row(110, "ladder"),
     "ladder_conv": Row(60, "ladder_conv"),
-    "pixelvae": Row(160, "pixelvae"),
+    "pixelvae": Row(260, "pixelvae"),
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
@@ -142,6 +142,17 @@ def is_current(name: str, row: Row) -> bool:
         return (record["made_by"], record["data"]) == (made_by(row, *_verbs(row)), data)
     except (OSError, KeyError):
         return False
+
+
+def to_make(names: list[str], folder: Path) -> list[str]:
+    """Those of the rows that are to be made, and before them what they are made of, by rising cost.
+
+    A row of others needs their runs, which may be gone from the folder while their records say what they found.
+    """
+    stale = {name for name in names if not is_current(name, ROWS[name])}
+    parts = {part for name in stale for part in ROWS[name].of}
+    there = {part for part in parts if is_current(part, ROWS[part]) and (place(part, folder) / "metrics.json").exists()}
+    return sorted(stale | parts - there, key=lambda name: ROWS[name].minutes)
 
 
 def record(name: str, row: Row, folder: Path, run: Callable[[list[str], Path], int]) -> str:
@@ -219,11 +230,11 @@ def main() -> None:
         parser.error(f"--rows={','.join(unknown)} names no row: give some of {', '.join(ROWS)}")
     if Path.cwd() != ROOT:
         parser.error(f"results/ is in {ROOT}: call this there")
-    todo = [name for name in sorted(names, key=lambda name: ROWS[name].minutes) if not is_current(name, ROWS[name])]
+    todo = to_make(names, values.runs)
     minutes = sum(ROWS[name].minutes for name in todo)
     for name in todo:
         print(f"{ROWS[name].minutes:5.0f} minutes  {name}")
-    print(f"{len(todo)} of {len(names)} rows are to be made, in {minutes / 60:.1f} hours of one core at most")
+    print(f"{len(todo)} of {len(ROWS)} rows are to be made, in {minutes / 60:.1f} hours of one core at most")
     if values.budget or not todo:
         return
     if runs.commit().endswith("+"):

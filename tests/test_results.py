@@ -211,6 +211,23 @@ def test_row_of_others_is_made_once_they_are_there(scripts, tmp_path, monkeypatc
     assert asked[0][:-1] == make[:-1] and (asked[0] == make) is (model == "mixture")
 
 
+def test_runs_that_a_row_is_made_of_are_made_again_where_they_are_gone(scripts, tmp_path, monkeypatch):
+    rows = {"whole": scripts.Row(2, "vae"), "gone": scripts.Row(3, "iaf"), "other": scripts.Row(1, "gan")}
+    rows["mixed"] = scripts.Row(9, "mixture", of=("whole", "gone"))
+    monkeypatch.setattr(scripts, "ROWS", rows)
+    current = {"whole", "gone"}
+    monkeypatch.setattr(scripts, "is_current", lambda name, row: name in current)
+    for name in ("whole", "gone"):
+        (tmp_path / "mnist" / name).mkdir(parents=True)
+    (tmp_path / "mnist" / "whole" / "metrics.json").write_text("{}")  # the other is half trained
+    assert scripts.to_make(list(rows), tmp_path) == ["other", "gone", "mixed"]
+    assert scripts.to_make(["mixed"], tmp_path) == ["gone", "mixed"]
+    current.remove("whole")
+    assert scripts.to_make(["mixed"], tmp_path) == ["whole", "gone", "mixed"]
+    current |= {"whole", "mixed"}
+    assert scripts.to_make(["whole", "gone", "mixed"], tmp_path) == []
+
+
 def test_row_is_not_put_aside_where_its_first_epoch_was_not_trained_again(scripts, tmp_path, monkeypatch, run):
     """As when all is stopped meanwhile."""
     row = scripts.Row(1, "vae", "mnist_5k")
