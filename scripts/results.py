@@ -72,7 +72,7 @@ ROWS = {
     "vqvae": Row(70, "vqvae"),
     "ladder": Row(110, "ladder"),
     "ladder_conv": Row(60, "ladder_conv"),
-    "pixelvae": Row(260, "pixelvae"),
+    "pixelvae": Row(230, "pixelvae"),
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
