@@ -145,9 +145,9 @@ def is_current(name: str, row: Row) -> bool:
 
 
 def to_make(names: list[str], folder: Path) -> list[str]:
-    """Those of the rows that are to be made, and before them what they are made of, by rising cost.
+    """Those of the rows that are to be made, and the rows that they in turn need made, by rising cost.
 
-    A row of others needs their runs, which may be gone from the folder while their records say what they found.
+    A row of others needs their runs, which may be gone from the folder while their records are current.
     """
     stale = {name for name in names if not is_current(name, ROWS[name])}
     parts = {part for name in stale for part in ROWS[name].of}
