@@ -361,7 +361,7 @@ def _of_each(model: GenerativeModel, label: tf.Tensor | None, rows: tf.Tensor) -
 def _known(model: GenerativeModel, label: tf.Tensor) -> tf.Tensor:
     """The labels given to a signature, refused unless there are such classes."""
     known = (label >= 0) & (label < model.num_classes)
-    return require(known, f"label is out of range: give 0 to {model.num_classes - 1}", label)
+    return require(known, f"label is out of range: give 0 to {model.num_classes - 1}", label, given=label)
 
 
 def _seeds(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -375,13 +375,14 @@ def checked(model: GenerativeModel, images: tf.Tensor, name: str = "images", bin
     images = _finite(tf.ensure_shape(images, [None, *model.image_shape]), name)
     message = f"values of {name} are out of range: give pixels {'of 0 or 1' if binary else 'in [0, 1]'}"
     fit = (images == 0.0) | (images == 1.0) if binary else (images >= 0.0) & (images <= 1.0)
-    return require(fit, message, images)
+    return require(fit, message, images, given=images)
 
 
 def capped(number: tf.Tensor | int, values: tf.Tensor | int, name: str = "num_samples") -> tf.Tensor:
     """`values`, once the number of images has been checked: what is made of them cannot run, and allocate, before."""
     number = tf.convert_to_tensor(number)
-    return require((number > 0) & (number <= MAX_SAMPLES), f"{name} is out of range: give 1 to {MAX_SAMPLES}", values)
+    message = f"{name} is out of range: give 1 to {MAX_SAMPLES}"
+    return require((number > 0) & (number <= MAX_SAMPLES), message, values, given=number)
 
 
 def in_chunks(function: Signature, *rows: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -423,14 +424,24 @@ def _levels(images: tf.Tensor) -> tf.Tensor:
     """The levels k / 255 nearest to images in [0, 1], refused unless they are as near as four digits can be."""
     levels = tf.round(255 * images)
     message = "values of images are no grey levels: give pixels of k / 255, k from 0 to 255"
-    return require(tf.abs(255 * images - levels) < 0.02, message, levels / 255)
+    return require(tf.abs(255 * images - levels) < 0.02, message, levels / 255, given=images)
 
 
-def require(condition: tf.Tensor, message: str, values: tf.Tensor | int = 0) -> tf.Tensor:
-    """`values`, once the condition, bool [...], has been found to hold everywhere."""
-    # Of a message alone: with numbers beside it, tf.debugging.assert_less and the like build a branch for each check,
+def require(
+    condition: tf.Tensor, message: str, values: tf.Tensor | int = 0, given: tf.Tensor | None = None
+) -> tf.Tensor:
+    """`values`, once the condition, bool [...], has been found to hold everywhere.
+
+    Where it does not, the message ends in the first of what was `given`, [...], that it does not hold for.
+    """
+    told = tf.constant(message)
+    if given is not None:
+        wrong = tf.boolean_mask(tf.reshape(given, [-1]), ~tf.reshape(condition, [-1]))[:1]
+        wrong = tf.as_string(wrong, shortest=given.dtype.is_floating)
+        told = tf.strings.reduce_join(tf.concat([[f"{message}, not "], wrong], axis=0))
+    # Of strings alone: with numbers beside them, tf.debugging.assert_less and the like build a branch for each check,
     # and these were a fifth of the time that an export takes.
-    check = tf.debugging.Assert(tf.reduce_all(condition), [message])
+    check = tf.debugging.Assert(tf.reduce_all(condition), [told])
     with tf.control_dependencies([] if check is None else [check]):  # None when eager: already done
         return tf.identity(values)
 

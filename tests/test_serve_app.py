@@ -345,9 +345,9 @@ def test_sample_sheet_has_defaults(client):
 @pytest.mark.parametrize(
     ("name", "query", "message"),
     [
-        ("vae", "num_samples=0", "num_samples is out of range: give 1 to 1024"),
-        ("vae", "num_samples=-5", "num_samples is out of range: give 1 to 1024"),
-        ("vae", "num_samples=1025", "num_samples is out of range: give 1 to 1024"),
+        ("vae", "num_samples=0", "num_samples is out of range: give 1 to 1024, not 0"),
+        ("vae", "num_samples=-5", "num_samples is out of range: give 1 to 1024, not -5"),
+        ("vae", "num_samples=1025", "num_samples is out of range: give 1 to 1024, not 1025"),
         ("vae", "num_samples=99999999999", "num_samples: 99999999999 is out of range"),
         ("vae", f"num_samples={'9' * 5000}", "num_samples=99999999999999999999 is no"),
         ("vae", "num_samples=many", "num_samples=many is no whole number: give one"),

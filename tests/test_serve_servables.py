@@ -291,20 +291,20 @@ def test_errors_of_the_graph_are_one_sentence(folder, exported):
             digits,
             "sample",
             {"num_samples": np.int32(0), "seed": np.int32(1)},
-            "num_samples is out of range: give 1 to 1024",
+            "num_samples is out of range: give 1 to 1024, not 0",
         ),
         (
             digits,
             "sample",
             {"num_samples": np.int32(9999), "seed": np.int32(1)},
-            "num_samples is out of range: give 1 to 1024",
+            "num_samples is out of range: give 1 to 1024, not 9999",
         ),
         (digits, "decode", {"z": z + np.nan}, "z must be finite : Tensor had NaN values"),
         (
             digits,
             "encode",
             {"images": np.full([1, 28, 28, 1], 2, np.float32)},
-            "values of images are out of range: give pixels in [0, 1]",
+            "values of images are out of range: give pixels in [0, 1], not 2",
         ),
         (digits, "interpolate", {"z1": z, "z2": z[:2], "alphas": z[0]}, "give as many rows of z1 as of z2, or one"),
     ]:
