@@ -834,8 +834,10 @@ def test_class_is_chosen_for_all_panels(page, server):
     draw(page, [(0.3, 0.2), (0.6, 0.2), (0.4, 0.8)])
     first = page.locator(".drawing").inner_text()
     assert "nats" in first
+    assert "log p(x | class)" in first
     page.locator("#class").select_option("1")
     settle(page)
     assert page.locator(".drawing").inner_text() != first  # another class, another ELBO
     visit(page, server, "vae")
     assert page.locator("#class").is_hidden()
+    assert "class" not in page.locator(".drawing").inner_text()

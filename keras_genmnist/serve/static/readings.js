@@ -5,6 +5,7 @@
 
 import { imageOf, onResize, paint, sharpen } from "./canvas.js";
 import { copy } from "./panel.js";
+import { takesLabels } from "./server.js";
 import { figure } from "./text.js";
 
 const ELBO_DRAWS = 8; // one draw alone is off by nats
@@ -13,8 +14,8 @@ const COMPLETIONS = 6;
 /** The readings that a model's signatures allow, in the order in which they stand on the page. */
 export function readingsOf(model) {
   const code = model.latent_size === 2 ? codeOnPlane : codeAsBars;
-  const rank = model.log_likelihoods ? [rankAmong(model.log_likelihoods)] : [];
-  const kinds = [reconstruction, elbo, logProb, ...rank, logit, code, completions];
+  const rank = model.log_likelihoods ? [rankAmong(model)] : [];
+  const kinds = [reconstruction, elboOf(model), logProb, ...rank, logit, code, completions];
   const known = kinds.filter(({ needs }) => needs.every((signature) => model.signatures.includes(signature)));
   return known.length && model.image_shape ? [seen, ...known] : [];
 }
@@ -39,15 +40,18 @@ const reconstruction = {
   },
 };
 
-const elbo = {
-  needs: ["elbo"],
-  open: (call) =>
-    number(`ELBO, ${ELBO_DRAWS} draws`, [], ["reconstruction", "KL"], async (image) => {
-      const terms = await call("elbo", { images: new Array(ELBO_DRAWS).fill(image), seed: 0 });
-      const average = (draws) => figure(mean(draws), 1);
-      return { value: `${average(terms.elbo)} nats`, terms: [average(terms.reconstruction), average(terms.kl)] };
-    }),
-};
+function elboOf(model) {
+  const bounded = takesLabels(model) ? ["of log p(x | class)"] : [];
+  return {
+    needs: ["elbo"],
+    open: (call) =>
+      number(`ELBO, ${ELBO_DRAWS} draws`, bounded, ["reconstruction", "KL"], async (image) => {
+        const terms = await call("elbo", { images: new Array(ELBO_DRAWS).fill(image), seed: 0 });
+        const average = (draws) => figure(mean(draws), 1);
+        return { value: `${average(terms.elbo)} nats`, terms: [average(terms.reconstruction), average(terms.kl)] };
+      }),
+  };
+}
 
 const logProb = {
   needs: ["log_prob"],
@@ -59,14 +63,16 @@ const logProb = {
 };
 
 /** Where the likelihood of an image stands among those of test images, in ascending order. */
-function rankAmong({ log_likelihoods: values, num_draws: draws }) {
+function rankAmong(model) {
+  const { log_likelihoods: values, num_draws: draws } = model.log_likelihoods;
+  const ranked = takesLabels(model) ? ["of log p(x), whichever its class"] : [];
   return {
     needs: ["log_likelihood"],
     open: (call, panel) => {
       const name = `Likelier than, of ${values.length} test images`;
       const at = (share) => figure(values[Math.floor(share * (values.length - 1))], 0);
       const middle = `their middle half: ${at(0.25)} to ${at(0.75)} nats`;
-      const reading = number(name, [middle], ["this one"], async (image) => {
+      const reading = number(name, [...ranked, middle], ["this one"], async (image) => {
         const { log_likelihood } = await call("log_likelihood", { images: [image], num_draws: draws, seed: 0 });
         const below = values.filter((value) => value < log_likelihood[0]).length;
         return { value: `${figure((100 * below) / values.length, 0)} %`, terms: [figure(log_likelihood[0], 0)] };
