@@ -64,6 +64,7 @@ VAE = {
     "batch_size": 100,
     "learning_rate": 1e-3,
     "decay": "constant",
+    "ema_decay": 0.0,
     "binarization": "dynamic",
     "epochs": 4,
 }
@@ -92,7 +93,7 @@ WORKS = {
     ),
     "vae_conv": Work(
         "vae_conv",
-        {"decay": "constant", "epochs": 3},
+        {"ema_decay": 0.0, "decay": "constant", "epochs": 3},
         "elbo",
         torch_peers("torch_vae.py", "conv", eager=1.2, compiled=1.2),
     ),
