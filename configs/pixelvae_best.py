@@ -11,4 +11,4 @@ from keras_genmnist.config import based_on
 
 def get_config() -> ConfigDict:
     # Eight orders learn more slowly than one, and less by heart: it takes more epochs.
-    return based_on("pixelvae", pixelcnn_orders=8, epochs=240)
+    return based_on("pixelvae", pixelcnn_orders=8, epochs=160)

@@ -73,7 +73,7 @@ ROWS = {
     "ladder": Row(110, "ladder"),
     "ladder_conv": Row(60, "ladder_conv"),
     "pixelvae": Row(230, "pixelvae"),
-    "pixelvae_best": Row(440, "pixelvae_best"),
+    "pixelvae_best": Row(330, "pixelvae_best"),
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
