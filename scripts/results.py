@@ -40,6 +40,7 @@ class Row(NamedTuple):
     dataset: that it learns from.
     changes: flags of `genmnist train` beside these.
     gap: whether `genmnist gap` measures it too.
+    draws: for the NLL of a test image, where the usual ones would take too long.
     of: the rows whose runs a mixture is made of, by `genmnist mix`; or the one whose weights training starts from.
     """
 
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     dataset: str = "mnist"
     changes: tuple[str, ...] = ()
     gap: bool = False
+    draws: int | None = None
     of: tuple[str, ...] = ()
 
 
@@ -72,8 +74,8 @@ ROWS = {
     "vqvae": Row(70, "vqvae"),
     "ladder": Row(110, "ladder"),
     "ladder_conv": Row(60, "ladder_conv"),
-    "pixelvae": Row(230, "pixelvae"),
-    "pixelvae_best": Row(330, "pixelvae_best"),
+    "pixelvae": Row(170, "pixelvae", draws=200),
+    "pixelvae_best": Row(250, "pixelvae_best", draws=200),
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
@@ -102,7 +104,7 @@ ROWS = {
         ),
         of=("ladder",),
     ),
-    "mixture": Row(200, "mixture", of=("pixelcnn_best", "pixelvae_best")),
+    "mixture": Row(60, "mixture", draws=200, of=("pixelcnn", "pixelvae_best")),
 }
 
 
@@ -115,7 +117,8 @@ def commands(name: str, row: Row, folder: Path) -> list[list[str]]:
     make = ["train", f"--model={row.model}", *own, *row.changes, workdir]
     if row.model == MIXED:
         make = ["mix", f"--workdirs={parts}", workdir]
-    return [make, ["evaluate", workdir, "--results"], *([["gap", workdir, "--results"]] if row.gap else [])]
+    evaluate = ["evaluate", workdir, "--results", *[f"--num_draws={row.draws}"] * bool(row.draws)]
+    return [make, evaluate, *([["gap", workdir, "--results"]] if row.gap else [])]
 
 
 def place(name: str, folder: Path) -> Path:
@@ -132,6 +135,7 @@ def made_by(row: Row, *verbs: str) -> str:
     code = [*(f"models.{config.model}" for config in own), *(modules[verb] for verb in verbs)]
     told = [row.dataset, *(change for part in trained for change in part.changes)]
     told += [json.dumps(config.to_dict(), sort_keys=True) for config in own]
+    told += [f"{row.draws} draws"] * bool(row.draws and "evaluate" in verbs)
     return digest([f"keras_genmnist.{module}" for module in code], told)
 
 

@@ -118,6 +118,15 @@ def test_a_row_changes_with_the_config_that_its_own_is_based_on(scripts, monkeyp
     assert scripts.made_by(row, "train") != before
 
 
+def test_draws_of_a_row_are_asked_for_and_are_no_part_of_its_training(scripts):
+    row = scripts.ROWS["vae"]
+    fewer = row._replace(draws=200)
+    (_, usual, _), (_, evaluate, _) = (scripts.commands("vae", each, Path()) for each in (row, fewer))
+    assert evaluate == [*usual, "--num_draws=200"]
+    assert scripts.made_by(fewer, "train") == scripts.made_by(row, "train")
+    assert scripts.made_by(fewer, "train", "evaluate") != scripts.made_by(row, "train", "evaluate")
+
+
 def test_row_is_made_once_and_anew_by_other_code(scripts, tmp_path, monkeypatch, run):
     """`run` stands for what trains and evaluates."""
     row, asked = scripts.Row(1, "vae", "mnist_5k"), []
