@@ -113,6 +113,17 @@ def test_cache_that_cannot_be_written_is_done_without(elsewhere):
     assert folder.stat().st_mode & 0o777 == 0o700 and workdir.is_relative_to(folder)
 
 
+@pytest.mark.parametrize("kind", ["a file", "a link"])
+def test_what_is_no_folder_is_not_unpacked_into(elsewhere, tmp_path, kind):
+    """A link leads wherever its maker likes."""
+    taken, there = elsewhere / f"genmnist-{os.getuid()}", tmp_path / "there"
+    there.mkdir()
+    taken.touch() if kind == "a file" else taken.symlink_to(there)
+    workdir = zoo.run("vae").workdir
+    assert workdir.is_relative_to(elsewhere) and not workdir.is_relative_to(taken)
+    assert not list(there.iterdir())
+
+
 def test_folder_of_another_user_is_not_read(elsewhere, monkeypatch):
     uid = os.getuid() + 1
     other = elsewhere / f"genmnist-{uid}"

@@ -7,12 +7,14 @@ weights.npz    the weights of both: "0", "1", ... in their order; see `_rounded`
 sha256.json holds the digests of these files.  One is unpacked when it is first asked for, into the user's cache.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from pathlib import Path
@@ -207,6 +209,9 @@ def _cache() -> Path:
             return folder
     except OSError:
         folder = Path(tempfile.gettempdir()) / f"genmnist-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
         # Anyone may have made it, to have a model of theirs taken for ours.
-        return folder if folder.lstat().st_uid == os.getuid() else Path(tempfile.mkdtemp(prefix="genmnist-"))
+        found = folder.lstat()
+        is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        return folder if is_ours else Path(tempfile.mkdtemp(prefix="genmnist-"))
