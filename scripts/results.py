@@ -71,7 +71,7 @@ ROWS = {
     "hvae": Row(100, "hvae"),
     "flow_matching": Row(90, "flow_matching"),
     "flow_matching_guided": Row(80, "flow_matching_guided"),
-    "vqvae": Row(70, "vqvae"),
+    "vqvae": Row(35, "vqvae"),
     "ladder": Row(110, "ladder"),
     "ladder_conv": Row(60, "ladder_conv"),
     "pixelvae": Row(170, "pixelvae", draws=200),
