@@ -80,6 +80,7 @@ ROWS = {
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
     "masked_diffusion": Row(160, "masked_diffusion"),
+    "vae-mnist_60k": Row(55, "vae", "mnist_60k"),
     "pixelcnn-binarized_mnist": Row(100, "pixelcnn", "binarized_mnist"),
     **{
         f"planar_k{depth}-binarized_mnist": Row(

@@ -11,6 +11,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from keras_genmnist import cli
@@ -40,9 +41,9 @@ def filled(page: str, records: dict[str, dict]) -> str:
     return PLACE.sub(lambda place: place[1] + place[2] + TABLES[place[1]](records), page)
 
 
-def likelihood(records: dict[str, dict]) -> str:
-    """The likelihoods of models trained on full MNIST, the best first, and their spread over seeds."""
-    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == "mnist"}, records)
+def likelihood(records: dict[str, dict], dataset: str = "mnist") -> str:
+    """The likelihoods of models trained on a data set, the best first, and their spread over seeds."""
+    return _likelihoods({name: own for name, own in _bits(records).items() if own["dataset"] == dataset}, records)
 
 
 def best(records: dict[str, dict]) -> str:
@@ -68,12 +69,6 @@ def leaderboard(records: dict[str, dict]) -> str:
             cells = [f"`{best}`", _nats(_score(own)), f"{_core_minutes(own, found):.0f}", f"`{own['command']}`"]
         rows.append([str(level), *cells])
     return _table("nats | config | reached | minutes of one core | command", rows)
-
-
-def fixed_binarization(records: dict[str, dict]) -> str:
-    """The likelihoods of models trained on binarized_mnist, the best first."""
-    fixed = {name: own for name, own in _bits(records).items() if own["dataset"] == "binarized_mnist"}
-    return _likelihoods(fixed, records)
 
 
 def planar_depth(records: dict[str, dict]) -> str:
@@ -155,7 +150,7 @@ TABLES = {
     "best": best,
     "leaderboard": leaderboard,
     "likelihood": likelihood,
-    "fixed binarization": fixed_binarization,
+    "fixed binarization": partial(likelihood, dataset="binarized_mnist"),
     "planar depth": planar_depth,
     "comparison": comparison,
     "gaps": gaps,
