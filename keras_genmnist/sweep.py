@@ -19,7 +19,7 @@ from keras_genmnist import config as configs
 from keras_genmnist import evaluate, files, models, runs, training, workers
 from keras_genmnist.errors import Fault, UsageError
 
-WAIT = 5.0  # seconds between two looks at what another process has claimed
+WAIT = 5.0  # seconds between two looks at runs that other processes work on
 SCORES: dict[str, tuple[str, Callable[[dict], dict]]] = {  # name: the head of its column, and where a record has it
     "elbo": ("-ELBO", lambda record: _negative(record["test"]["elbo"])),
     "nll": ("NLL", lambda record: record["test"]["nll"]),
@@ -67,15 +67,17 @@ def sweep(
     with files.writing(workdir, runs.ADVICE):
         workdir.mkdir(parents=True, exist_ok=True)
 
-    def work(item, run) -> str:
-        """Trains and evaluates one; returns why that failed, or nothing."""
+    def work(item, run) -> str | None:
+        """Trains and evaluates one; returns why that failed, or nothing; None if another process works on it."""
         model, seed = item
         place = _place(workdir, *item)
         log, lock = (place.with_name(f"{place.name}.{suffix}") for suffix in ("log", "lock"))
         measured = [] if likelihoods[model] is None else [f"--per_image={place / 'per_image.npz'}"]
         if likelihoods[model] == "importance" and num_draws:
             measured.append(f"--num_draws={num_draws}")
-        with _claimed(lock):
+        with _claimed(lock) as claimed:
+            if not claimed:
+                return None
             if _finished(place, plans[model], seed, num_draws):
                 return ""
             for arguments in (
@@ -87,13 +89,19 @@ def sweep(
         return ""
 
     print(f"{len(items)} runs in {workdir}, {len(shares)} at a time; what each says is in {workdir}/NAME-SEED.log")
-    start, failed = time.time(), []
+    start, ended, failed = time.time(), [], []
     with workers.Workers(shares) as crew:
-        for number, (item, reason) in enumerate(crew.each(items, work), 1):
-            name = _place(workdir, *item).name
-            failed += [name] * bool(reason)
-            minutes = (time.time() - start) / 60
-            print(f"{name}: {reason or 'done'} ({number} of {len(items)}, {minutes:.1f} minutes)", flush=True)
+        while left := [item for item in items if item not in ended]:
+            for item, reason in crew.each(left, work):
+                if reason is None:
+                    continue
+                ended.append(item)
+                name = _place(workdir, *item).name
+                failed += [name] * bool(reason)
+                minutes = (time.time() - start) / 60
+                print(f"{name}: {reason or 'done'} ({len(ended)} of {len(items)}, {minutes:.1f} minutes)", flush=True)
+            if len(ended) < len(items):
+                time.sleep(WAIT)
     found = _found(plans, num_seeds, workdir, failed)
     if found["models"]:
         files.write_json(workdir / "sweep.json", found)
@@ -129,16 +137,15 @@ def _place(workdir: Path, model: str, seed: int) -> Path:
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Waits until no other process works on what the file stands for."""
+def _claimed(path: Path) -> Iterator[bool]:
+    """Keeps other processes from what the file stands for; gives whether it could, or one of them works on that."""
     with open(path, "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(WAIT)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None) -> bool:

@@ -1,5 +1,8 @@
+import contextlib
 import json
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,24 +113,17 @@ def test_sweep_refuses_what_cannot_be_swept(commands, genmnist):
     assert commands == []
 
 
-def test_two_processes_never_work_on_one_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "WAIT", 0.01)
-    order, first_is_in, path = [], threading.Event(), tmp_path / "vae-1.lock"
-
-    def first():
-        with sweep._claimed(path):
-            first_is_in.set()
-            order.append("first")
-            threading.Event().wait(0.1)
-            order.append("first is done")
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    first_is_in.wait()
-    with sweep._claimed(path):
-        order.append("second")
-    thread.join()
-    assert order == ["first", "first is done", "second"]
+def test_a_run_of_another_process_is_left_to_it_and_waited_for(commands, tmp_path, monkeypatch, eager):
+    another = contextlib.ExitStack()
+    assert another.enter_context(sweep._claimed(tmp_path / "vae-3435.lock"))
+    # It has not trained the run, as if it had been killed.
+    monkeypatch.setattr(sweep, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: another.close()))
+    asked = ["--models=vae", "--seeds=2", "--num_draws=2", "--jobs=1", *FLAGS, f"--workdir={tmp_path}"]
+    cli.VERBS["sweep"](asked)
+    trained = [arguments[-1] for arguments in commands if arguments[0] == "train"]
+    assert trained == [f"--workdir={tmp_path / name}" for name in ("vae-3436", "vae-3435")]
+    runs = json.loads((tmp_path / "sweep.json").read_text())["models"]["vae"]["runs"]
+    assert [run["seed"] for run in runs] == [3435, 3436]
 
 
 def record(place, **changes):
