@@ -103,8 +103,8 @@ class MaskedDiffusion(BoundedModel):
     def bound_terms(self, x, *, num_draws=1, seed=0, num_steps: int | None = None):
         """As BoundedModel.bound_terms.
 
-        The draws of t for an image are D / num_draws apart, and shifted from image to image: what is left of their
-        variance is small.
+        The draws of t for an image are D / num_draws apart, and the images of a batch have evenly spaced shifts, dealt
+        at random: each image's value is unbiased, and the mean over the batch hardly varies.
 
         Args:
           x: images [B, H, W, C], binary.
@@ -125,9 +125,14 @@ class MaskedDiffusion(BoundedModel):
 
     def _orders_and_steps(self, batch, seed, number, count):
         """Random orders, int32 [B, H, W, C], and a t for each, int32 [B]: the `number`th of `count` of an image."""
-        own, start = tf.random.experimental.stateless_fold_in(seed, number), tf.random.stateless_uniform([], seed)
+
+        def shifts(n):
+            start, order = tf.split(tf.random.stateless_uniform([1 + n], seed), [1, n])
+            return (tf.cast(tf.argsort(order), tf.float32) + start) / tf.cast(n, tf.float32)
+
+        own = tf.random.experimental.stateless_fold_in(seed, number)
         noise = replicas.rows(lambda n: tf.random.stateless_uniform([n, self.size], own), batch)
-        shift = replicas.rows(lambda n: (tf.range(n, dtype=tf.float32) + start) / tf.cast(n, tf.float32), batch)
+        shift = replicas.rows(shifts, batch)
         t = tf.cast(self.size * (tf.cast(number, tf.float32) + shift) / tf.cast(count, tf.float32), tf.int32)
         return self._ranks(noise), tf.minimum(t, self.size - 1)  # rounding may reach D
 

@@ -112,6 +112,16 @@ def test_log_likelihood_is_unbiased(model, every, in_orders):
     assert (same != other).any()
 
 
+def test_bound_of_an_image_does_not_depend_on_its_row(model, every, in_orders):
+    x = np.repeat(every[40][None], 12, axis=0)
+    measure = tf.function(model.log_likelihood, autograph=False)
+    batches = np.array([measure(x, num_draws=1, seed=tf.constant(seed)).numpy() for seed in range(300)])
+    errors = batches.std(axis=0, ddof=1) / np.sqrt(len(batches))
+    assert (abs(batches.mean(axis=0) - in_orders[40].mean()) < 4 * errors).all()
+    # The t of a batch are spread evenly, so its mean varies less than that of 12 images by themselves.
+    assert batches.mean(axis=1).std() < batches.std() / np.sqrt(12)
+
+
 @pytest.mark.parametrize("num_draws, batch", [(1, 12), (3, 4), (6, 1)])
 def test_log_likelihood_sees_every_step_equally_often(model, monkeypatch, num_draws, batch):
     square = np.arange(PIXELS) ** 2
