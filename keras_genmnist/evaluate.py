@@ -28,6 +28,7 @@ from keras_genmnist import (
 from keras_genmnist.datasets import Dataset, spec_in
 from keras_genmnist.errors import UsageError
 from keras_genmnist.models.base import GenerativeModel
+from keras_genmnist.proposals import PROPOSALS
 from keras_genmnist.runs import Run
 
 NUM_DRAWS = 1000
@@ -152,8 +153,12 @@ def _check_flags(
     """Whether the likelihood is found by quadrature; refuses flags that mean nothing for the model."""
     if num_draws is not None and num_draws < 1:
         raise UsageError(f"--num_draws={num_draws} is out of range: give 1 or more")
+    if proposal not in PROPOSALS:
+        raise UsageError(f"--proposal={proposal} is not known: give {' or '.join(PROPOSALS)}")
     given = {"num_draws": num_draws, "proposal": None if proposal == "posterior" else proposal}
     if model.likelihood == "importance":
+        if given["proposal"] and model.orders > 1:  # each of its components would have some orders more often
+            raise UsageError(f"--proposal={proposal} does not go with {model.orders} orders of the pixels: leave it out")
         integrate = num_draws is None and quadrature.applies(model)
         if not (integrate and given["proposal"]):
             return integrate

@@ -85,10 +85,12 @@ def weighted(
         bound = tf.concat([bounds.reconstruction(terms)[None], bounds.layer_kl(terms)], axis=0)
         return bound, tf.shape(terms.log_likelihood)[0], log_w
 
+    most = DRAWS_PER_CALL - DRAWS_PER_CALL % model.orders  # as many of each order
+
     def drawn(b, x, num_draws, *y):
         calls = [
-            [part.numpy() for part in score(x, min(DRAWS_PER_CALL, num_draws - start), tf.constant([b, start]), *y)]
-            for start in range(0, num_draws, DRAWS_PER_CALL)
+            [part.numpy() for part in score(x, min(most, num_draws - start), tf.constant([b, start]), *y)]
+            for start in range(0, num_draws, most)
         ]
         parts, counts, log_w = zip(*calls, strict=True)
         return np.average(np.array(parts, np.float64), axis=0, weights=counts), np.concatenate(log_w).astype(np.float64)

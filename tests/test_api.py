@@ -128,6 +128,8 @@ def test_mistake_in_an_argument_is_told(mnist_5k, run):
         gm.datasets.from_arrays("digits.npz")
     with pytest.raises(UsageError, match="num_draws=-1 is out of range: give 1 or more"):
         gm.open(run.workdir).evaluate(num_draws=-1)
+    with pytest.raises(UsageError, match="--proposal=defensif is not known: give posterior or defensive"):
+        gm.open(run.workdir).evaluate(proposal="defensif")
     with pytest.raises(UsageError, match=r"the search has latent_size: \[8, 64\]; give a string, "):
         gm.tune("vae", search={"latent_size": [8, 64]})
 

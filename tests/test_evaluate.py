@@ -176,6 +176,12 @@ def test_evaluate_refuses_a_proposal_where_there_are_no_draws(run, gan):
         evaluate.evaluate(gan, None, results=False, per_image=Path("a.csv"))
 
 
+def test_evaluate_refuses_the_defensive_proposal_of_a_decoder_of_several_orders(tmp_path):
+    run = tiny.untrained(tiny.begin(tmp_path / "run", "pixelvae", pixelcnn_orders=2, epochs=1))
+    with pytest.raises(UsageError, match="--proposal=defensive does not go with 2 orders of the pixels: leave it out"):
+        evaluate.evaluate(run, 10, results=False, proposal="defensive")
+
+
 def test_evaluate_of_a_pixelcnn_writes_the_likelihood_of_each_image(few, tmp_path):
     run = tiny.untrained(tiny.begin(tmp_path / "pixelcnn", "pixelcnn", epochs=1))
     record = evaluate.evaluate(run, None, results=False, per_image=tmp_path / "images.npz")

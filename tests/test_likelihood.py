@@ -3,11 +3,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from keras_genmnist import likelihood, quadrature
+from keras_genmnist import distributions, likelihood, models, quadrature
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import StandardNormal
 from keras_genmnist.models.vae import VAE
 from keras_genmnist.proposals import PROPOSALS
+from tests import tiny
 from tests.oracles import ORACLE, LinearGaussian
 
 
@@ -18,7 +19,7 @@ def weighted(model, x, num_draws):
 class Tabulated:
     """A model whose log densities are a table [S, N]: image n, of value n, and draw s have the entry [s, n]."""
 
-    latent_size = 3
+    latent_size, orders = 3, 1
     layer_sizes = (2, 1)
     draws_bits, autograph = True, False
 
@@ -105,6 +106,20 @@ def test_likelihood_draws_anew_for_every_batch_and_call(monkeypatch):
     monkeypatch.setattr(likelihood, "BATCH", 4)
     weighted(Spy(15, 8), np.arange(8).reshape(8, 1, 1, 1), 15)
     assert len(seeds) == len(set(seeds)) == 6
+
+
+def test_draws_of_an_image_take_every_order_as_often(monkeypatch, digits):
+    model = models.build(tiny.config("pixelvae_best", posterior="gaussian"))
+    counts, given = [], distributions.AutoregressiveBernoulli.log_prob_in
+
+    def log_prob_in(self, order, x):
+        tf.py_function(lambda order: counts.append(np.bincount(order.numpy()[:, 0], minlength=8)), [order], [])
+        return given(self, order, x)
+
+    monkeypatch.setattr(distributions.AutoregressiveBernoulli, "log_prob_in", log_prob_in)
+    monkeypatch.setattr(likelihood, "DRAWS_PER_CALL", 10)
+    weighted(model, digits[:2], 24)
+    assert np.sum(counts, axis=0).tolist() == [3] * 8
 
 
 def test_likelihood_does_not_count_a_dead_unit():

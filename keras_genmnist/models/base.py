@@ -493,6 +493,11 @@ class LatentVariableModel(DecoderModel):
         return self.decoder.draws_bits
 
     @property
+    def orders(self) -> int:
+        """K, of the orders of the pixels that p(x | z) is a mean over: draws of z take them in turn, in every call."""
+        return getattr(self.decoder, "orders", 1)
+
+    @property
     def layer_names(self) -> list[str]:
         """The metrics that are the KL of each layer; none where there is one layer, whose KL is `kl`."""
         return [f"kl_{number + 1}" for number in range(len(self.layer_sizes))] if len(self.layer_sizes) > 1 else []

@@ -74,9 +74,10 @@ class _Mixture(MadeModel):
 def _by_draws(component, x: tf.Tensor, num_draws: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
     """The importance-weighted log p(x), [B], nats, by parts of the draws that fit in memory."""
     num_draws = tf.convert_to_tensor(num_draws)
+    most = DRAWS_PER_CALL - DRAWS_PER_CALL % component.orders  # as many of each order
 
     def more(done, total):
-        count = tf.minimum(DRAWS_PER_CALL, num_draws - done)
+        count = tf.minimum(most, num_draws - done)
         log_w = bounds.log_weights(component.log_terms(x, count, tf.random.experimental.stateless_fold_in(seed, done)))
         return done + count, tf.reduce_logsumexp(tf.concat([total[None], log_w], axis=0), axis=0)
 

@@ -131,6 +131,8 @@ def test_draws_of_a_batch_are_none_of_another_one():
     seen = []
 
     class Recorded:
+        orders = 1
+
         def log_terms(self, x, count, seed):
             seen.append(tuple(seed.numpy()))
             return ORACLE.vae().log_terms(x, count, seed)
@@ -142,3 +144,21 @@ def test_draws_of_a_batch_are_none_of_another_one():
     finally:
         tf.config.run_functions_eagerly(False)
     assert len(set(seen)) == len(seen) == 4
+
+
+def test_draws_of_an_image_take_every_order_as_often():
+    counts = []
+
+    class Recorded:
+        orders = 8
+
+        def log_terms(self, x, count, seed):
+            counts.append(int(count))
+            return ORACLE.vae().log_terms(x, count, seed)
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        mixture._by_draws(Recorded(), ORACLE.sample(3), 200, tf.constant([0, 0]))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert sum(counts) == 200 and not any(count % 8 for count in counts)  # a call begins with the first order
