@@ -4,6 +4,7 @@ import gzip
 import json
 import shutil
 import threading
+import weakref
 from urllib.parse import quote
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from prometheus_client.parser import text_string_to_metric_families
 
 from keras_genmnist import export, images
+from keras_genmnist.serve import tensors
 from keras_genmnist.serve.access import Access
 from keras_genmnist.serve.app import create_app
 from keras_genmnist.serve.batching import Places
@@ -298,6 +300,27 @@ def test_predict_equals_the_savedmodel(client, exported, digits):
         for key, value in expected.items():
             if value.dtype == tf.float32:
                 np.testing.assert_array_equal(np.float32(answer[key]), value)
+
+
+def test_what_a_body_was_parsed_into_is_gone_when_the_model_is_called(repository, client, monkeypatch):
+    class Body(dict):
+        """A dictionary that can be referred to weakly."""
+
+    parse, bodies = tensors.parse, []
+
+    def parsed(data):
+        body = Body(parse(data))
+        bodies.append(weakref.ref(body))
+        return body
+
+    def half(inputs):
+        assert [body() for body in bodies] == [None]
+        return {"y": inputs["x"] / 2}
+
+    half.inputs = {"x": tf.TensorSpec([None], tf.float32)}
+    monkeypatch.setattr(tensors, "parse", parsed)
+    monkeypatch.setitem(repository.servable("toy").signatures, "serving_default", half)
+    assert client.post("/v1/models/toy:predict", data='{"inputs": [1]}').json == {"outputs": [0.5]}
 
 
 def test_concurrent_requests_equal_single_ones(repository):
