@@ -401,6 +401,39 @@ def test_sample_sheet_of_a_digit(repository, client, monkeypatch):
         assert_error(client.get(f"/v1/models/vae/sample.png?{query}"), 400, told)
 
 
+def test_sample_sheet_of_a_digit_needs_the_number_of_classes(repository, client, monkeypatch):
+    # A SavedModel of other makers, without genmnist.json, does not say it.
+    def sample_class(inputs):
+        return {"probabilities": np.full([inputs["num_samples"], 28, 28, 1], inputs["label"] / 10, np.float32)}
+
+    sample_class.inputs = {key: tf.TensorSpec([], tf.int32) for key in ("num_samples", "seed", "label")}
+    monkeypatch.setitem(repository.servable("toy").signatures, "sample_class", sample_class)
+    message = "digit cannot be chosen: toy does not say what classes it has; give label"
+    assert_error(client.get("/v1/models/toy/sample.png?digit=0"), 400, message)
+    assert client.get("/v1/models/toy/sample.png?label=0").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"images": np.zeros([4, 28, 28, 1], np.float32)},
+        {"probabilities": np.zeros([4, 28, 28], np.float32)},
+        {"probabilities": np.float32(0.5)},
+        {"probabilities": np.zeros([0, 28, 28, 1], np.float32)},
+        {"probabilities": np.full([4, 28, 28, 1], b"", object)},
+    ],
+    ids=["none", "rank 3", "a scalar", "no images", "strings"],
+)
+def test_sample_sheet_of_what_is_no_images(repository, client, monkeypatch, outputs):
+    def sample(inputs):
+        return outputs
+
+    sample.inputs = {key: tf.TensorSpec([], tf.int32) for key in ("num_samples", "seed")}
+    monkeypatch.setitem(repository.servable("toy").signatures, "sample", sample)
+    message = "no sheet of images: sample of toy gives no probabilities [N, H, W, C]"
+    assert_error(client.get("/v1/models/toy/sample.png"), 400, message)
+
+
 def test_explorer_is_told_of_the_models(client):
     found = {model["name"]: model for model in client.get("/explorer/models").json["models"]}
     vae, other = found["vae"], found["toy"]

@@ -184,13 +184,18 @@ def create_app(
         if "digit" in wanted:
             if "label" in wanted:
                 raise invalid("digit and label name the same: give one of them")
+            if servable.spec.num_classes is None:
+                raise invalid(f"digit cannot be chosen: {servable.label} does not say what classes it has; give label")
             if not 0 <= wanted["digit"] < servable.spec.num_classes:
                 raise invalid(f"digit={wanted['digit']} is out of range: give 0 to {servable.spec.num_classes - 1}")
             wanted["label"] = wanted.pop("digit")
         with places.take():
-            signature = servable.signature("sample_class" if "label" in wanted else "sample")
+            method = "sample_class" if "label" in wanted else "sample"
+            signature = servable.signature(method)
             inputs, _ = tensors.inputs({"inputs": wanted}, signature.inputs)
-            drawn = signature(inputs)["probabilities"]
+            drawn = signature(inputs).get("probabilities")
+            if drawn is None or drawn.ndim != 4 or drawn.dtype.kind != "f" or not drawn.size:
+                raise invalid(f"no sheet of images: {method} of {servable.label} gives no probabilities [N, H, W, C]")
             sheet = images.tile(drawn, columns=math.ceil(math.sqrt(len(drawn))))
             return Response(images.png(sheet).numpy(), mimetype="image/png")
 
