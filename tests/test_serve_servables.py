@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,27 @@ def test_a_start_with_a_broken_version_serves_the_one_before(saved, folder):
     damage_graph(folder / "3")
     models = repository(folder)
     assert offset(models) == 2 and models.ready
+
+
+def test_a_version_that_may_not_be_searched_is_reported_and_the_one_before_served(saved, folder, capsys, monkeypatch):
+    shutil.copytree(saved / "2", folder / "0")  # before 1, also where the export is first looked for
+    (folder / "0").rename(folder / "02")
+    stat = Path.stat
+
+    def refused(path, **options):
+        if folder / "02" in path.parents:  # by hand: root may search every folder
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refused)
+        models = repository(folder)
+        models.refresh()
+        assert offset(models) == 2
+    assert capsys.readouterr().err.count(f"{folder}/02 cannot be served: PermissionError: [Errno 13]") == 1
+    assert [state["version"] for state in models.status("toy")] == ["2", "1"]
+    models.refresh()
+    assert offset(models) == 20
 
 
 def test_without_a_whole_version_it_is_not_ready(saved, folder):

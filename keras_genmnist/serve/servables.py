@@ -246,13 +246,18 @@ def _only(path: Path) -> dict[int, Path]:
 
 
 def _stamp(folder: Path) -> list:
-    """Changes when a file of the folder does."""
+    """Changes when a file of the folder does, or why it cannot be looked at."""
 
     def seen(path: Path) -> tuple[str, int, int]:
         found = path.stat() if path.exists() else path.lstat()  # a link that leads nowhere
         return str(path), found.st_mtime_ns, found.st_size
 
-    return sorted(map(seen, folder.rglob("*")))
+    try:
+        return sorted(map(seen, folder.rglob("*")))
+    except FileNotFoundError:  # it goes while it is looked at
+        raise
+    except OSError as error:  # to load it will fail too, and be told
+        return [str(error)]
 
 
 class Repository:
@@ -271,7 +276,8 @@ class Repository:
             path = Path(os.path.abspath(export))
             version = versions.number_of(path.name) if (path / "saved_model.pb").exists() else None
             found = versions.directories(path).values() if version is None else [path]
-            if not any((folder / "saved_model.pb").exists() for folder in found):
+            # Unlike Path.exists, it is False of what lies in a folder that may not be searched.
+            if not any(os.path.exists(folder / "saved_model.pb") for folder in found):
                 raise UsageError(
                     f"no SavedModel in {export}: give exports/NAME or exports/NAME/VERSION of `genmnist export`"
                 )
