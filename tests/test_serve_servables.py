@@ -181,7 +181,7 @@ def test_a_broken_version_is_reported_and_the_old_one_stays(saved, folder, capsy
     damage(folder / "2")
     for _ in range(3):
         models.refresh()
-    assert offset(models) == 2 and models.ready
+    assert offset(models) == 2 and not models.waiting
     err = capsys.readouterr().err
     assert err.startswith(f"genmnist: {folder}/2 cannot be served: ") and err.count("\n") == 1  # once, not each second
     broken, served = models.status("toy")
@@ -216,7 +216,7 @@ def test_a_start_with_a_broken_version_serves_the_one_before(saved, folder):
     shutil.copytree(saved / "2", folder / "3")
     damage_graph(folder / "3")
     models = repository(folder)
-    assert offset(models) == 2 and models.ready
+    assert offset(models) == 2 and not models.waiting
 
 
 def test_a_version_that_may_not_be_searched_is_reported_and_the_one_before_served(saved, folder, capsys, monkeypatch):
@@ -243,12 +243,12 @@ def test_a_version_that_may_not_be_searched_is_reported_and_the_one_before_serve
 def test_without_a_whole_version_it_is_not_ready(saved, folder):
     damage_graph(folder / "1")
     models = repository(folder)
-    assert not models.ready
+    assert models.waiting == ["toy"]
     with pytest.raises(tf.errors.NotFoundError, match="Latest"):
         models.servable("toy")
     shutil.copytree(saved / "2", folder / "2")
     models.refresh()
-    assert models.ready and offset(models) == 20
+    assert not models.waiting and offset(models) == 20
 
 
 def test_a_version_can_be_pinned(saved, folder):
@@ -286,7 +286,7 @@ def test_a_link_that_leads_nowhere_keeps_no_model_from_being_served(folder):
     (folder / "1" / "notes").symlink_to(folder / "gone")
     shutil.copytree(folder, folder.parent / "other", symlinks=True)
     models = repository(folder, folder.parent / "other")
-    assert models.ready
+    assert not models.waiting
 
 
 @pytest.mark.parametrize(("version", "message"), [(None, "any versions of"), (9, "version 9 of")])
@@ -353,7 +353,7 @@ def test_warm_up_requests_are_played(folder):
         Repository([folder], rows.append).refresh()
         assert rows == [3]
     warm([-1.0])  # refused by the graph: then the requests of others would be too
-    assert not repository(folder).ready
+    assert repository(folder).waiting == ["toy"]
 
 
 def test_what_the_explorer_is_told(folder, exported, tmp_path):

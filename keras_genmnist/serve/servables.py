@@ -294,9 +294,9 @@ class Repository:
                 model.refresh()
 
     @property
-    def ready(self) -> bool:
-        """Whether each model has a version that is served."""
-        return all(model.served for model in self.models.values())
+    def waiting(self) -> list[str]:
+        """The names by which no version is served yet."""
+        return [name for name, model in self.models.items() if not model.served]
 
     def servable(self, name: str, version: int | None = None) -> Servable:
         """What is served by a name.
