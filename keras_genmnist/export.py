@@ -120,7 +120,9 @@ def _new_version(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def warmup_request(model: str, signature: str, function: tf.types.experimental.PolymorphicFunction) -> PredictionLog:
-    """A small request for a signature: a batch of 1, every number a 1, which is a seed, a count, a digit and a pixel.
+    """A small request for a signature: a batch of 1, every number a 1, which is a seed, a count and a pixel.
+
+    A label is 0, the only one where there is one class.
 
     Args:
       model: what a server calls the model.
@@ -135,8 +137,8 @@ def warmup_request(model: str, signature: str, function: tf.types.experimental.P
     request.model_spec.name, request.model_spec.signature_name = model, signature
     names = inspect.signature(function.python_function).parameters
     for name, spec in zip(names, function.input_signature, strict=False):  # a label comes last, where it is taken
-        ones = np.ones([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype)
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(ones))
+        values = np.full([size or 1 for size in spec.shape], name != "label", spec.dtype.as_numpy_dtype)
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
     return log
 
 

@@ -352,6 +352,16 @@ def test_warmup_requests_have_the_inputs_of_their_signatures(warmup_requests, lo
             assert specs[key].shape.is_compatible_with(array.shape), f"{name}/{key}"
 
 
+def test_warmup_requests_are_for_a_class_that_there_is():
+    @tf.function(input_signature=[tf.TensorSpec([None, 2]), tf.TensorSpec([None], tf.int32)])
+    def decode(z, label=None):
+        return {}
+
+    request = export.warmup_request("cvae", "decode", decode).predict_log.request
+    given = {name: tf.make_ndarray(value).tolist() for name, value in request.inputs.items()}
+    assert given == {"z": [[1.0, 1.0]], "label": [0]}  # of one class, the only label
+
+
 def test_export_of_a_plane_has_the_posterior_means_of_test_images(exported, loaded, mnist_5k):
     record = json.loads((exported / "assets.extra" / "latent_means.json").read_text())
     assert record["labels"] == mnist_5k.test.labels.tolist()
