@@ -10,6 +10,7 @@ log_likelihoods.json          of a model with a likelihood: {"num_draws": N, "lo
 latent_means.json             of a 2-D latent with an encoder: {"means": [[x, y], ...], "labels": [digit, ...] or null}
 """
 
+import errno
 import inspect
 import json
 from collections.abc import Callable
@@ -113,10 +114,15 @@ def _new_version(folder: Path, fill: Callable[[Path], None]) -> Path:
         fill(new)
         for path in (new, *new.rglob("*")):
             files.sync(path)
-        newest = max((versions.number_of(path.name) or 0 for path in folder.iterdir()), default=0)  # files too
-        target = folder / str(newest + 1)
-        files.rename(new, target)
-    return target
+        while True:
+            newest = max((versions.number_of(path.name) or 0 for path in folder.iterdir()), default=0)  # files too
+            target = folder / str(newest + 1)
+            try:
+                files.rename(new, target)
+                return target
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process took the number
+                    raise
 
 
 def warmup_request(model: str, signature: str, function: tf.types.experimental.PolymorphicFunction) -> PredictionLog:

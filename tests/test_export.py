@@ -524,6 +524,22 @@ def test_export_is_whole_when_it_gets_its_number(run, tmp_path, monkeypatch):
     assert before == sorted(entry.relative_to(target).as_posix() for entry in target.rglob("*"))
 
 
+def test_export_takes_the_next_number_where_another_process_was_faster(run, tmp_path, monkeypatch):
+    stub_save(monkeypatch)
+    rename, taken = files.rename, tmp_path / "vae" / "1"
+
+    def late(path, target):
+        if not taken.exists():
+            taken.mkdir()
+            (taken / "saved_model.pb").touch()
+        rename(path, target)
+
+    monkeypatch.setattr(files, "rename", late)
+    assert export.export(run, tmp_path) == tmp_path / "vae" / "2"
+    assert [path.name for path in taken.iterdir()] == ["saved_model.pb"]
+    assert sorted(path.name for path in taken.parent.iterdir()) == ["1", "2"]
+
+
 def test_export_into_a_file_is_a_usage_error(run, tmp_path, monkeypatch):
     stub_save(monkeypatch)
     (tmp_path / "taken").write_text("")

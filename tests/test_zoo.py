@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import keras_genmnist as gm
-from keras_genmnist import bounds, evaluate, export, figures, runs, zoo
+from keras_genmnist import bounds, evaluate, export, figures, files, runs, zoo
 from keras_genmnist.errors import Fault, UsageError
 from tests import test_cli, tiny
 
@@ -56,8 +56,8 @@ def test_export_comes_back_and_gives_what_the_run_gives(packed, exported):
     own = runs.load_model(zoo.run("vae")).sample(2, seed=7)["probabilities"]
     signature = loaded.signatures["sample"](num_samples=tf.constant(2), seed=tf.constant(7))
     np.testing.assert_allclose(signature["probabilities"], own, atol=1e-6)
-    files = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
-    assert {path.relative_to(version) for path in version.rglob("*") if path.is_file()} == files
+    expected = {path.relative_to(exported) for path in exported.rglob("*") if path.is_file()}
+    assert {path.relative_to(version) for path in version.rglob("*") if path.is_file()} == expected
 
 
 def test_same_run_gives_the_same_file(packed, run, exported):
@@ -91,6 +91,19 @@ def test_what_is_missing_or_cut_off_in_the_cache_is_unpacked_again(packed):
         assert (first / "metrics.json").read_text() != "{}"
     (first / "metrics.json").write_text("{}")
     assert zoo.run("vae").metrics_json.read_text() == "{}"
+
+
+def test_what_another_process_has_unpacked_meanwhile_is_used(packed, cache, monkeypatch):
+    rename = files.rename
+
+    def late(new, target):
+        if new.is_dir() and not target.exists():
+            shutil.copytree(new, target)
+        rename(new, target)
+
+    monkeypatch.setattr(files, "rename", late)
+    assert runs.load_model(zoo.run("vae"))
+    assert [path.name for path in cache.iterdir()] == [zoo._unpacked("vae").name]
 
 
 @pytest.fixture
@@ -214,10 +227,10 @@ def test_server_without_exports_serves_them_all(tmp_path, cache):
 
 
 def test_shipped_files_are_those_that_the_list_names_and_small():
-    files = {path.stem: path.read_bytes() for path in zoo.ZOO.glob("*.zip")}
-    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == zoo._digests()
-    assert sum(map(len, files.values())) < 16e6
-    assert "vae_2d" in files
+    shipped = {path.stem: path.read_bytes() for path in zoo.ZOO.glob("*.zip")}
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in shipped.items()} == zoo._digests()
+    assert sum(map(len, shipped.values())) < 16e6
+    assert "vae_2d" in shipped
 
 
 @pytest.mark.parametrize("name", zoo.names())
