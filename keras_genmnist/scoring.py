@@ -73,7 +73,11 @@ def score(source: Source, name: str | None, out: Path, num_draws: int | None, ag
         raise UsageError(f"--against={against} is what --images gives: give other images")
     typical = own.validation.scored(config.binarization)[:VALIDATION]
     entropy = -_likelihoods(source, typical, num_draws, "validation")["log_likelihood"].mean()
-    columns = [_columns(source, images, labels, num_draws, entropy, label) for label, (images, labels) in parts.items()]
+    # By one compressor for all: a PNG file of bytes is longer than one of bits, of the same picture.
+    bits = all(_holds_bits(images) for images, _ in parts.values())
+    columns = [
+        _columns(source, images, labels, num_draws, entropy, bits, label) for label, (images, labels) in parts.items()
+    ]
     _write(out, columns)
     first = columns[0]
     values = first["log_likelihood"]
@@ -98,26 +102,30 @@ def _likelihoods(source: Source, images: np.ndarray, num_draws: int, label: str)
     return {name: np.concatenate([part[name] for part in parts]).astype(np.float64) for name in names}
 
 
-def _columns(source, images, labels, num_draws, entropy, label) -> dict[str, np.ndarray]:
+def _columns(source, images, labels, num_draws, entropy, bits, label) -> dict[str, np.ndarray]:
     """All that is known of images, by the name of the column, [N] each."""
     found = _likelihoods(source, images, num_draws, label)
     nats = -found["log_likelihood"]
-    compressed = complexity(images)
+    compressed = complexity(images, bits)
     columns = {"images": np.full(len(images), label), "index": np.arange(len(images))}
     columns["label"] = np.full(len(images), "") if labels is None else labels.astype(str)
     outlier = dict(zip(SCORES, (nats, nats - compressed, np.abs(nats - entropy)), strict=True))
     return columns | found | {"complexity": compressed} | outlier
 
 
-def complexity(images: np.ndarray) -> np.ndarray:
-    """The length of each image as PNG file, of one bit a pixel where it holds nothing but bits.
+def _holds_bits(images: np.ndarray) -> bool:
+    return images.shape[-1] == 1 and bool(np.isin(images, (0, 1)).all())
+
+
+def complexity(images: np.ndarray, bits: bool) -> np.ndarray:
+    """The length of each image as PNG file.
 
     Args:
       images: [N, H, W, C] in [0, 1].
+      bits: whether the files are of one bit a pixel, as images of one channel allow that are all 0 and 1.
     Returns:
       [N], nats.
     """
-    bits = images.shape[-1] == 1 and bool(np.isin(images, (0, 1)).all())
 
     def length(image):
         picture, content = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), io.BytesIO()

@@ -85,11 +85,31 @@ def test_complexity_rises_from_black_over_a_square_to_noise(channels, grey):
     images[1, 5:14, 8:20] = 0.4 if grey else 1
     noise = rng.random(images.shape[1:])
     images[2] = noise if grey else noise > 0.5
-    black, square, noise = scoring.complexity(images)
+    black, square, noise = scoring.complexity(images, bits=channels == 1 and not grey)
     assert black < square < noise
     entropy = 28 * 28 * channels * np.log(256 if grey else 2)
     # No compressor needs less than the entropy of noise.  PNG needs more of bits in colour, for which it has bytes.
     assert entropy < noise < (1 if grey or channels == 1 else 2) * entropy + 1000
+
+
+def test_complexity_of_an_image_is_the_same_among_outliers(source, mnist_5k, tmp_path):
+    def log_likelihood(images, num_draws, seed):
+        return dict.fromkeys(("log_likelihood", "bound", "ess"), -tf.reduce_sum(images, axis=(1, 2, 3)))
+
+    config = source.config.copy_and_resolve_references()
+    config.binarization = "none"
+    subject = source._replace(signatures={"log_likelihood": log_likelihood}, config=config)
+    grey = mnist_5k.test.images[:5]
+    parts = {"grey": grey, "bits": np.where(grey > 127, np.uint8(255), np.uint8(0))}
+    for name, images in (parts | {"both": np.concatenate([*parts.values()])}).items():
+        np.savez(tmp_path / f"{name}.npz", images=images)
+    found = []
+    for given in (["both"], ["grey", "bits"]):
+        name, *against = (str(tmp_path / f"{part}.npz") for part in given)
+        scoring.score(subject, name, tmp_path / "scores.csv", 1, *against)
+        found.append([row["complexity"] for row in read(tmp_path / "scores.csv")])
+    together, apart = found
+    assert apart == together
 
 
 @pytest.mark.slow
