@@ -1,5 +1,6 @@
 """The version directories of an export, exports/NAME/NUMBER/."""
 
+import os
 import re
 from pathlib import Path
 
@@ -21,5 +22,6 @@ def directories(folder: Path) -> dict[int, Path]:
 
     Source: IndexChildrenByVersion of tensorflow_serving/sources/storage_path/file_system_storage_path_source.cc
     """
-    numbered = {path: number_of(path.name) for path in sorted(folder.glob("*/"))}
+    # Not by glob("*/"), which Python 3.10 takes for "*".  Unlike Path.is_dir, os.path.isdir never raises.
+    numbered = {path: number_of(path.name) for path in sorted(folder.glob("*")) if os.path.isdir(path)}
     return {number: path for path, number in numbered.items() if number is not None}
