@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from keras_genmnist import cluster, datasets, files, models, runs, training
 from keras_genmnist import config as configs
 from keras_genmnist.datasets import Dataset
-from keras_genmnist.errors import UsageError
+from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
 
     Where no run has begun by the end, for what was asked was refused, no copy is left.
     """
-    if datasets.spec(dataset.name) == dataset.spec:
+    if _is_found_by_name(dataset):
         yield dataset.name
         return
     path = workdir / f"{dataset.name}.npz"
@@ -324,3 +324,14 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
         finally:
             if not runs.exists(workdir):
                 path.unlink()
+
+
+def _is_found_by_name(dataset: Dataset) -> bool:
+    """Whether `datasets.load` gives the same images and labels for its name, not some of them or others."""
+    if datasets.spec(dataset.name) != dataset.spec:
+        return False
+    try:
+        known = datasets.load(dataset.name)
+    except Fault:  # neither prepared nor downloadable
+        return False
+    return datasets.digest(*known[1:]) == datasets.digest(*dataset[1:])

@@ -208,6 +208,14 @@ def test_refused_training_leaves_no_copy_of_the_images(trained, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_of_a_data_set_is_trained_on_alone(mnist_5k, tmp_path, eager):
+    train = mnist_5k.train
+    few = mnist_5k._replace(train=train._replace(**{name: getattr(train, name)[:90] for name in train._fields[:3]}))
+    run = gm.train("vae", dataset=few, workdir=tmp_path / "few", epochs=1, **SMALL | {"batch_size": 10})
+    assert run.config.dataset == str(tmp_path / "few" / "mnist_5k.npz")
+    np.testing.assert_array_equal(run.data.train.images, train.images[:90])
+
+
 def test_images_that_changed_are_refused(trained):
     path = Path(trained.config.dataset)
     content = path.read_bytes()
