@@ -158,7 +158,7 @@ def _check_flags(
     given = {"num_draws": num_draws, "proposal": None if proposal == "posterior" else proposal}
     if model.likelihood == "importance":
         if given["proposal"] and model.orders > 1:  # each of its components would have some orders more often
-            raise UsageError(f"--proposal={proposal} does not go with {model.orders} orders of the pixels: leave it out")
+            raise UsageError(f"--proposal={proposal} does not go with {model.orders} orders of pixels: leave it out")
         integrate = num_draws is None and quadrature.applies(model)
         if not (integrate and given["proposal"]):
             return integrate
@@ -229,7 +229,7 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
     Returns:
       `samples`: mean images, or the grey levels that a model without these draws, against grey levels; not of a model
         that draws pixel by pixel, and not where the test images are bits.  `samples_raw`: a GAN's, by the weights that
-        the average is of, if they are there.  `samples_binary`: drawn bits against the reference binarization.
+        the average is of, if they are there.  `samples_binary`: drawn bits against those that the likelihood is of.
         `samples_grey`: grey levels drawn by a model that has mean images too, against grey levels.  `pixels` of each
         says which.
     """
@@ -243,7 +243,7 @@ def quality_of_samples(run: Run, model: GenerativeModel, dataset: Dataset) -> di
             found["samples_raw"] = pixels | quality.score(raw["probabilities"], dataset, **asked)
     if model.draws_bits:
         found["samples_binary"] = {"pixels": "drawn bits"} | quality.score(
-            drawn["images"], dataset, binary=True, **asked
+            drawn["images"], dataset, run.config.binarization, **asked
         )
     elif model.mean_images:
         found["samples_grey"] = {"pixels": "drawn grey levels"} | quality.score(drawn["images"], dataset, **asked)

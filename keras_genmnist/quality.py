@@ -199,13 +199,14 @@ def over_judges(values: list) -> dict:
     return {"mean": each.mean(axis=0).tolist(), "spread": spread, "each": each.tolist()}
 
 
-def score(samples: np.ndarray, dataset: Dataset, binary: bool = False, labels: np.ndarray | None = None) -> dict:
+def score(samples: np.ndarray, dataset: Dataset, binarization: str = "none", labels: np.ndarray | None = None) -> dict:
     """All metrics of a model's samples against a dataset's test images, by its judges or, without any, by pixels.
 
     Args:
       samples: float32 [N, H, W, C] in [0, 1].
       dataset: its training images give the floor, its validation images choose Parzen's sigma.
-      binary: whether the samples are bits and are compared with the reference binarization, else with grey levels.
+      binarization: of the images that the samples are compared with: "none" for grey levels; of bits, that of the
+        model, as in `Split.scored`.
       labels: [N], of the classes that the samples were asked to be of, if so.
     Returns:
       For JSON, each quantity that a judge sees as in `over_judges`.  `judges` are the SHA-256 of their weights; without
@@ -224,12 +225,12 @@ def score(samples: np.ndarray, dataset: Dataset, binary: bool = False, labels: n
             f"{dataset.name} has {len(dataset.test.images)} test images, with which samples cannot be compared: give "
             f"at least {NEIGHBOURS + 1}"
         )
-    test, training = (split.binary if binary else split.images for split in (dataset.test, dataset.train))
-    size = min(len(samples), len(training))
-    index = np.random.default_rng(SEED).choice(len(training), size, replace=False)
-    chosen = training[index]
-    classes = None if labels is None else (labels, dataset.test.labels, dataset.train.labels[index])
-    test, chosen = (images.astype(np.float32) / (1 if binary else 255) for images in (test, chosen))
+    train = dataset.train
+    size = min(len(samples), len(train.images))
+    index = np.random.default_rng(SEED).choice(len(train.images), size, replace=False)
+    chosen = train._replace(images=train.images[index], binary=train.binary[index])
+    classes = None if labels is None else (labels, dataset.test.labels, train.labels[index])
+    test, chosen = (split.scored(binarization).astype(np.float32) for split in (dataset.test, chosen))
     found = {"num_samples": len(samples)}
     if panel := judges.find(judges.name(dataset)):
         found["judges"] = [judge.sha256 for judge in panel]
@@ -238,7 +239,7 @@ def score(samples: np.ndarray, dataset: Dataset, binary: bool = False, labels: n
         found["space"] = "pixels"
         seen = [_compared(pixels(samples), pixels(test), pixels(chosen), classes)]
     found |= {name: over_judges([own[name] for own in seen]) for name in seen[0]}
-    return found if binary else found | {"parzen": _parzen(samples, dataset)}
+    return found | ({"parzen": _parzen(samples, dataset)} if binarization == "none" else {})
 
 
 def _compared(samples: np.ndarray, test: np.ndarray, training: np.ndarray, classes: tuple | None = None) -> dict:

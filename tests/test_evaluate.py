@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def test_evaluate_refuses_a_proposal_where_there_are_no_draws(run, gan):
 
 def test_evaluate_refuses_the_defensive_proposal_of_a_decoder_of_several_orders(tmp_path):
     run = tiny.untrained(tiny.begin(tmp_path / "run", "pixelvae", pixelcnn_orders=2, epochs=1))
-    with pytest.raises(UsageError, match="--proposal=defensive does not go with 2 orders of the pixels: leave it out"):
+    with pytest.raises(UsageError, match="--proposal=defensive does not go with 2 orders of pixels: leave it out"):
         evaluate.evaluate(run, 10, results=False, proposal="defensive")
 
 
@@ -314,8 +315,8 @@ def gan(tmp_path_factory):
     return tiny.train(tiny.begin(tmp_path_factory.mktemp("gan") / "gan", "gan", epochs=1, ema_decay=0.9))
 
 
-def assert_scored(found, samples, dataset, binary=False):
-    expected = quality.score(samples, dataset, binary)
+def assert_scored(found, samples, dataset, binarization="none"):
+    expected = quality.score(samples, dataset, binarization)
     assert list(found) == ["pixels", *expected]
     for metric in ("frechet", "frechet_floor", "precision", "recall", "class_kl"):
         assert found[metric]["each"] == pytest.approx(expected[metric]["each"])
@@ -325,7 +326,7 @@ def test_evaluate_scores_mean_images_and_drawn_bits(run, evaluated, mnist_5k):
     record, _ = evaluated
     drawn = evaluate.draw(runs.load_model(run), 500)
     assert_scored(record["samples"], drawn["probabilities"], mnist_5k)
-    assert_scored(record["samples_binary"], drawn["images"], mnist_5k, binary=True)
+    assert_scored(record["samples_binary"], drawn["images"], mnist_5k, "dynamic")
     assert set(np.unique(drawn["images"])) == {0, 1}
     assert "samples_raw" not in record
 
@@ -354,10 +355,10 @@ def test_what_a_flow_draws_is_no_mean_image(mnist_5k, tmp_path, monkeypatch):
 def test_grey_levels_are_compared_with_grey_levels(name, mnist_5k, monkeypatch):
     model = models.build(tiny.config(name, decoder="logistic", binarization="none"))
     monkeypatch.setattr(evaluate, "draw", lambda model, count: {"images": "levels", "probabilities": "means"})
-    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False: {"scored": samples, "binary": binary})
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, of="none": {"scored": samples, "of": of})
     assert evaluate.quality_of_samples(None, model, mnist_5k) == {
-        "samples": {"pixels": "mean images", "scored": "means", "binary": False},
-        "samples_grey": {"pixels": "drawn grey levels", "scored": "levels", "binary": False},
+        "samples": {"pixels": "mean images", "scored": "means", "of": "none"},
+        "samples_grey": {"pixels": "drawn grey levels", "scored": "levels", "of": "none"},
     }
 
 
@@ -366,14 +367,16 @@ def test_like_is_compared_with_like(name, decoder, mnist_5k, monkeypatch):
     model = models.build(tiny.config(name, **({"decoder": decoder} if decoder else {})))
     drawn = {"images": "bits", "probabilities": "probabilities"}
     monkeypatch.setattr(evaluate, "draw", lambda model, count: drawn)
-    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False: {"scored": samples, "binary": binary})
-    bits = {"samples_binary": {"pixels": "drawn bits", "scored": "bits", "binary": True}}
-    grey = {"samples": {"pixels": "mean images", "scored": "probabilities", "binary": False}}
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, of="none": {"scored": samples, "of": of})
+    bits = {"samples_binary": {"pixels": "drawn bits", "scored": "bits", "of": "threshold"}}
+    grey = {"samples": {"pixels": "mean images", "scored": "probabilities", "of": "none"}}
     # The probability of a pixel given the pixels drawn before it is no grey level of an image.
     expected = bits | grey if decoder == "bernoulli" else bits
-    assert evaluate.quality_of_samples(None, model, mnist_5k) == expected
+    run = SimpleNamespace(config=SimpleNamespace(binarization="threshold"))
+    assert evaluate.quality_of_samples(run, model, mnist_5k) == expected
     # Nor is there anything grey to compare with in binarized_mnist.
-    assert evaluate.quality_of_samples(None, model, mnist_5k._replace(spec=datasets.spec("binarized_mnist"))) == bits
+    bits_alone = mnist_5k._replace(spec=datasets.spec("binarized_mnist"))
+    assert evaluate.quality_of_samples(run, model, bits_alone) == bits
 
 
 def test_evaluate_of_a_gan_refuses_num_draws(gan):
@@ -416,7 +419,7 @@ def test_evaluate_of_a_class_conditional_vae_tells_of_both_likelihoods(few, tmp_
 def test_samples_of_classes_are_scored_by_the_class_asked_for(name, mnist_5k, monkeypatch, tmp_path):
     model = models.build(tiny.config(name))
     seen = []
-    monkeypatch.setattr(quality, "score", lambda samples, dataset, binary=False, labels=None: seen.append(labels) or {})
+    monkeypatch.setattr(quality, "score", lambda samples, dataset, of="none", labels=None: seen.append(labels) or {})
     few = mnist_5k._replace(test=mnist_5k.test._replace(images=mnist_5k.test.images[:20]))
     run = runs.Run(tmp_path / "run", name, tiny.config(name, ema_decay=0.0), "", "")
     evaluate.quality_of_samples(run, model, few)

@@ -248,9 +248,15 @@ def test_score_ratio_is_to_the_floor_of_as_many_training_images(real_score, mnis
     assert few["frechet_floor"]["mean"] > 2 * real_score["frechet_floor"]["mean"]  # the bias of few
 
 
+def test_score_of_bits_is_against_those_that_the_model_learned(mnist_5k):
+    bits = mnist_5k.train.scored("threshold")[-500:].astype(np.float32)
+    like, unlike = (quality.score(bits, mnist_5k, name)["frechet_ratio"]["mean"] for name in ("threshold", "dynamic"))
+    assert like < 1 < unlike
+
+
 def test_score_of_bits_is_against_bits(mnist_5k):
     bits = mnist_5k.train.binary[:500].astype(np.float32)
-    like, unlike = quality.score(bits, mnist_5k, binary=True), quality.score(bits, mnist_5k)
+    like, unlike = quality.score(bits, mnist_5k, "dynamic"), quality.score(bits, mnist_5k)
     assert list(like) == ["num_samples", "judges", *JUDGED]  # Parzen's density is one of grey levels
     chosen = np.random.default_rng(quality.SEED).choice(mnist_5k.train.binary, 500, replace=False)
     for number in range(len(classifier.JUDGES)):
@@ -286,7 +292,7 @@ def test_score_without_a_judge_is_by_pixels_and_says_so(unlabelled):
         assert found[name] == {"mean": pytest.approx(value), "spread": None, "each": [pytest.approx(value)]}
     ratio = found["frechet_ratio"]["mean"] * found["frechet_floor"]["mean"]
     assert ratio == pytest.approx(frechet)
-    bits = quality.score(np.round(samples), unlabelled, binary=True)
+    bits = quality.score(np.round(samples), unlabelled, "dynamic")
     assert list(bits) == ["num_samples", "space", *names]
 
 
