@@ -64,7 +64,7 @@ class Split(NamedTuple):
           seed: of the order and the bits.
           first_step, last_step: counted from the start of training.
           labelled: whether to give the labels too.
-          levelled: whether to give the grey levels too, that `dynamic` draws bits from.
+          levelled: whether to give the grey levels too, that `dynamic` draws bits from; of other bits, the bits.
           share: (number, of how many): the rows of each batch that a replica takes, of as many shares of B; no others
             are read.
         Returns:
@@ -134,7 +134,8 @@ class Split(NamedTuple):
         rows = batch_size // shares
         first = number * rows
         steps_per_epoch = len(self.images) // batch_size
-        source = tf.constant(self.images if binarization in ("dynamic", "none") else self.scored(binarization))
+        grey = binarization in ("dynamic", "none")
+        source = tf.constant(self.images if grey else self.scored(binarization))
 
         @tf.autograph.experimental.do_not_convert
         def batch(step: tf.Tensor) -> tf.Tensor | dict | tuple:
@@ -151,7 +152,7 @@ class Split(NamedTuple):
             if binarization == "none":
                 images /= 255
             if levelled:
-                images = {"images": images, "levels": tf.cast(levels, tf.float32) / 255}
+                images = {"images": images, "levels": tf.cast(levels, tf.float32) / 255 if grey else images}
             return (images, tf.gather(self.labels, index)) if labelled else images
 
         return batch

@@ -224,8 +224,8 @@ class GAN(DecoderModel):
         if self.has_verdict and min(row["accuracy"] for row in last) > WON:
             found.append(
                 f"the discriminator has ranked more than {WON:.1%} of the pairs rightly for {PERSISTENT} epochs, the "
-                "generator learns little: try config.label_smoothing, config.r1_penalty, or a lower "
-                "config.discriminator_learning_rate"
+                "generator learns little: try config.label_smoothing, a lower config.discriminator_learning_rate, or "
+                "config.r1_penalty, which does not go with batch norm"
             )
         shares = [row["val_rarest_class"] for row in last if "val_rarest_class" in row]  # by a judge alone
         if shares and (rarest := max(shares)) < LOST / self.num_classes:
@@ -275,9 +275,10 @@ def build(config: ConfigDict, spec: DatasetSpec) -> GAN:
         require_fit(config, "label_smoothing", loss=losses.TARGETS)
     if config.loss == "wasserstein_gp":
         require(config, "gradient_penalty", config.gradient_penalty > 0, "more than 0, which loss=wasserstein_gp needs")
-    if config.gradient_penalty:
-        # Gulrajani et al. (2017), section 4: the penalty is of each image's own gradient.
-        require_fit(config, "gradient_penalty", discriminator_norm=["none", "spectral"])
+    for penalty in ("gradient_penalty", "r1_penalty"):
+        if config[penalty]:
+            # Gulrajani et al. (2017), section 4: it is of each image's own gradient, and batch norm mixes the images.
+            require_fit(config, penalty, discriminator_norm=["none", "spectral"])
     if config.network == "mlp":
         generator = networks.mlp(config.hidden_layers, config.hidden_size, norm="batch")
         generator.add(networks.layers.Dense(math.prod(spec.image_shape)))

@@ -131,8 +131,9 @@ def build(config: ConfigDict, spec: DatasetSpec) -> VAE:
     require(config, "refine_steps", 0 <= config.refine_steps <= 1000, "0 to 1000")
     require(config, "refine_learning_rate", 0 < config.refine_learning_rate <= LARGEST, "a value above 0, finite")
     if config.inference != "amortized":
-        # The gradient ascent is on the ELBO.
+        # The gradient ascent is on the ELBO, with all of the KL.
         require_fit(config, "inference", posterior=["gaussian"], class_conditional=[False], beta=[1.0], capacity=[0.0])
+        require_fit(config, "inference", free_bits=[0.0], warmup_epochs=[0])
     if config.inference == "svi":
         require_positive(config, "refine_steps")  # its start knows nothing of the image
         require_fit(config, "inference", prior=[name for name in PRIORS if name != "vamp"])  # that needs an encoder

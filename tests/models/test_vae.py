@@ -366,6 +366,11 @@ def test_vampprior_is_the_mixture_of_its_pseudo_images_posteriors(digits):
         ({"free_bits": 2.0, "capacity": 25.0}, "free_bits=2.0 does not go with config.capacity=25.0: give 0.0"),
         ({"gradient": "stl", "capacity": 25.0}, "gradient='stl' does not go with config.capacity=25.0: give standard"),
         ({"inference": "svi", "beta": 4.0}, "beta=4.0 does not go with config.inference='svi': give 1.0"),
+        ({"inference": "svi", "free_bits": 2.0}, "free_bits=2.0 does not go with config.inference='svi': give 0.0"),
+        (
+            {"inference": "semi_amortized", "warmup_epochs": 5},
+            "warmup_epochs=5 does not go with config.inference='semi_amortized': give 0",
+        ),
         ({"posterior": "iaf", "gradient": "stl"}, "posterior='iaf' does not go with config.gradient='stl'"),
         ({"gradient": "dreg"}, "bound='elbo' does not go with config.gradient='dreg': give iwae"),
         ({"gradient": "stl", "bound": "iwae"}, "bound='iwae' does not go with config.gradient='stl': give elbo"),
