@@ -163,7 +163,7 @@ def plan(
       UsageError: naming what is not accepted.
     """
     epochs = max(1, config.epochs // SHORTER) if epochs is None else epochs
-    text = source.read_text() if source else None
+    text = source.read_text(encoding="utf-8") if source else None
     record = Record(name, config.to_dict(), search, epochs, list(objectives), pruner, text)
     over = record.space
     training.check_config(config)
@@ -183,6 +183,8 @@ def plan(
         )
     if "bound" in over and record.objectives[0] != "elbo":
         raise UsageError("--search=bound:... needs --objectives=elbo, which all bounds have")
+    if "train_draws" in over and record.objectives[0] == "iwae":
+        raise UsageError("--search=train_draws:... needs --objectives=elbo: the IWAE bound of more draws is the higher")
     if pruner not in PRUNERS:
         raise UsageError(f"--pruner={pruner} is not known: give {', '.join(PRUNERS)}")
     if not 1 <= epochs <= 10**9:

@@ -274,6 +274,14 @@ def test_ends_of_default_spaces_can_be_built():
             tuning.plan(name, config, default(name, config))
 
 
+def test_file_of_a_model_is_read_where_the_locale_is_not_utf_8(tmp_path, monkeypatch):
+    monkeypatch.setattr("io.text_encoding", lambda encoding, level=2: encoding or "ascii")
+    text = "# \N{GREEK SMALL LETTER BETA}\nfrom keras_genmnist.models.vae import build\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    record = tuning.plan("mine", tiny.config("vae"), {"batch_size": "10|20"}, source=tmp_path / "mine.py")
+    assert record.source == text
+
+
 def test_warm_up_stays_the_same_share_of_a_trial():
     record = tuning.plan("ladder", tiny.config("ladder", epochs=40, warmup_epochs=10), {"dropout": "0..0.5"}, 8)
     assert tuning._trial_config(record, {}).warmup_epochs == 2
@@ -288,6 +296,8 @@ def test_warm_up_stays_the_same_share_of_a_trial():
         (["--search=norm:none|bach"], ["config.norm='bach'", "did you mean batch?"]),
         (["--search=latent_size:0..4"], ["config.latent_size=0", "1 or more"]),
         (["--search=epochs:1..4"], ["epochs", "do not compare"]),
+        (["--search=pixelcnn_orders:1|4"], ["pixelcnn_orders", "do not compare"]),
+        (["--config.bound=iwae", "--search=train_draws:1..9"], ["--search=train_draws:", "needs --objectives=elbo"]),
         (["--objectives=elb"], ["'elb'", "did you mean elbo?", "seconds"]),
         (["--objectives=seconds,elbo"], ["seconds,elbo", "must begin with elbo"]),
         (["--objectives=elbo,elbo"], ["each once"]),

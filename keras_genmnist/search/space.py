@@ -11,8 +11,12 @@ from ml_collections import ConfigDict
 from keras_genmnist import config as configs
 from keras_genmnist.errors import UsageError
 
-# What would make the scores of two trials another quantity, and what the search sets itself.
-FIXED = ("model", "dataset", "image_size", "invert", "binarization", "class_conditional", "epochs")
+# What would make the scores of two trials another quantity, as `orders`, of which training scores one alone, and
+# `times`, over which `loss` is a mean; and what the search sets itself.
+FIXED = (
+    *("model", "dataset", "image_size", "invert", "binarization", "class_conditional", "epochs"),
+    *("orders", "pixelcnn_orders", "times"),
+)
 FORMS = "LOW..HIGH, LOW..HIGH:log, LOW..HIGH:STEP or A|B|C"
 
 
