@@ -159,11 +159,13 @@ def cost(model: GenerativeModel, test: np.ndarray, jit_compile: bool) -> float:
 
     compiled = tf.function(score, autograph=model.autograph, jit_compile=jit_compile)
     batches = eval_batches(test[: BATCH * (TIMED_BATCHES + 1)], BATCH)
-    compiled(batches[0]).numpy()
-    start = time.perf_counter()
-    for x in batches[1:]:
+    for x in {len(x): x for x in batches}.values():  # the last may be smaller, and is traced anew
         compiled(x).numpy()
-    return 1000 * (time.perf_counter() - start) / sum(map(len, batches[1:]))
+    timed = batches[1:] or batches
+    start = time.perf_counter()
+    for x in timed:
+        compiled(x).numpy()
+    return 1000 * (time.perf_counter() - start) / sum(map(len, timed))
 
 
 def _curve(model: GenerativeModel, rows: list[dict]) -> dict[str, list[float]]:

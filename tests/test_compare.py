@@ -1,9 +1,11 @@
 import json
 import re
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_genmnist import compare, evaluate, models, runs
 from keras_genmnist import config as configs
@@ -95,6 +97,25 @@ def test_compare_knows_bounds_without_a_likelihood(digits):
     row = compare.table({"masked_diffusion": own}).splitlines()[1]
     assert row.split()[:6] == ["masked_diffusion", "2.0", "3", "81.23", "+-", "0.10"]
     assert len(row.split()) == 7
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(7, [7]), (100, [100]), (200, [100]), (250, [100, 50])])
+def test_cost_of_any_number_of_images_has_no_tracing_in_its_time(count, sizes, monkeypatch):
+    happened = []
+
+    def clock():
+        happened.append("clock")
+        return len(happened)
+
+    def log_likelihood(x):
+        happened.append(x.shape[0])  # as it is traced
+        return tf.reduce_sum(x, axis=[1, 2, 3])
+
+    monkeypatch.setattr(compare, "time", SimpleNamespace(perf_counter=clock))
+    model = SimpleNamespace(likelihood="exact", autograph=False, log_likelihood=log_likelihood)
+    timed = count if count <= 100 else count - 100
+    assert compare.cost(model, np.zeros([count, 8, 8, 1]), jit_compile=False) == pytest.approx(1000 / timed)
+    assert happened == [*sizes, "clock", "clock"]
 
 
 @pytest.mark.parametrize(("shape", "inches"), [((28, 28, 1), 5.38), ((12, 20, 3), 4.92)])
