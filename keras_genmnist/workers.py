@@ -69,8 +69,8 @@ class Workers:
     def __exit__(self, *_):
         with self._lock:
             self._stopped = True
-            for process in self._running:
-                process.terminate()  # a training saves all it has
+            for process in [*self._running]:
+                self._end(process)
         self._pool.shutdown(cancel_futures=True)
 
     def each(self, items: Sequence, work: Callable) -> Iterator[tuple]:
@@ -99,10 +99,18 @@ class Workers:
                 break
             except subprocess.TimeoutExpired:
                 if until and until():
-                    process.terminate()
+                    until = None
+                    with self._lock:
+                        self._end(process)
         with self._lock:
             self._running.discard(process)
         return status
+
+    def _end(self, process: subprocess.Popen) -> None:
+        """Has a command end, of which a training saves all it has; once, for a second signal would kill it."""
+        if process in self._running:
+            self._running.remove(process)
+            process.terminate()
 
 
 def start(arguments: Sequence[str], gpus: Sequence[int] | None = None, **given) -> subprocess.Popen:

@@ -60,6 +60,15 @@ def test_a_command_is_ended_once_it_has_done_what_is_wanted(command, tmp_path):
     assert status == 143
 
 
+def test_a_command_is_left_to_save_what_it_has(command, tmp_path):
+    # As a training does, it dies of a second signal.
+    command('trap "trap - TERM; sleep 2; echo saved; exit 143" TERM; echo started; while :; do sleep 0.05; done')
+    log, share = tmp_path / "log", workers.Share(frozenset(os.sched_getaffinity(0)), None)
+    with workers.Workers([share]) as crew:
+        ((_, status),) = crew.each([log], lambda item, run: run([], log, until=lambda: True))
+    assert (status, workers.last_line(log)) == (143, "saved")
+
+
 def test_what_still_runs_is_stopped_and_saves(command, tmp_path):
     command('trap "echo saved; exit 143" TERM; echo started; while :; do sleep 0.05; done')
     log, queued = tmp_path / "log", tmp_path / "queued"
