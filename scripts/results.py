@@ -24,6 +24,7 @@ from tables import ROOT, write
 
 from keras_genmnist import config as configs
 from keras_genmnist import datasets, files, runs, workers
+from keras_genmnist.errors import UsageError
 
 SEEDS = (3436, 3437)  # beside that of the configs, of which the tables tell the spread
 MIXED = "mixture"  # the model that has no config
@@ -236,6 +237,10 @@ def main() -> None:
         parser.error(f"--rows={','.join(unknown)} names no row: give some of {', '.join(ROWS)}")
     if Path.cwd() != ROOT:
         parser.error(f"results/ is in {ROOT}: call this there")
+    try:
+        workers.shares(values.jobs)
+    except UsageError as error:
+        parser.error(str(error))
     todo = to_make(names, values.runs)
     minutes = sum(ROWS[name].minutes for name in todo)
     for name in todo:

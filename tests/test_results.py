@@ -276,6 +276,11 @@ def test_rows_and_folder_that_are_none_are_one_line(scripts, tmp_path, monkeypat
     with pytest.raises(SystemExit):
         scripts.main()
     assert "--rows=vea names no row: give some of gan," in capsys.readouterr().err
+    for jobs in (0, scripts.workers.num_cores() + 1):
+        monkeypatch.setattr(sys, "argv", ["results.py", f"--jobs={jobs}"])
+        with pytest.raises(SystemExit):
+            scripts.main()
+        assert f"error: --jobs={jobs} is out of range: give 1 to " in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["results.py", "--budget"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
