@@ -410,12 +410,12 @@ def lock(workdir: Path) -> Iterator[None]:
         with files.writing(workdir, ADVICE):
             stack.enter_context(files.made(workdir))
             file = stack.enter_context(open(workdir / ".lock", "w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another process is training in {workdir}: wait for it, or give another --workdir"
-            ) from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is training in {workdir}: wait for it, or give another --workdir"
+                ) from None
         try:
             yield
         finally:

@@ -139,13 +139,15 @@ def _place(workdir: Path, model: str, seed: int) -> Path:
 @contextlib.contextmanager
 def _claimed(path: Path) -> Iterator[bool]:
     """Keeps other processes from what the file stands for; gives whether it could, or one of them works on that."""
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    with contextlib.ExitStack() as stack:
+        claimed = True
+        with files.writing(path.parent, runs.ADVICE):
+            file = stack.enter_context(open(path, "w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                claimed = False
+        yield claimed
 
 
 def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None) -> bool:

@@ -1,7 +1,9 @@
 """Run directories: what is damaged falls back and says so, nothing is lost, nothing is mixed."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import subprocess
 
@@ -205,6 +207,15 @@ def test_workdir_that_cannot_be_written_is_one_line(tmp_path):
             with pytest.raises(UsageError, match=r"cannot write.*file.* give a ") as refused:
                 act(workdir)
             assert "\n" not in str(refused.value)
+
+
+def test_file_system_without_locks_is_one_line_that_names_the_workdir(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # of no file
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UsageError, match=rf"cannot write {tmp_path}/run: No locks available; give a --workdir"):
+        runs.lock(tmp_path / "run").__enter__()
 
 
 # Checkpoints

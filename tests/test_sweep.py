@@ -1,5 +1,7 @@
 import contextlib
+import errno
 import json
+import os
 import threading
 import time
 from types import SimpleNamespace
@@ -124,6 +126,15 @@ def test_a_run_of_another_process_is_left_to_it_and_waited_for(commands, tmp_pat
     assert trained == [f"--workdir={tmp_path / name}" for name in ("vae-3436", "vae-3435")]
     runs = json.loads((tmp_path / "sweep.json").read_text())["models"]["vae"]["runs"]
     assert [run["seed"] for run in runs] == [3435, 3436]
+
+
+def test_file_system_without_locks_is_one_line_that_names_the_workdir(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # of no file
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(UsageError, match=rf"cannot write {tmp_path}: No locks available; give a --workdir"):
+        sweep._claimed(tmp_path / "vae-3435.lock").__enter__()
 
 
 def record(place, **changes):
