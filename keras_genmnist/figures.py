@@ -310,7 +310,7 @@ def steps(subject: Subject) -> Figure:
     for number in numbers:
         drawn = evaluate.draw(model, count, num_steps=number)["images"]
         rows.append(drawn[:20])
-        scores.append(quality.score(drawn, dataset, binary=model.draws_bits))
+        scores.append(quality.score(drawn, dataset, subject.run.config.binarization))
         if model.pixel_by_pixel:
             nats[number] = -likelihood.bounded(model, x, 4, "likelihood", num_steps=number).scores["elbo"]["mean"]
     sheet = images.tile(np.concatenate(rows), columns=20)
@@ -400,7 +400,7 @@ def latent_grid(subject: Subject) -> Figure:
     decoded = images.tile(means, columns=len(GRID), gap=0)  # one picture of the plane
     figure = Drawing(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
     axis = figure.subplots()
-    axis.imshow(decoded, cmap="gray", extent=(-edge, edge, -edge, edge), aspect=height)
+    axis.imshow(decoded, cmap="gray", vmin=0, vmax=1, extent=(-edge, edge, -edge, edge), aspect=height)
     axis.set(xlabel="$z_1$", ylabel="$z_2$")
     figure.suptitle(f"Decoded latent grid, {_caption(subject)}", fontsize=11)
     return figure
@@ -408,7 +408,6 @@ def latent_grid(subject: Subject) -> Figure:
 
 NO_RUN = "flow_densities"  # of densities.py
 SLOW = ("steps",)  # drawn only where they are asked for
-FORMATS = ("png", "pdf", "svg")
 FIGURES = {
     f.__name__: f
     for f in (
@@ -472,7 +471,7 @@ def figures(
       which: names of figures; none for all that the model has.
       seed: of the samples and the interpolation.
       out: the folder.
-      format: one of FORMATS.
+      format: "png", "pdf" or "svg".
       pairs: of test images, by their places in the split, that the interpolation is between and traversals start at.
       label: as of `draw`.
     Raises:

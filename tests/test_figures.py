@@ -359,6 +359,7 @@ def test_latent_grid_has_each_digit_at_its_place(draw, subject):
     # The digits at the edges are centred on -2 and 2.
     edge = 2 + 2 / (size - 1)
     assert image.origin == "upper"
+    assert image.get_clim() == (0, 1)
     np.testing.assert_allclose(image.get_extent(), [-edge, edge, -edge, edge])
     # With the first row on top, z_2 falls from row to row and z_1 rises from column to column.
     for row, column, z in ((0, 0, (-2, 2)), (0, -1, (2, 2)), (-1, 0, (-2, -2)), (-1, -1, (2, -2))):
