@@ -53,7 +53,7 @@ def report(those: Sequence[Run], out: Path) -> None:
     template = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    page = template.from_string((Path(__file__).parent / "report.html").read_text()).render(
+    page = template.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8")).render(
         title=", ".join(titles), runs=told, fields=fields(those), captions=CAPTIONS
     )
     files.write(out, page.encode())

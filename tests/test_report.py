@@ -99,6 +99,13 @@ def test_fields_that_differ_are_marked(page, pair):
     assert 'class="differs"' not in page and "<th>latent_size</th><td>2</td><td>2</td>" in page
 
 
+def test_report_is_the_same_where_the_locale_is_not_utf_8(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "draw", lambda run, which: [])
+    monkeypatch.setattr("io.text_encoding", lambda encoding, level=2: encoding or "ascii")
+    report.report(pair[:1], tmp_path / "r.html")
+    assert "\N{PLUS-MINUS SIGN}" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_every_figure_has_a_caption():
     assert {*figures.FIGURES} - {*figures.SLOW} == report.CAPTIONS.keys()
 
