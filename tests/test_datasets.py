@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 
 import numpy as np
@@ -281,6 +282,20 @@ def test_data_says_what_it_is_in_a_line(mnist_5k):
     colour = datasets.from_arrays(np.random.default_rng(0).integers(0, 256, [60, 8, 10, 3], np.uint8), name="mine")
     assert repr(colour) == "<data set mine: 42 train, 8 validation, 10 test images of 8 x 10 in colour>"
     assert repr(colour.train) == "<train split: 42 images>"
+
+
+@pytest.mark.parametrize("name", ["v1.2", "letters/upper", "", ".", 3])
+def test_name_that_no_file_can_keep_is_refused(name, mnist_5k):
+    with pytest.raises(UsageError, match=f"name={re.escape(repr(name))} is not accepted: give ") as refused:
+        datasets.from_arrays(mnist_5k.train.images, name=name)
+    assert "\n" not in str(refused.value)
+
+
+def test_class_is_told_by_its_number_too():
+    spec = datasets.DatasetSpec("shapes", (12, 20, 3), num_classes=3, class_names=("disc", "bar", "ring"))
+    assert [spec.label_of(label) for label in (2, np.int64(1), "0", "disc")] == [2, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"^3 is no class of shapes; accepted: disc, bar, ring, or 0 to 2"):
+        spec.label_of(3)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Images of the user's own: where they may come from, how they are split, and what is said of every mistake."""
 
 import gzip
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -250,6 +251,21 @@ def test_labels_become_classes(labels, names, first, tmp_path):
     assert not read.in_order
 
 
+@pytest.mark.parametrize("dtype", [object, np.dtypes.StringDType()])  # the former as a column of pandas
+def test_strings_are_labels_in_any_array(dtype):
+    labels = np.array(["b", "ant", "c"] * 12, dtype)
+    checked = arrays.check(arrays.Part(pictures(), labels, "mine"))
+    assert checked.class_names == ("ant", "b", "c")
+    assert checked.train.labels[:3].tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("missing", [None, 3, float("nan")])
+def test_objects_that_are_no_strings_are_no_labels(missing):
+    labels = np.array(["b", missing, "c"] * 12, object)
+    with pytest.raises(Fault, match="the labels of mine are of type object; accepted: strings, or whole"):
+        arrays.check(arrays.Part(pictures(), labels, "mine"))
+
+
 def test_classes_are_counted_over_all_splits(tmp_path):
     path = npz(tmp_path, x_train=pictures(), y_train=["b", "d"] * 18, x_test=pictures(8), y_test=["a", "e"] * 4)
     dataset = arrays.splits("mine", files.read(path))
@@ -295,6 +311,17 @@ def test_files_that_are_no_images_are_left_out(tmp_path):
     np.testing.assert_array_equal(files.read(tmp_path).train.images, pictures())
 
 
+def test_classes_may_be_links_to_folders(tmp_path):
+    png_folder(tmp_path / "elsewhere", pictures()[18:])
+    root = png_folder(tmp_path / "mine", pictures()[:18], ["a"] * 18)
+    (root / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (root / "a" / "all").symlink_to(root, target_is_directory=True)  # a loop, which is left out
+    read = files.read(root)
+    assert read.class_names == ("a", "b")
+    assert np.bincount(read.train.labels).tolist() == [18, 18]
+    np.testing.assert_array_equal(read.train.images, pictures())
+
+
 def saved(file: Path, image: Image.Image, **options) -> np.ndarray:
     """What is read of a folder with this image alone, [H, W, C]."""
     image.save(file, **options)
@@ -336,6 +363,17 @@ def test_jpeg_files_are_read_upright(mode, tmp_path):
     assert read.shape == (16, 8, 1)
     assert read[:8].min() > 250
     assert read[8:].max() < 5
+
+
+def test_jpeg_file_is_upright_whatever_else_its_exif_says(tmp_path):
+    image = Image.new("L", (16, 8), 0)
+    image.paste(255, (0, 0, 8, 8))
+    orientation = struct.pack("<HHLHH", 0x0112, 3, 1, 6, 0)
+    unit = struct.pack("<HHL4s", 0x0128, 2, 1, b"?")  # of the resolution: text, where a number is expected
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + orientation + unit + bytes(4)
+    read = saved(tmp_path / "a.jpg", image, format="JPEG", exif=exif, quality=95)
+    assert read.shape == (16, 8, 1)
+    assert read[:8].min() > 250
 
 
 def test_resized_pixels_are_averages_over_areas(tmp_path):
@@ -429,6 +467,8 @@ MISTAKES_IN_NPZ = [
     ({"images": GREY, "labels": ragged()}, Fault, "labels in .* is an array of Python objects, which is not loaded"),
     ({"images": np.uint8(3)}, Fault, "images in .* is not an array"),
     ({"images": GREY[:0]}, UsageError, ": there is none"),
+    ({"images": GREY[:, :0]}, UsageError, r"images in .*: 0 x 9 pixels; accepted: 8 x 8 to 64 x 64"),
+    ({"x_train": GREY, "x_test": GREY[:, :, :0, 0]}, UsageError, r"x_test in .*: 10 x 0 pixels; accepted: 8 x 8 to"),
     ({"images": GREY.reshape(36, 90)}, UsageError, r"\(36, 90\); accepted: .*reshape\(-1, height, width\)"),
     (
         {"images": GREY.reshape(-1, 81)},
@@ -606,16 +646,24 @@ def test_image_size_out_of_range_is_refused(image_size, tmp_path):
     ("members", "message"),
     [
         (
-            {"images": GREY[:6]},
-            "images in .*: 6 images are too few; at least 7 .* a sixth makes the test and a sixth of",
+            {"images": GREY[:13]},
+            "images in .*: 13 images are too few; at least 14 .* a sixth makes the test and a sixth of",
         ),
         (
-            {"x_train": GREY[:5], "x_test": GREY},
-            "x_train in .*: 5 images are too few; at least 6 .* sixth makes the valid",
+            {"x_train": GREY[:11], "x_test": GREY},
+            "x_train in .*: 11 images are too few; at least 12 .* sixth makes the valid",
         ),
         (
-            {"x_train": GREY[:5], "x_val": GREY},
-            "x_train in .*: 5 images are too few; at least 6 .* a sixth makes the test",
+            {"x_train": GREY[:11], "x_val": GREY},
+            "x_train in .*: 11 images are too few; at least 12 .* a sixth makes the test",
+        ),
+        (
+            {"x_test": GREY[:1], "x_train": GREY},
+            "x_test in .*: 1 image is too few; at least 2 are needed, for the standard error of a score",
+        ),
+        (
+            {"x_val": GREY[:1], "x_train": GREY, "x_test": GREY},
+            "x_val in .*: 1 image is too few; at least 2 are needed",
         ),
     ],
 )
@@ -625,7 +673,7 @@ def test_too_few_images_to_split_are_refused(members, message, tmp_path):
         arrays.splits("mine", read)
     first = next(iter(members))
     more = files.read(npz(tmp_path, **members | {first: GREY[: len(members[first]) + 1]}))
-    assert min(len(split.images) for split in three(arrays.splits("mine", more))) > 0
+    assert min(len(split.images) for split in three(arrays.splits("mine", more))) >= 2  # one has no standard error
 
 
 @pytest.mark.parametrize("grey", [0, 200])

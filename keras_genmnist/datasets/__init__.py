@@ -140,17 +140,19 @@ def from_arrays(
       labels: [N], whole numbers or strings.
       validation, test: images and labels (or None) of the other splits; each is made of the training images if it is
         not given, as `datasets.arrays.splits` explains.
-      name: what figures and results call the data set.
+      name: what figures and results call the data set, without a dot or a slash.
       image_size: the height and width that images are resized to; 0 leaves them as they are.
       invert: whether to exchange black and white.
     Raises:
-      UsageError: if the images have a shape that is not accepted, or there are too few.
+      UsageError: if the images have a shape that is not accepted, there are too few, or the name is not accepted.
       Fault: if the values make no sense.
     """
     if isinstance(images, str | Path):
         raise UsageError(
             f"images={str(images)!r} is no array: gm.datasets.load({str(images)!r}) reads a file or a folder"
         )
+    if _stem(f"{name}.npz") != name:  # the copy that a run keeps is called so, and names the data set again
+        raise UsageError(f"name={name!r} is not accepted: give a name of a character or more, without a dot or a slash")
     parts = (
         _part(images, labels, "train"),
         None if validation is None else _part(*validation, "validation"),

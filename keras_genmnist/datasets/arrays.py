@@ -122,7 +122,12 @@ def splits(name: str, arrays: Arrays) -> Dataset:
     if train.images.min() == train.images.max():
         raise Fault(f"{train.name}: every pixel is {train.images.min()} of 255, so there is nothing to learn")
     lacking = [split for split, part in (("test", test), ("validation", validation)) if part is None]
-    needed = 5 + len(lacking)  # one image in every split
+    needed = 10 + 2 * len(lacking)  # two images in every split that is scored
+    for part in (validation, test):
+        if part is not None and len(part.images) < 2:
+            raise UsageError(
+                f"{part.name}: 1 image is too few; at least 2 are needed, for the standard error of a score"
+            )
     if lacking and len(train.images) < needed:
         raise UsageError(
             f"{train.name}: {len(train.images)} images are too few; at least {needed} are needed, of which "
@@ -232,6 +237,8 @@ def _with_channels(part: Part) -> np.ndarray:
     shape = part.images.shape
     if 0 in shape[:1]:
         raise UsageError(f"{part.name}: there is none")
+    if len(shape) > 2 and 0 in shape[1:3]:  # before there are values to look at
+        require_size(part.images[0], part.name)
     if len(shape) == 3:
         return part.images[..., None]
     if len(shape) == 4 and shape[-1] in (1, 3):
@@ -341,6 +348,8 @@ def _one_label_an_image(labels: np.ndarray, part: Part) -> np.ndarray:
         return np.char.decode(labels, "utf-8", "replace")
     if labels.dtype.kind == "U":
         return labels
+    if labels.dtype.kind in "OT" and all(isinstance(label, str) for label in labels):  # a column of pandas
+        return np.array(labels.tolist())
     accepted = "accepted: strings, or whole numbers from 0"
     if labels.dtype.kind not in "buif":
         raise Fault(f"the labels of {part.name} are of type {labels.dtype}; {accepted}")

@@ -7,11 +7,11 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_genmnist.datasets import arrays
 from keras_genmnist.datasets.arrays import RESIZE, Arrays, Part
@@ -20,6 +20,15 @@ from keras_genmnist.errors import Fault, UsageError
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 IMAGE_TYPES = (".png", ".jpg", ".jpeg")
 IDX_IMAGES = re.compile(r"images([-.])idx\d-ubyte(\.gz)?$")
+UPRIGHT = {  # by the orientation that EXIF tells
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 KEYS = "x_train and perhaps y_train, x_validation, y_validation, x_test, y_test; or images and perhaps labels"
 
 
@@ -140,7 +149,7 @@ def _folder(root: Path, image_size: int) -> dict[str, Part]:
 def _image_files(root: Path) -> list[Path]:
     """The places of image files below `root`, in an order that depends on nothing but their names."""
     places, others = [], set()
-    for place in sorted((file.relative_to(root) for file in root.rglob("*")), key=lambda place: place.parts):
+    for place in sorted((file.relative_to(root) for file in _below(root)), key=lambda place: place.parts):
         # Neither hidden files nor what macOS leaves beside others: ._one.png, or __MACOSX where an archive is unpacked.
         if any(part.startswith((".", "__MACOSX")) for part in place.parts) or not (root / place).is_file():
             continue
@@ -154,6 +163,16 @@ def _image_files(root: Path) -> list[Path]:
             f"{root} holds no file {', '.join(IMAGE_TYPES)}, {found}; accepted: a folder of PNG or JPEG files"
         )
     return places
+
+
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below a folder, also through links to folders, but for those that lead back to a folder above."""
+    above = (*above, folder.resolve())
+    for place in folder.iterdir():
+        if not place.is_dir():
+            yield place
+        elif place.resolve() not in above:
+            yield from _below(place, above)
 
 
 def _by_split(root: Path, places: list[Path]) -> dict[str, tuple[Path, list[Path]]]:
@@ -193,7 +212,10 @@ def _image(file: Path) -> np.ndarray:
     """A decoded PNG or JPEG file: uint8 [H, W, 1] or [H, W, 3], upright, transparency laid on white."""
     try:
         with Image.open(file, formats=("PNG", "JPEG")) as image:
-            image = ImageOps.exif_transpose(image)
+            image.load()
+            # Not ImageOps.exif_transpose, which rewrites all of EXIF and fails where any of it is odd.
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+            image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image.copy()
     except UnidentifiedImageError as error:
         raise Fault(f"{file} is not a PNG or JPEG image; delete it, or save it as one") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
