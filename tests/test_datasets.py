@@ -185,6 +185,15 @@ def test_train_batches_with_levels_have_the_bits_they_have_without(mnist_5k):
             np.testing.assert_array_equal(x["levels"], levels)
 
 
+@pytest.mark.parametrize("binarization", ["static", "threshold"])
+def test_levels_of_bits_that_are_not_drawn_are_the_bits(mnist_5k, binarization):
+    (batch,) = mnist_5k.train.train_batches(
+        binarization=binarization, batch_size=100, seed=3, first_step=5, last_step=6, levelled=True
+    ).as_numpy_iterator()
+    assert set(np.unique(batch["images"])) == {0, 1}
+    np.testing.assert_array_equal(batch["levels"], batch["images"])
+
+
 def test_train_batches_none_are_grey_levels(mnist_5k):
     split = Split(*(part[:100] for part in mnist_5k.train))
     rows = batches(split, "none", 0, 1).reshape(100, 784)
@@ -275,15 +284,6 @@ def test_load_refuses_an_unknown_dataset():
         datasets.load("emnist/leters")
 
 
-def test_data_says_what_it_is_in_a_line(mnist_5k):
-    expected = "<data set mnist_5k: 4,000 train, 500 validation, 500 test images of 28 x 28, 10 classes>"
-    assert repr(mnist_5k) == expected
-    assert repr(mnist_5k.test) == "<test split: 500 images, labelled>"
-    colour = datasets.from_arrays(np.random.default_rng(0).integers(0, 256, [60, 8, 10, 3], np.uint8), name="mine")
-    assert repr(colour) == "<data set mine: 42 train, 8 validation, 10 test images of 8 x 10 in colour>"
-    assert repr(colour.train) == "<train split: 42 images>"
-
-
 @pytest.mark.parametrize("name", ["v1.2", "letters/upper", "", ".", 3])
 def test_name_that_no_file_can_keep_is_refused(name, mnist_5k):
     with pytest.raises(UsageError, match=f"name={re.escape(repr(name))} is not accepted: give ") as refused:
@@ -296,6 +296,15 @@ def test_class_is_told_by_its_number_too():
     assert [spec.label_of(label) for label in (2, np.int64(1), "0", "disc")] == [2, 1, 0, 0]
     with pytest.raises(ValueError, match=r"^3 is no class of shapes; accepted: disc, bar, ring, or 0 to 2"):
         spec.label_of(3)
+
+
+def test_data_says_what_it_is_in_a_line(mnist_5k):
+    expected = "<data set mnist_5k: 4,000 train, 500 validation, 500 test images of 28 x 28, 10 classes>"
+    assert repr(mnist_5k) == expected
+    assert repr(mnist_5k.test) == "<test split: 500 images, labelled>"
+    colour = datasets.from_arrays(np.random.default_rng(0).integers(0, 256, [60, 8, 10, 3], np.uint8), name="mine")
+    assert repr(colour) == "<data set mine: 42 train, 8 validation, 10 test images of 8 x 10 in colour>"
+    assert repr(colour.train) == "<train split: 42 images>"
 
 
 @pytest.fixture

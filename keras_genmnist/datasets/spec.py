@@ -34,7 +34,7 @@ class DatasetSpec(NamedTuple):
         """What to call one of the images."""
         return "digit" if self.judge == DIGITS else "image"
 
-    def label_of(self, text: str) -> int:
+    def label_of(self, label: str | int) -> int:
         """The label of the class with this name, or else with this number.
 
         >>> DatasetSpec("shapes", (12, 20, 3), num_classes=3, class_names=("disc", "bar", "ring")).label_of("bar")
@@ -43,6 +43,7 @@ class DatasetSpec(NamedTuple):
         Raises:
           ValueError: naming what is accepted, if there is no such class.
         """
+        text = str(label)
         if text in self.classes:
             return self.classes.index(text)
         if text.isdecimal() and text.isascii() and len(text) < 10 and int(text) < len(self.classes):
@@ -50,7 +51,7 @@ class DatasetSpec(NamedTuple):
         accepted = f"0 to {len(self.classes) - 1}" if self.classes else "none, for it has no labels"
         if self.class_names:
             accepted = f"{', '.join(self.class_names[:NAMED])}{', ...' * (len(self.classes) > NAMED)}, or {accepted}"
-        raise ValueError(f"{text!r} is no class of {self.name}; accepted: {accepted}")
+        raise ValueError(f"{label!r} is no class of {self.name}; accepted: {accepted}")
 
 
 NAMED = 60  # classes in a message
