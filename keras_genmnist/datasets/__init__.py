@@ -166,7 +166,10 @@ def _part(images: np.ndarray, labels: np.ndarray | None, split: str) -> Part:
 
 
 def save(dataset: Dataset, path: Path) -> None:
-    """Writes a data set as a .npz file that `load` reads: the same images, labels and splits.
+    """Writes a data set as a .npz file that `load` reads: the same images and splits, and classes of the same names.
+
+    `load` numbers the classes anew, as it does those of any file: in the order of their names, and without those that
+    no image is of.
 
     Raises:
       UsageError: if the path cannot be written.
