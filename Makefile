@@ -38,7 +38,7 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 	@echo "          $(GENMNIST) serve --export=demo/exports/vae --export=demo/exports/vae_2d    the explorer"
 	@echo "          demo/vae/metrics.json   the evaluation;  $(PY) -m tensorboard.main --logdir=demo  the curves"
 
-results: $(INSTALLED) ## train, evaluate and record every row of the tables: about a day of one core, resumable
+results: $(INSTALLED) ## train, evaluate and record every row of the tables: at most two days of one core, resumable
 	$(PY) scripts/results.py $(FLAGS)
 
 report: $(INSTALLED) ## one HTML page of what `make demo` made: demo/report.html
@@ -115,8 +115,8 @@ notebooks: $(INSTALLED) ## execute notebooks/*.py and write what they show into 
 bench: $(INSTALLED) .venv-bench/.installed ## speed beside PyTorch and JAX, of posteriors, sampling, serving, searches and workers
 	$(PY) benchmarks/training.py
 	$(PY) benchmarks/training.py --work=iwae --rounds=3
-	$(PY) benchmarks/training.py --work=dcgan --rounds=3
-	$(PY) benchmarks/training.py --work=vae_conv --rounds=3
+	$(PY) benchmarks/training.py --work=dcgan --rounds=3 --dataset=mnist_5k
+	$(PY) benchmarks/training.py --work=vae_conv --rounds=3 --dataset=mnist_5k
 	$(PY) benchmarks/training.py --work=pixelvae --rounds=3 --dataset=mnist_5k
 	$(PY) benchmarks/training.py --work=pixelcnn --rounds=3 --dataset=mnist_5k
 	$(PY) benchmarks/cost.py

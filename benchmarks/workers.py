@@ -1,7 +1,7 @@
 """Training speed of two worker processes of one core each beside that of one, on the CPU.
 
     python benchmarks/workers.py [--models=vae_conv,pixelcnn,vae] [--batch_size=256] [--rounds=3] [--epochs=3]
-        [--dataset=mnist] [--quick]
+        [--dataset=mnist_5k] [--quick]
 
 Both train the same batches to the same weights, by `genmnist train` as a user runs it; two share each batch.  Without
 XLA in either, which does not compile what workers exchange.  They take turns, so that a machine that slows down slows

@@ -156,7 +156,9 @@ def evaluate(argv: list[str]) -> None:
     flags.DEFINE_enum(
         "proposal", "posterior", ["posterior", "defensive"], "What the draws come from.", flag_values=values
     )
-    flags.DEFINE_string("per_image", None, "FILE.csv or FILE.npz: also write each test image's.", flag_values=values)
+    flags.DEFINE_string(
+        "per_image", None, "FILE.csv or FILE.npz: also write the scores of each test image.", flag_values=values
+    )
     flags.DEFINE_boolean("results", False, "Also write results/NAME.json.", flag_values=values)
     _define_devices(values)
     _parse(values, argv)
@@ -464,7 +466,7 @@ def sweep(argv: list[str]) -> None:
     [--workdir=runs/sweep] [--results] [--config.FIELD=VALUE ...]
     """
     values = flags.FlagValues()
-    flags.DEFINE_list("models", [], "Of which to train each.", flag_values=values)
+    flags.DEFINE_list("models", [], "Those to train.", flag_values=values)
     flags.DEFINE_integer("seeds", 3, "Of each model, from config.seed on.", 1, 1000, flag_values=values)
     flags.DEFINE_integer("jobs", None, "Runs at a time; by default one a core, or GPU.", 1, flag_values=values)
     flags.DEFINE_integer(
@@ -497,7 +499,7 @@ def mix(argv: list[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_list("workdirs", [], "Directories of the runs.", flag_values=values)
     flags.DEFINE_string("workdir", "runs/mixture", "Directory of what is made.", flag_values=values)
-    meaning = "Of what the densities are averaged: images, or of PixelCNNs each place given those before it."
+    meaning = "What is averaged: densities of whole images, or of PixelCNNs those of each place given the ones before."
     flags.DEFINE_enum("average", "images", ["images", "places"], meaning, flag_values=values)
     flags.DEFINE_integer("num_draws", 100, "Of log p(x) where it is not known.", 1, flag_values=values)
     _parse(values, argv)
@@ -535,7 +537,7 @@ NEXT = """To begin, at once with what comes trained, or in a few minutes with th
   genmnist export --model=vae
   genmnist serve --export=exports/vae      the same explorer, of your own model
 
-With the image, `docker run -v genmnist-work:/work -p 127.0.0.1:8501:8501 IMAGE` stands in place of `genmnist`.
+With Docker, type `docker run -v genmnist-work:/work -p 127.0.0.1:8501:8501 IMAGE` in place of `genmnist`.
 `genmnist VERB --help` tells a verb's flags."""
 VERBS = {
     "train": train,

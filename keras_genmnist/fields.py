@@ -18,7 +18,7 @@ MEANINGS = {
     "epochs": "Passes over the training images.",
     "optimizer": "adam, or muon for matrices and adam for the rest.",
     "learning_rate": "Of the optimizer.",
-    "weight_decay": "What kernels shrink by in a step, times the learning rate; 0 for none.",
+    "weight_decay": "What all weights but biases and scales shrink by in a step, times the learning rate; 0 for none.",
     "decay": "Of the learning rate: constant or cosine.",
     "warmup_epochs": "Epochs over which the weight of the KL, or the capacity, rises from 0.",
     "clip_norm": "The gradient is scaled down to this norm; 0 leaves it alone.",
@@ -69,7 +69,7 @@ MEANINGS = {
     "gradient": "Of the posterior: standard, stl (with bound=elbo) or dreg (with bound=iwae).",
     "free_bits": "Nats of KL that cost nothing; of a ladder, for each latent above the lowest layer.",
     "beta": "What a nat of KL costs in training.",
-    "capacity": "Nats that the KL is drawn to; 0 for none.",
+    "capacity": "The KL that training aims at, in nats; 0 for none.",
     # PixelCNN
     "patch_size": "p of the patches of p x p pixels that are drawn at once.",
     "orders": "Orders of the patches that are averaged over: 1, 2, 4 or 8.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from keras_genmnist import files
 from keras_genmnist.errors import Fault, UsageError
 
-NEEDED = "a search needs Optuna: install it by pip install 'keras_genmnist[tune]'"
+NEEDED = "a search needs Optuna: pip install 'keras_genmnist[tune]', or '.[tune]' in a clone"
 try:
     import optuna
     import sqlalchemy
