@@ -112,7 +112,7 @@ def weighted(
     reconstruction, *layer_kl = found["terms"].T
     log_px, ess, pareto_k = found["weights"].T
     kl = np.sum(layer_kl, axis=0)
-    units = active_units(found["means"], model.layer_sizes)
+    units = active_units(found["means"], model.layer_sizes, labels)
     by_draws = mean_and_error(-log_px) | {"num_draws": num_draws, "proposal": proposal} | _tail(ess, pareto_k)
     nll = {"nll": by_draws}
     if integrate:

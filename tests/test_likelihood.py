@@ -6,6 +6,7 @@ import tensorflow_probability as tfp
 from keras_genmnist import distributions, likelihood, models, quadrature
 from keras_genmnist.bounds import LogTerms
 from keras_genmnist.distributions import StandardNormal
+from keras_genmnist.models.base import active_units
 from keras_genmnist.models.vae import VAE
 from keras_genmnist.proposals import PROPOSALS
 from tests import tiny
@@ -127,6 +128,13 @@ def test_likelihood_does_not_count_a_dead_unit():
     x = dead.sample(120)
     scores = weighted(dead.vae(), x, 1)
     assert (scores["active_units"], scores["latent_size"]) == (1, 2)
+
+
+def test_unit_that_tells_classes_apart_alone_is_not_active_where_the_class_is_told():
+    labels = np.arange(40) % 2 * 3
+    means = np.stack([labels - 1.5, np.arange(40) / 10], axis=1)
+    assert active_units(means, [1, 1]) == [1, 1]
+    assert active_units(means, [1, 1], labels) == [0, 1]
 
 
 @pytest.mark.parametrize(("spread", "active"), [(0.08, 0), (0.12, 2)])  # 0.08^2 < 0.01 < 0.12^2

@@ -783,13 +783,19 @@ def _averaged(model: LikelihoodModel | LatentVariableModel, batches: list[np.nda
     return {name: float(value) for name, value in logs.items()}
 
 
-def active_units(means: np.ndarray, layer_sizes: list[int]) -> list[int]:
+def active_units(means: np.ndarray, layer_sizes: list[int], labels: np.ndarray | None = None) -> list[int]:
     """How many latents of each layer, the lowest first, are used: their posterior mean varies by more than 0.01.
 
     Args:
       means: of the posteriors of N images, [N, D].
       layer_sizes: the number of latents of each layer, with sum D.
+      labels: [N], of a model that is told them: what differs between classes alone says nothing of an image.
     Source: Burda et al. (2016), appendix C, arxiv.org/abs/1509.00519
     """
+    if labels is not None:
+        _, labels = np.unique(labels, return_inverse=True)
+        totals = np.zeros([labels.max() + 1, means.shape[1]])
+        np.add.at(totals, labels, means)
+        means = means - (totals / np.bincount(labels)[:, None])[labels]
     active = means.var(axis=0) > ACTIVE_VARIANCE
     return [int(layer.sum()) for layer in np.split(active, np.cumsum(layer_sizes)[:-1])]
