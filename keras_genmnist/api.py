@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from keras_genmnist import cluster, datasets, files, models, runs, training
 from keras_genmnist import config as configs
-from keras_genmnist.datasets import Dataset
+from keras_genmnist.datasets import Dataset, Split
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
@@ -313,7 +314,7 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
         return
     path = workdir / f"{dataset.name}.npz"
     if path.exists():
-        if datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*dataset[1:]):
+        if datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*_numbered_by_name(dataset)):
             raise UsageError(f"{path} holds other images than those of {dataset.name} given now: give another workdir")
         yield str(path)
         return
@@ -324,6 +325,17 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
         finally:
             if not runs.exists(workdir):
                 path.unlink()
+
+
+def _numbered_by_name(dataset: Dataset) -> list[Split]:
+    """The splits, with classes numbered as they are where `datasets.save` has written them: those there are, sorted."""
+    splits, names = list(dataset[1:]), dataset.spec.class_names
+    if names is None:
+        return splits
+    labels = [np.asarray(split.labels) for split in splits]
+    there = sorted({names[label] for own in labels for label in np.unique(own)})
+    numbers = np.array([there.index(name) if name in there else -1 for name in names])
+    return [split._replace(labels=numbers[own]) for split, own in zip(splits, labels, strict=True)]
 
 
 def _is_found_by_name(dataset: Dataset) -> bool:

@@ -216,6 +216,14 @@ def test_a_part_of_a_data_set_is_trained_on_alone(mnist_5k, tmp_path, eager):
     np.testing.assert_array_equal(run.data.train.images, train.images[:90])
 
 
+def test_training_goes_on_with_classes_that_are_not_in_the_order_of_their_names(mnist_5k, tmp_path, eager):
+    spec = mnist_5k.spec._replace(name="things", class_names=tuple("ihgfedcbaj"))
+    things = mnist_5k._replace(spec=spec)
+    for epochs in (1, 2):
+        run = gm.train("vae", dataset=things, workdir=tmp_path / "run", epochs=epochs, **SMALL)
+    assert run.history["epoch"] == [1, 2]
+
+
 def test_images_that_changed_are_refused(trained):
     path = Path(trained.config.dataset)
     content = path.read_bytes()
