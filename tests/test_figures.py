@@ -567,8 +567,8 @@ def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeyp
 
     monkeypatch.setattr(figures.evaluate, "draw", drawn)
 
-    def score(images, dataset, binary):
-        return asked.append(binary) or {
+    def score(images, dataset, binarization):
+        return asked.append(binarization) or {
             "frechet": {"mean": next(scores), "spread": 1.0},
             "frechet_floor": {"mean": 3.0},
         }
@@ -576,7 +576,7 @@ def test_steps_show_quality_and_nats_by_their_number(mnist_5k, tmp_path, monkeyp
     monkeypatch.setattr(figures.quality, "score", score)
     figure = figures.steps(Subject(run, model, lambda: mnist_5k, runs.read_metrics(run), seed=5))
     assert steps == [8, 28, 98, 784]
-    assert asked == [True] * 4
+    assert asked == ["dynamic"] * 4
     frechet, nats, samples = figure.axes
     np.testing.assert_array_equal(frechet.lines[0].get_xydata(), [[8, 50], [28, 20], [98, 10], [784, 9]])
     numbers, values = nats.lines[0].get_data()
@@ -596,16 +596,16 @@ def test_steps_of_a_flow_show_precision_and_recall_by_their_number(mnist_5k, tmp
     def drawn(model, count, num_steps):
         return steps.append(num_steps) or {"images": np.zeros([count, 28, 28, 1])}
 
-    def score(images, dataset, binary):
+    def score(images, dataset, binarization):
         names = ("frechet", "frechet_floor", "precision", "recall")
-        return asked.append(binary) or {name: {"mean": 0.1 * len(asked), "spread": None} for name in names}
+        return asked.append(binarization) or {name: {"mean": 0.1 * len(asked), "spread": None} for name in names}
 
     monkeypatch.setattr(figures.evaluate, "draw", drawn)
     monkeypatch.setattr(figures.quality, "score", score)
     model = runs.load_model(run)
     monkeypatch.setattr(model, "bound_terms", lambda *given, **named: pytest.fail("its bound knows no such steps"))
     figure = figures.steps(Subject(run, model, lambda: mnist_5k, [], seed=5))
-    assert steps == [1, 2, 4, 8, 16, 32] and asked == [False] * 6
+    assert steps == [1, 2, 4, 8, 16, 32] and asked == ["none"] * 6
     _, shares, samples = figure.axes
     assert [line.get_label() for line in shares.lines] == ["precision", "recall"]
     for line in shares.lines:
