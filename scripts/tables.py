@@ -151,6 +151,7 @@ TABLES = {
     "leaderboard": leaderboard,
     "likelihood": likelihood,
     "fixed binarization": partial(likelihood, dataset="binarized_mnist"),
+    "all images": partial(likelihood, dataset="mnist_60k"),
     "planar depth": planar_depth,
     "comparison": comparison,
     "gaps": gaps,
