@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import numpy as np
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from keras_genmnist import export, images
 from keras_genmnist.serve import tensors
 from keras_genmnist.serve.access import Access
-from keras_genmnist.serve.app import create_app
+from keras_genmnist.serve.app import LARGE, create_app
 from keras_genmnist.serve.batching import Places
 from keras_genmnist.serve.servables import Repository
 from tests import toy
@@ -321,6 +322,31 @@ def test_what_a_body_was_parsed_into_is_gone_when_the_model_is_called(repository
     monkeypatch.setattr(tensors, "parse", parsed)
     monkeypatch.setitem(repository.servable("toy").signatures, "serving_default", half)
     assert client.post("/v1/models/toy:predict", data='{"inputs": [1]}').json == {"outputs": [0.5]}
+
+
+def test_large_bodies_are_parsed_one_by_one_and_small_ones_meanwhile(repository, monkeypatch):
+    app = create_app(repository, Places(16), prometheus_client.CollectorRegistry(), Access("127.0.0.1"))
+    parse, parsing, begun, small_is_answered = tensors.parse, [], threading.Event(), threading.Event()
+
+    def parsed(data):
+        if len(data) > LARGE:
+            parsing.append(1)
+            begun.set()
+            assert small_is_answered.wait(5) and len(parsing) == 1
+            parsing.pop()
+        return parse(data)
+
+    monkeypatch.setattr(tensors, "parse", parsed)
+    large = json.dumps({"inputs": [1.0] * (LARGE // 4)})
+
+    def asked(body):
+        return app.test_client().post("/v1/models/toy:predict", data=body).status_code
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(asked, large) for _ in range(2)]
+        assert begun.wait(5) and asked('{"inputs": [1]}') == 200
+        small_is_answered.set()
+        assert [answer.result() for answer in answers] == [200, 200]
 
 
 def test_concurrent_requests_equal_single_ones(repository):

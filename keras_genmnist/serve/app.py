@@ -1,5 +1,6 @@
 """The HTTP surface: TensorFlow Serving's REST routes, and beside them samples, the explorer, health and metrics."""
 
+import contextlib
 import math
 import re
 import threading
@@ -40,6 +41,7 @@ STATUS = {
     tf.errors.DEADLINE_EXCEEDED: 504,
 }
 RETRY_SECONDS = "1"
+LARGE = 2**18  # bytes of a body, which can be twenty times as many once it is parsed
 
 # TensorFlow Serving ignores the content type, and `curl -d` says that its JSON is a form.
 JSON_TYPES = re.compile(r"|application/(.*[+])?json|text/(json|plain)|application/(x-www-form-urlencoded|octet-stream)")
@@ -149,8 +151,8 @@ def create_app(
 
     def read(servable):
         """The signature that a request's body names, the inputs it gives, and whether they came by row."""
-        # Parsed, a body of 16 MB can be 300 MB of objects: one is held at a time, and none while a model is called.
-        with reading:
+        # Of large bodies one is held at a time, and none while a model is called; small ones do not wait for it.
+        with reading if (request.content_length or 0) > LARGE else contextlib.nullcontext():
             body = tensors.parse(request.get_data(cache=False))
             signature = servable.signature(tensors.signature_name(body))
             return signature, *tensors.inputs(body, signature.inputs)
