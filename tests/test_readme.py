@@ -69,6 +69,13 @@ def test_readme_is_one_page():
     assert len(re.findall(r"!\[[^]]*\]\(", README)) == 4  # pictures
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_rows_of_a_table_have_the_cells_of_its_head(name):
+    for table in re.findall(r"(?:^\|.*\n)+", re.sub(r"```.*?```", "", PAGES[name], flags=re.S), re.M):
+        counts = [len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()]
+        assert counts == counts[:1] * len(counts), table
+
+
 def test_every_link_leads_somewhere():
     for name, page in PAGES.items():
         text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page, flags=re.M | re.S)
