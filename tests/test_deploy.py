@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -29,7 +30,9 @@ def documents(path: Path) -> list[dict]:
 def resources(folder: Path) -> list[dict]:
     """What `kubectl apply -k FOLDER` makes, but for what kustomize adds to names."""
     (kustomization,) = documents(folder / "kustomization.yaml")
-    found = [document for name in kustomization["resources"] for document in documents(folder / name)]
+    found = []
+    for path in (folder / name for name in kustomization["resources"]):
+        found += resources(path) if path.is_dir() else documents(path)
     for made in kustomization.get("configMapGenerator", []):
         data = {name: (folder / name).read_text() for name in made["files"]}
         found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": made["name"]}, "data": data})
@@ -52,6 +55,23 @@ def commands() -> Iterator[list[str]]:
     for folder in FOLDERS:
         for _, pod in with_pods(folder):
             yield from (own["args"] for own in pod["containers"] if own["image"] == "genmnist")
+
+
+@each_folder
+def test_kustomize_may_read_what_a_folder_names(folder):
+    # A file above the folder it refuses, a folder there it takes.
+    (kustomization,) = documents(folder / "kustomization.yaml")
+    for path in ((folder / name).resolve() for name in kustomization["resources"]):
+        assert path.is_dir() or (path.is_file() and path.is_relative_to(folder))
+
+
+@each_folder
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+def test_kustomize_makes_what_is_tested_here(folder):
+    made = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    kinds = [own["kind"] for own in yaml.safe_load_all(made.stdout)]
+    assert sorted(kinds) == sorted(own["kind"] for own in resources(folder))
 
 
 @each_folder
@@ -101,7 +121,7 @@ def test_both_ways_to_serve_serve_the_same_models():
 
 
 def test_every_folder_of_manifests_is_tested():
-    assert [folder.name for folder in FOLDERS] == ["serve", "train", "tune"]
+    assert [folder.name for folder in FOLDERS] == ["serve", "train", "tune", "volumes"]
     assert {verb for verb, *_ in commands()} == {"train", "tune"}
 
 
