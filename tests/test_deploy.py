@@ -159,15 +159,25 @@ for i in $(seq "${TENTHS:-3}"); do sleep 0.1; done""",
     return start, lambda: told.read_text().splitlines() if told.exists() else []
 
 
-def test_slurm_s_training_goes_back_into_the_queue_once_it_has_saved(slurm, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [("USR1", ["scontrol requeue 7"]), ("TERM", [])],  # before its time is over, and by scancel
+)
+def test_slurm_s_training_saves_and_goes_back_into_the_queue_unless_it_is_cancelled(slurm, monkeypatch, name, then):
     monkeypatch.setenv("TENTHS", "90")  # a busy machine takes more than three to send the signal
     start, told = slurm
     job = start("train.sbatch", "--model=vae")
     while not told():
         time.sleep(0.01)
-    job.send_signal(signal.SIGTERM)  # of --signal=B:TERM@120, to the batch script alone
+    job.send_signal(signal.Signals[f"SIG{name}"])  # to the batch script alone
     job.wait(10)
-    assert told() == ["train --model=vae", "saved", "scontrol requeue 7"]
+    assert told() == ["train --model=vae", "saved", *then]
+
+
+def test_slurm_sends_the_signal_that_the_script_takes_for_the_end_of_its_time():
+    script = (SLURM / "train.sbatch").read_text()
+    (name,) = re.findall(r"--signal=B:(\w+)@", script)
+    assert f"\ntrap requeue {name}\n" in script and name != "TERM"
 
 
 def test_slurm_s_training_that_ends_stays_out_of_the_queue(slurm):
