@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from keras_genmnist.errors import UsageError
 from tests import test_cli
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +99,19 @@ def test_volumes_that_are_mounted_are_there(folder):
         made = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys() | made
+
+
+@each_folder
+def test_a_job_fails_at_once_only_where_another_pod_would_say_the_same(folder):
+    # A Fault may be a network or a database that is lost, or a disk that is full.
+    for spec, _ in with_pods(folder):
+        rules = [rule for rule in spec.get("podFailurePolicy", {}).get("rules", []) if rule["action"] == "FailJob"]
+        assert all(rule["onExitCodes"]["values"] == [UsageError.exit_code] for rule in rules)
+
+
+def test_every_worker_of_a_search_may_start_at_once():
+    (job,) = documents(KUBERNETES / "tune" / "job.yaml")
+    assert job["spec"]["parallelism"] == job["spec"]["completions"]
 
 
 @each_folder
