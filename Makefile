@@ -136,7 +136,7 @@ release: $(INSTALLED) ## build wheel, sdist, SBOMs and checksums into dist/ and,
 	for device in cpu gpu; do \
 	  $(SBOM) --output-file=dist/keras_genmnist-$(VERSION)-$$device.cdx.json requirements/$$device.lock; done
 	if docker info >/dev/null 2>&1; then $(MAKE) image-cpu image; else echo "no Docker engine: no images"; fi
-	cd dist && sha256sum -- * | tee SHA256SUMS
+	cd dist && sha256sum -- keras_genmnist* | tee SHA256SUMS
 
 UV := .venv/bin/uv pip compile --quiet --universal --python-version=3.10 --generate-hashes --no-annotate --no-header
 lock: $(INSTALLED) ## write requirements/*.lock from pyproject.toml (FLAGS=--upgrade for newer versions)

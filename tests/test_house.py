@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,16 @@ def test_version_stands_in_the_package_and_is_cited():
     assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M) == [keras_genmnist.__version__]
     project = (ROOT / "pyproject.toml").read_text()
     assert 'dynamic = ["version"]' in project and keras_genmnist.__version__ not in project
+
+
+def test_checksums_of_a_release_leave_out_their_own_file(tmp_path):
+    (command,) = re.findall(r"^\tcd dist && (sha256sum .*)$", (ROOT / "Makefile").read_text(), re.M)
+    released = [f"keras_genmnist-1.0{name}" for name in ("-cpu.cdx.json", "-py3-none-any.whl", ".tar.gz")]
+    for name in [*released, "SHA256SUMS"]:  # which `tee` may make before or after the shell lists the folder
+        (tmp_path / name).touch()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
+    assert sorted(line.split()[1] for line in lines) == sorted(released)
 
 
 def test_tensorflow_is_not_imported_before_the_verb_is_known():
