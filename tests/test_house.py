@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from hatchling.builders.sdist import SdistBuilder
 
 import keras_genmnist
 from keras_genmnist import config as configs
@@ -122,6 +123,12 @@ def test_checksums_of_a_release_leave_out_their_own_file(tmp_path):
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
     assert sorted(line.split()[1] for line in lines) == sorted(released)
+
+
+def test_sdist_has_what_runs_from_it_alone():
+    # Tests and pages need scripts, results and notebooks too.
+    files = {file.distribution_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
+    assert {name.split("/")[0] for name in files if "/" in name} == {"keras_genmnist", "configs", "examples"}
 
 
 def test_tensorflow_is_not_imported_before_the_verb_is_known():
