@@ -71,10 +71,12 @@ WORKDIR /work
 VOLUME ["/work", "/data"]
 # `genmnist serve`, which listens on all networks in here: what reaches it is up to -p.
 EXPOSE 8501
-# Of a server, whether it is ready; any other verb is well as long as it runs.
+# Of a server, whether it is ready; any other verb is well as long as it runs.  Docker passes on the proxies of its
+# client, which do not reach this port.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=2m \
   CMD grep -qzx serve /proc/1/cmdline || exit 0; \
       port=$(tr '\0' '\n' </proc/1/cmdline | sed -nE 's/^--?port=//p; /^--?port$/{n;p}'); \
-      python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:${port:-8501}/readyz')"
+      url=http://127.0.0.1:${port:-8501}/readyz; \
+      python -c "from urllib.request import *; build_opener(ProxyHandler({})).open('$url')"
 ENTRYPOINT ["genmnist"]
 CMD ["--help"]

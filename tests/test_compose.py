@@ -1,7 +1,11 @@
 """compose.yaml and what it mounts: TensorFlow Serving ends at the first line of its configs that it cannot read."""
 
+import os
 import re
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -78,3 +82,27 @@ def test_health_of_a_container_is_asked_at_the_port_that_it_serves(port):
     arguments = ["genmnist", "serve", "--export=exports/port", *port, "--host=0.0.0.0"]
     found = subprocess.run(["sed", "-nE", program], input="\n".join(arguments), capture_output=True, text=True)
     assert (found.stdout.strip(), found.stderr) == ("8502", "")
+
+
+@pytest.mark.parametrize("place", ["Dockerfile", "compose.yaml"])
+@pytest.mark.parametrize("status", [200, 503])
+def test_health_of_a_container_is_that_of_its_server_whatever_the_proxy(place, status):
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    program = SERVICES["genmnist"]["healthcheck"]["test"][-1]
+    if place == "Dockerfile":
+        (program,) = re.findall(r'python -c "(.*)"$', (ROOT / "Dockerfile").read_text(), re.M)
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        program = re.sub(r"\$url|http://[\w.:]+/readyz", f"http://127.0.0.1:{server.server_port}/readyz", program)
+        proxied = os.environ | {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        asked = subprocess.run([sys.executable, "-c", program], env=proxied, stderr=subprocess.PIPE, text=True)
+        server.shutdown()
+    assert (asked.returncode == 0) == (status == 200), asked.stderr
+    assert status == 200 or "HTTP Error 503" in asked.stderr
