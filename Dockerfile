@@ -63,7 +63,7 @@ ARG COMMIT=
 ENV GENMNIST_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="genmnist" \
       org.opencontainers.image.description="Deep generative models of MNIST in TensorFlow and TensorFlow Probability" \
-      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.licenses="Apache-2.0 AND BSD-3-Clause" \
       org.opencontainers.image.revision=${COMMIT}
 USER genmnist
 # runs/, exports/ and figures/ appear under /work.
