@@ -18,6 +18,7 @@ from tests.test_explorer import (
     assert_shows,
     decode,
     draw,
+    levels,
     number,
     picture,
     pixels,
@@ -63,6 +64,8 @@ def server(tmp_path_factory):
     exported(folder, "chosen", "pixelcnn", colour, class_conditional=True, patch_size=1, orders=1)
     exported(folder, "grey", "vae", colour, decoder="logistic", binarization="none")
     exported(folder, "small", "vae", write_images(folder / "small.npz", (8, 8, 1), None), latent_size=3)
+    numbers = write_images(folder / "numbers.npz", (8, 8, 1), [1, 2, 3])
+    exported(folder, "numbers", "cvae", numbers, latent_size=2, network="mlp", prior="normal")
     many = shutil.copytree(shapes, folder / "exports" / "many" / "1")
     circle = {"means": [[np.cos(i), np.sin(i)] for i in range(MANY)], "labels": [*range(MANY)]}
     for version, means in ((shapes, MEANS), (many, circle)):
@@ -70,7 +73,7 @@ def server(tmp_path_factory):
     record = json.loads((many / "assets.extra" / "genmnist.json").read_text())
     record["data"]["spec"] |= {"num_classes": MANY, "class_names": [f"class {i}" for i in range(MANY)]}
     (many / "assets.extra" / "genmnist.json").write_text(json.dumps(record))
-    with tiny.serving(folder, ("shapes", "chosen", "grey", "small", "many")) as address:
+    with tiny.serving(folder, ("shapes", "chosen", "grey", "small", "many", "numbers")) as address:
         yield address
 
 
@@ -147,7 +150,7 @@ def test_samples_of_a_named_class(page, server):
     picker = page.get_by_role("combobox", name="Class")
     assert picker.locator("option").all_inner_texts() == ["any", *CLASSES]
     page.get_by_role("spinbutton", name="Samples").fill("4")
-    with page.expect_request("**/sample.png?num_samples=4&seed=1&label=1"):
+    with page.expect_request(f"**/sample.png?num_samples=4&seed=1&label={CLASSES[1]}"):
         picker.select_option(CLASSES[1])
     settle(page)
     content, name = sheet(page)
@@ -160,6 +163,16 @@ def test_samples_of_a_named_class(page, server):
         urllib.request.urlopen(f"{server}/v1/models/chosen/sample.png?label=square")
     said = json.load(refused.value)["error"]
     assert said == f"label='square' is no class of shapes; accepted: {', '.join(CLASSES)}, or 0 to 2"
+
+
+def test_samples_of_a_class_whose_name_is_the_number_of_another(page, server):
+    visit(page, server, "numbers")
+    page.locator(".class-choice select").select_option(label="2")
+    content, name = sheet(page)
+    assert name == "numbers, 2, 64 samples, seed 1.png"
+    drawn = predict(server, "numbers", "sample_class", num_samples=64, seed=1, label=1)["probabilities"]
+    first = np.asarray(Image.open(io.BytesIO(content)))[:8, :8]
+    np.testing.assert_allclose(first, levels(drawn)[0], atol=1)
 
 
 def test_drawing_for_a_colour_model_is_white_where_it_is_drawn(page, server):

@@ -28,14 +28,17 @@ export function open(model, signal) {
   return panel.element;
 }
 
-/** Lets one choose the class.  What MNIST's is called in the address, `digit`, is `label` for others. */
+/**
+ * Lets one choose the class.  What MNIST's is called in the address, `digit`, is `label` for others, and tells the
+ * class's name: the server takes a number for the name of a class before it takes it for a place among them.
+ */
 function offerClasses(panel, { classes, noun }) {
   const select = panel.find(".class-choice select");
   if (noun !== "digit") {
     select.name = "label";
     panel.find(".class-choice span").textContent = "Class";
   }
-  classes.forEach((name, label) => select.add(new Option(name, label)));
+  classes.forEach((name, label) => select.add(new Option(name, noun === "digit" ? label : name)));
   panel.find(".class-choice").hidden = false;
 }
 
@@ -49,6 +52,6 @@ function show(panel, sheet, name) {
 }
 
 function fileName(model, { num_samples, seed, digit, label }) {
-  const chosen = digit ? `digit ${digit}` : label && model.classes[label];
+  const chosen = digit ? `digit ${digit}` : label;
   return [model.name, chosen, `${num_samples} samples`, `seed ${seed}`].filter(Boolean).join(", ");
 }
