@@ -18,6 +18,7 @@ from tests.test_explorer import (
     assert_shows,
     decode,
     draw,
+    inputs_of,
     levels,
     number,
     picture,
@@ -173,6 +174,21 @@ def test_samples_of_a_class_whose_name_is_the_number_of_another(page, server):
     drawn = predict(server, "numbers", "sample_class", num_samples=64, seed=1, label=1)["probabilities"]
     first = np.asarray(Image.open(io.BytesIO(content)))[:8, :8]
     np.testing.assert_allclose(first, levels(drawn)[0], atol=1)
+
+
+def test_map_is_of_the_class_that_is_chosen_while_it_loads(page, server):
+    page.route("**:predict", lambda route: None)  # nothing is answered
+    with page.expect_request(lambda request: len((inputs_of(request, "decode") or {"z": []})["z"]) > 1):
+        page.goto(f"{server}/#numbers")
+    page.locator("#class").select_option(label="3")
+    page.unroute("**:predict")  # goes on with what is held
+    settle(page)
+    grid = shown(page.locator(".map .grid"))
+    for row, column in ((0, 0), (9, 12), (19, 19)):
+        centre = [-EDGE + 0.3 * (column + 0.5), EDGE - 0.3 * (row + 0.5)]
+        expected = predict(server, "numbers", "decode", z=[centre], label=[2])["probabilities"]
+        cell = grid[8 * row : 8 * (row + 1), 8 * column : 8 * (column + 1)]
+        np.testing.assert_allclose(cell, levels(expected)[0], atol=1)
 
 
 def test_drawing_for_a_colour_model_is_white_where_it_is_drawn(page, server):

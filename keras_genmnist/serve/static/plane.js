@@ -71,7 +71,10 @@ function coordinates(z) {
   return z.map((value, i) => `<span>${symbol(i)} = ${figure(value)}</span>`).join("");
 }
 
-/** Asks for the grid some rows at a time: in between, the image under the pointer has its turn. */
+/**
+ * Asks for the grid some rows at a time: in between, the image under the pointer has its turn.  A newer grid, of
+ * another class, ends this.
+ */
 function loadGrid(panel, model, signal) {
   const [height, width] = model.image_shape;
   // The map is square: so many images fill it.
@@ -87,11 +90,13 @@ function loadGrid(panel, model, signal) {
     EDGE - (row + 0.5) * ((2 * EDGE) / rows),
   ];
   const step = columns * Math.ceil(rows / PARTS);
+  const turn = (canvas.turn = {});
   let start = 0;
 
   async function next() {
     const cells = all.slice(start, start + step);
     const images = await decode(model, cells.map(centre), signal);
+    if (canvas.turn !== turn) return;
     images.forEach((image, i) => context.putImageData(imageData(image), width * cells[i][1], height * cells[i][0]));
     start += step;
     if (start < all.length) panel.ask("grid", next);
