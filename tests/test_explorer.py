@@ -200,14 +200,40 @@ def test_map_follows_the_arrow_keys(page, server):
     assert_shows(page.locator(".plane .reading .digit"), decode(server, "vae_2d", [[-EDGE, 0.6]])[0])
 
 
-def test_map_shows_the_decoded_grid(page, server):
-    visit(page, server, "vae_2d")
+def assert_map_is_decoded(page, server):
     grid = shown(page.locator(".map .grid"))
     assert grid.shape == (560, 560)
     for row, column in ((0, 0), (3, 17), (19, 19)):
         cell = grid[28 * row : 28 * (row + 1), 28 * column : 28 * (column + 1)]
         centre = [-EDGE + 0.3 * (column + 0.5), EDGE - 0.3 * (row + 0.5)]
         np.testing.assert_allclose(cell, decode(server, "vae_2d", [centre])[0], atol=1)
+
+
+def test_map_shows_the_decoded_grid(page, server):
+    visit(page, server, "vae_2d")
+    assert_map_is_decoded(page, server)
+
+
+def test_part_of_the_map_that_is_refused_is_asked_for_again(page, server):
+    asked = []
+
+    def refuse_the_second(route):
+        if len((inputs_of(route.request, "decode") or {"z": []})["z"]) > 1:
+            asked.append(route)
+        if len(asked) == 2 and asked[-1] is route:
+            route.fulfill(status=503, json={"error": "the server is stopping"})
+        else:
+            route.continue_()
+
+    page.route("**:predict", refuse_the_second)
+    page.goto(f"{server}/#vae_2d")
+    error = page.locator(".plane .error")
+    playwright.expect(error).to_have_text("the server is stopping")
+    playwright.expect(error).to_have_text("", timeout=10_000)
+    settle(page)
+    assert_map_is_decoded(page, server)
+    assert len(asked) == 6  # five parts, one of them twice
+    page.logged.clear()  # the browser's own note of the refusal
 
 
 def test_map_shows_means_in_the_colour_of_their_digit(page, server):

@@ -9,6 +9,7 @@ import { figure, symbol } from "./text.js";
 
 const CELLS = 20; // a side of the map has of square images; of others the cells are nearly as many, and as they are
 const PARTS = 5; // in which the map appears
+const AGAIN = 2000; // milliseconds until a part that failed is asked for once more
 const STEP = 0.1;
 
 export const suits = (model) => model.latent_size === 2 && model.image_shape;
@@ -91,18 +92,22 @@ function loadGrid(panel, model, signal) {
   ];
   const step = columns * Math.ceil(rows / PARTS);
   const turn = (canvas.turn = {});
+  const ask = () => canvas.turn === turn && panel.ask("grid", next);
   let start = 0;
 
   async function next() {
     const cells = all.slice(start, start + step);
-    const images = await decode(model, cells.map(centre), signal);
+    const images = await decode(model, cells.map(centre), signal).catch((error) => {
+      if (!signal.aborted) setTimeout(ask, AGAIN);
+      throw error;
+    });
     if (canvas.turn !== turn) return;
     images.forEach((image, i) => context.putImageData(imageData(image), width * cells[i][1], height * cells[i][0]));
     start += step;
-    if (start < all.length) panel.ask("grid", next);
+    if (start < all.length) ask();
   }
 
-  panel.ask("grid", next);
+  ask();
 }
 
 function drawTicks(panel) {
