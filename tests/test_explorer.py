@@ -471,6 +471,22 @@ def test_drawing_is_read_by_a_vae(page, server):
     assert not np.array_equal(pixels(bars), drawn)
 
 
+def test_reading_that_fails_leaves_the_others_to_the_drawing(page, server):
+    def refuse(route):
+        if inputs_of(route.request, "reconstruct"):
+            route.fulfill(status=429, json={"error": "the server is busy"})
+        else:
+            route.continue_()
+
+    visit(page, server, "vae")
+    page.route("**:predict", refuse)
+    draw(page, SEVEN)
+    terms = predict(server, "vae", "elbo", images=np.repeat(seen(page), 8, axis=0).tolist(), seed=0)
+    assert number(page, "ELBO") == f"{np.mean(terms['elbo']):.1f} nats"
+    assert page.locator(".drawing .error").inner_text() == "the server is busy"
+    page.logged.clear()  # the browser's own notes of the refusals
+
+
 def test_drawing_is_marked_on_the_map(page, server):
     visit(page, server, "vae_2d")
     mark = page.locator(".drawn")

@@ -33,7 +33,11 @@ export function open(model, signal) {
     const { image, mask } = strokes.length ? known() : { image: null, mask: null };
     panel.find(".warning").textContent = image && model.noun === "digit" && isTooWhite(image) ? TOO_WHITE : "";
     panel.ask("readings", async () => {
-      for (const reading of readings) await reading.show(image, finished, mask);
+      let first = null; // of the errors: where one reading fails, the others are still of this image
+      for (const reading of readings) {
+        await reading.show(image, finished, mask).catch((error) => (first ??= error));
+      }
+      if (first) throw first;
     });
   }
 
