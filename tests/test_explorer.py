@@ -853,6 +853,45 @@ def test_controls_have_names_and_a_visible_focus(page, server, model):
     assert expected <= reached
 
 
+def colour_of(element, name):
+    """A colour of an element's style: red, green, blue and perhaps alpha."""
+    return element.evaluate("(e, name) => getComputedStyle(e)[name].match(/[0-9.]+/g).map(Number)", name)
+
+
+def contrast(one, other):
+    """WCAG's, from 1 to 21, of two colours in levels."""
+
+    def luminance(colour):
+        shares = np.array(colour[:3]) / 255
+        linear = np.where(shares > 0.04045, ((shares + 0.055) / 1.055) ** 2.4, shares / 12.92)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("media", [{"color_scheme": "light"}, {"color_scheme": "dark"}])
+def test_controls_stand_out_from_the_page(page, server, media):
+    """WCAG 2.2, 1.4.11: at least 3:1."""
+    page.emulate_media(**media)
+    visit(page, server, "vae")
+    grounds = [colour_of(page.locator(name).first, "backgroundColor") for name in ("body", ".panel")]
+    slider = page.locator(".slider input").first
+    slider.press("Home")  # the thumb is at the left
+    track = np.asarray(Image.open(io.BytesIO(slider.screenshot())))
+    colours = [colour_of(box, "borderTopColor") for box in page.locator("select, input[type=number]").all()]
+    for colour in [*colours, track[track.shape[0] // 2, track.shape[1] * 3 // 4]]:
+        assert all(contrast(colour, ground) >= 3 for ground in grounds)
+
+
+@pytest.mark.parametrize("model", ["vae", "masked_diffusion"])
+def test_invitation_to_draw_can_be_read(page, server, model):
+    """WCAG 2.2, 1.4.3: at least 4.5:1."""
+    visit(page, server, model)
+    ink, pad = page.locator(".invitation"), page.locator(".pad")
+    assert contrast(colour_of(ink, "color"), colour_of(pad, "backgroundColor")) >= 4.5
+
+
 def test_motion_is_reduced_on_request(page, server):
     read = "getComputedStyle(document.querySelector('h2'), '::after').transitionDuration"
     visit(page, server, "vae")
