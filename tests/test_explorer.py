@@ -870,7 +870,7 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("media", [{"color_scheme": "light"}, {"color_scheme": "dark"}])
+@pytest.mark.parametrize("media", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"forced_colors": "active"}])
 def test_controls_stand_out_from_the_page(page, server, media):
     """WCAG 2.2, 1.4.11: at least 3:1."""
     page.emulate_media(**media)
@@ -890,6 +890,19 @@ def test_invitation_to_draw_can_be_read(page, server, model):
     visit(page, server, model)
     ink, pad = page.locator(".invitation"), page.locator(".pad")
     assert contrast(colour_of(ink, "color"), colour_of(pad, "backgroundColor")) >= 4.5
+
+
+def test_colours_that_tell_something_stay_where_colours_are_forced(page, server):
+    visit(page, server, "vae_2d")
+    point_at(page, [1.52, 1.48])
+    read = """() => [...document.querySelectorAll(".map, .pad, .plate, .digit, .swatch, .ring")].map((e) => {
+        const { backgroundColor, boxShadow } = getComputedStyle(e);
+        return [e.className, backgroundColor, boxShadow];
+    })"""
+    before = page.evaluate(read), colour_of(page.locator(".tip"), "color")
+    page.emulate_media(forced_colors="active")
+    assert colour_of(page.locator("body"), "backgroundColor") == [255, 255, 255]  # they are
+    assert (page.evaluate(read), colour_of(page.locator(".tip"), "color")) == before
 
 
 def test_motion_is_reduced_on_request(page, server):
