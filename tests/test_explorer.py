@@ -487,6 +487,19 @@ def test_reading_that_fails_leaves_the_others_to_the_drawing(page, server):
     page.logged.clear()  # the browser's own notes of the refusals
 
 
+def test_bars_are_in_the_ink_of_the_colour_scheme(page, server):
+    visit(page, server, "vae")
+    draw(page, SEVEN)
+    bars = page.locator(".code canvas")
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        painted = pixels(bars)
+        densest = painted[np.unravel_index(painted[..., 3].argmax(), painted.shape[:2])]
+        # A canvas keeps colours times their alpha, in whole levels.
+        np.testing.assert_allclose(densest[:3], colour_of(bars, "color"), atol=3)
+
+
 def test_drawing_is_marked_on_the_map(page, server):
     visit(page, server, "vae_2d")
     mark = page.locator(".drawn")

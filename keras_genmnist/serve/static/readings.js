@@ -126,6 +126,8 @@ const codeAsBars = {
     let posterior = null;
     const draw = () => drawBars(sharpen(canvas), posterior);
     onResize(canvas, draw, signal);
+    // What is painted keeps the ink of its time.
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, { signal });
     return {
       element,
       place: ".below",
