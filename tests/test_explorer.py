@@ -719,6 +719,18 @@ def test_page_that_is_opened_while_models_are_loaded_waits_for_them(page, server
     assert page.locator(".slider output").all_inner_texts() == 10 * ["0.00"]  # the panels are as they were
 
 
+def test_page_that_is_told_to_try_again_asks_no_more_often(page, server):
+    page.route("**/explorer/models", lambda route: route.fulfill(json={"models": [], "loading": ["vae"]}))
+    page.goto(f"{server}/#nvae")
+    for _ in range(3):
+        page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector("text=No model named nvae is available here.")
+    asked = []
+    page.on("request", lambda request: asked.append(request))
+    page.wait_for_timeout(2500)
+    assert 1 <= len(asked) <= 3  # every second
+
+
 def test_page_of_a_model_that_is_not_served_says_so(page, server):
     page.goto(f"{server}/#nvae")
     page.wait_for_selector("text=No model named nvae is available here.")

@@ -12,17 +12,21 @@ const at = (id) => document.getElementById(id);
 let models = [];
 let loading = []; // names of those that the server does not serve yet
 let awaited = true; // whether the model looked at may still be among them
+let asking = new AbortController(); // ends what was asked before one tries again
 let leave = new AbortController(); // ends what the panels of the model looked at have begun
 
 async function start() {
+  asking.abort();
+  asking = new AbortController();
+  const { signal } = asking;
   say("Asking the server for its models …");
   at("retry").hidden = true;
   awaited = true;
   do {
     try {
-      ({ models, loading } = await listModels());
+      ({ models, loading } = await listModels(signal));
     } catch (error) {
-      return give(error.message);
+      return signal.aborted || give(error.message);
     }
     if (!models.length && !loading.length) return give("No model is available yet.");
     fillPicker();

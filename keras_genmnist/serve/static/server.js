@@ -9,8 +9,8 @@ export const takesLabels = ({ class_conditional, signatures }) => class_conditio
  * The models served: name, version, label, signatures, latent_size, class_conditional, latent_means; image_shape,
  * [H, W, C] or null; noun, what an image is called; classes, their names.  `loading`: the names of those to come.
  */
-export async function listModels() {
-  return (await answered("explorer/models")).json();
+export async function listModels(signal) {
+  return (await answered("explorer/models", { signal })).json();
 }
 
 /**
