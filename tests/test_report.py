@@ -99,6 +99,14 @@ def test_fields_that_differ_are_marked(page, pair):
     assert 'class="differs"' not in page and "<th>latent_size</th><td>2</td><td>2</td>" in page
 
 
+def test_fields_that_differ_in_case_alone_are_marked(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "draw", lambda run, which: [])
+    other = pair[1].config.copy_and_resolve_references()
+    other.dataset = other.dataset.upper()
+    report.report([pair[0], dataclasses.replace(pair[1], config=other)], tmp_path / "r.html")
+    assert re.findall(r'<tr class="differs"><th>(\w+)', (tmp_path / "r.html").read_text()) == ["dataset"]
+
+
 def test_report_is_the_same_where_the_locale_is_not_utf_8(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda run, which: [])
     monkeypatch.setattr("io.text_encoding", lambda encoding, level=2: encoding or "ascii")
