@@ -80,7 +80,7 @@ ROWS = {
     "wgan_gp": Row(100, "wgan_gp"),
     "pixelcnn": Row(100, "pixelcnn"),
     "pixelcnn_best": Row(300, "pixelcnn_best"),
-    "masked_diffusion": Row(160, "masked_diffusion"),
+    "masked_diffusion": Row(60, "masked_diffusion"),
     "vae-mnist_60k": Row(55, "vae", "mnist_60k"),
     "pixelcnn-binarized_mnist": Row(100, "pixelcnn", "binarized_mnist"),
     **{
