@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DRAWING = ("keras_genmnist.figures",)  # modules that make pictures of numbers and no numbers
+NAMING = ("__version__", "__all__", "PUBLIC")  # what a package says of itself
 
 
 def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
@@ -76,8 +77,11 @@ class _WhatComputes(ast.NodeTransformer):
 
     They are the types of functions and imports for types; the messages of `raise`, functions named require_... that
     return nothing, and the imports of errors; calls of `print` and `warn`; each `if` that does nothing else; and
-    functions that return a Figure, and the imports of DRAWING.
+    functions that return a Figure, and the imports of DRAWING; and what a package says of itself.
     """
+
+    def visit_Assign(self, node):
+        return None if getattr(node.targets[0], "id", "") in NAMING else self.generic_visit(node)
 
     def visit_arg(self, node):
         node.annotation = None
