@@ -8,13 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 DRAWING = ("keras_genmnist.figures",)  # modules that make pictures of numbers and no numbers
+# Modules whose result, images and labels, a record names by a digest of its own.
+READING = ("keras_genmnist.datasets.files", "keras_genmnist.datasets.tfds")
 NAMING = ("__version__", "__all__", "PUBLIC")  # what a package says of itself
 
 
 def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     """The modules of the checkout that these import, and those that they import in turn, with their files, sorted.
 
-    Those of DRAWING, and what they alone import, are left out.
+    Those of DRAWING and READING, and what they alone import, are left out.
 
     Args:
       names: of modules, as "keras_genmnist.training".
@@ -23,7 +25,7 @@ def closure(names: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     todo, found = list(names), {}
     while todo:
         name = todo.pop()
-        if name not in (*found, *DRAWING) and (path := _file(name, root)):
+        if name not in (*found, *DRAWING, *READING) and (path := _file(name, root)):
             found[name] = path
             todo += _imported(path.read_text())
     return dict(sorted(found.items()))

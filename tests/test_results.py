@@ -107,6 +107,7 @@ def test_code_of_a_row_is_that_of_its_model_and_of_what_measures_it(scripts):
     others = {"keras_genmnist.models.vae", "keras_genmnist.flows", "keras_genmnist.cli"}
     assert not code.keys() & others and not any(name.startswith("keras_genmnist.serve") for name in code)
     assert "keras_genmnist.figures" not in closure(["keras_genmnist.gap"])  # it draws what gap has found
+    assert "keras_genmnist.datasets.files" not in code  # a record has the digest of what is read
     digests = [scripts.made_by(scripts.ROWS[name], "train") for name in ("vae", "iaf", "planar_k0-binarized_mnist")]
     digests += [scripts.made_by(scripts.ROWS["vae"], "train", "evaluate")]
     assert len(set(digests)) == 4
