@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from keras_genmnist import cluster, datasets, files, models, runs, training
 from keras_genmnist import config as configs
-from keras_genmnist.datasets import Dataset, Split
+from keras_genmnist.datasets import Dataset, arrays
 from keras_genmnist.errors import Fault, UsageError
 from keras_genmnist.runs import Run
 
@@ -312,9 +312,9 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
     if _is_found_by_name(dataset):
         yield dataset.name
         return
-    path = workdir / f"{dataset.name}.npz"
+    path = workdir / f"{dataset.name.replace('/', '_')}.npz"
     if path.exists():
-        if datasets.digest(*datasets.load(str(path))[1:]) != datasets.digest(*_numbered_by_name(dataset)):
+        if datasets.digest(*datasets.load(str(path))[1:]) != _digest_as_kept(dataset):
             raise UsageError(f"{path} holds other images than those of {dataset.name} given now: give another workdir")
         yield str(path)
         return
@@ -327,15 +327,15 @@ def _kept(dataset: Dataset, workdir: Path) -> Iterator[str]:
                 path.unlink()
 
 
-def _numbered_by_name(dataset: Dataset) -> list[Split]:
-    """The splits, with classes numbered as they are where `datasets.save` has written them: those there are, sorted."""
-    splits, names = list(dataset[1:]), dataset.spec.class_names
-    if names is None:
-        return splits
-    labels = [np.asarray(split.labels) for split in splits]
-    there = sorted({names[label] for own in labels for label in np.unique(own)})
-    numbers = np.array([there.index(name) if name in there else -1 for name in names])
-    return [split._replace(labels=numbers[own]) for split, own in zip(splits, labels, strict=True)]
+def _digest_as_kept(dataset: Dataset) -> str:
+    """The digest of what `load` reads once `save` has written the data set, which may number its classes otherwise."""
+    names = dataset.spec.class_names
+    named = [
+        None if split.labels is None else split.labels if names is None else np.array(names)[split.labels]
+        for split in dataset[1:]
+    ]
+    parts = (arrays.Part(split.images, own, split.name) for split, own in zip(dataset[1:], named, strict=True))
+    return arrays.check(*parts).sha256
 
 
 def _is_found_by_name(dataset: Dataset) -> bool:

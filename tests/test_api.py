@@ -224,6 +224,34 @@ def test_training_goes_on_with_classes_that_are_not_in_the_order_of_their_names(
     assert run.history["epoch"] == [1, 2]
 
 
+def _only(split, chosen, **changes):
+    return split._replace(**{name: getattr(split, name)[chosen] for name in split._fields[:3]})._replace(**changes)
+
+
+@pytest.mark.parametrize("case", ["by number", "two digits", "no labels", "a name with a slash"])
+def test_training_goes_on_with_the_copy_of_any_dataset(case, mnist_5k, tmp_path, eager):
+    if case == "by number":  # "10" comes after "9", though not as a string
+        train = mnist_5k.train
+        data = gm.datasets.from_arrays(train.images[:90], train.labels[:90] + 1)
+    elif case == "two digits":
+        data = mnist_5k._replace(
+            **{
+                name: _only(getattr(mnist_5k, name), np.isin(getattr(mnist_5k, name).labels, (3, 8)))
+                for name in ("train", "validation", "test")
+            }
+        )
+    elif case == "no labels":
+        data = mnist_5k._replace(
+            **{name: getattr(mnist_5k, name)._replace(labels=None) for name in ("train", "validation", "test")}
+        )
+        data = data._replace(spec=data.spec._replace(name="things", class_names=tuple("abcdefghij")))
+    else:
+        data = mnist_5k._replace(spec=mnist_5k.spec._replace(name="emnist/letters"))
+    for epochs in (1, 2):
+        run = gm.train("vae", dataset=data, workdir=tmp_path / "run", epochs=epochs, **SMALL | {"batch_size": 10})
+    assert run.history["epoch"] == [1, 2]
+
+
 def test_images_that_changed_are_refused(trained):
     path = Path(trained.config.dataset)
     content = path.read_bytes()

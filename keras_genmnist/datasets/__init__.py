@@ -169,7 +169,8 @@ def save(dataset: Dataset, path: Path) -> None:
     """Writes a data set as a .npz file that `load` reads: the same images and splits, and classes of the same names.
 
     `load` numbers the classes anew, as it does those of any file: in the order of their names, and without those that
-    no image is of.
+    no image is of.  It draws the reference bits anew too, by an image's place among all images: those of a part of a
+    data set differ from those in the whole.
 
     Raises:
       UsageError: if the path cannot be written.
