@@ -1,5 +1,6 @@
 """Images of the user's own: where they may come from, how they are split, and what is said of every mistake."""
 
+import errno
 import gzip
 import struct
 import warnings
@@ -316,10 +317,27 @@ def test_classes_may_be_links_to_folders(tmp_path):
     root = png_folder(tmp_path / "mine", pictures()[:18], ["a"] * 18)
     (root / "b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (root / "a" / "all").symlink_to(root, target_is_directory=True)  # a loop, which is left out
+    (root / "latest").symlink_to(root / "a", target_is_directory=True)  # its images are there without it
     read = files.read(root)
     assert read.class_names == ("a", "b")
     assert np.bincount(read.train.labels).tolist() == [18, 18]
     np.testing.assert_array_equal(read.train.images, pictures())
+
+
+def test_folder_that_may_not_be_read_is_passed_over_with_a_warning(tmp_path, monkeypatch):
+    png_folder(tmp_path, pictures())
+    read_folder = Path.iterdir
+
+    def iterdir(self):
+        if self.name == "lost+found":  # of root alone, on a volume
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return read_folder(self)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for hidden in ("lost+found", ".Trash-0"):
+        (tmp_path / hidden).mkdir()
+    with pytest.warns(UserWarning, match=r"lost\+found is passed over, for there is no permission to read it"):
+        np.testing.assert_array_equal(files.read(tmp_path).train.images, pictures())
 
 
 def saved(file: Path, image: Image.Image, **options) -> np.ndarray:
@@ -374,6 +392,11 @@ def test_jpeg_file_is_upright_whatever_else_its_exif_says(tmp_path):
     read = saved(tmp_path / "a.jpg", image, format="JPEG", exif=exif, quality=95)
     assert read.shape == (16, 8, 1)
     assert read[:8].min() > 250
+
+
+def test_exif_that_breaks_off_turns_nothing(tmp_path):
+    image = Image.new("L", (16, 8), 0)
+    assert saved(tmp_path / "a.png", image, exif=b"Exif\0\0II*\0").shape == (8, 16, 1)
 
 
 def test_resized_pixels_are_averages_over_areas(tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -150,8 +151,7 @@ def _image_files(root: Path) -> list[Path]:
     """The places of image files below `root`, in an order that depends on nothing but their names."""
     places, others = [], set()
     for place in sorted((file.relative_to(root) for file in _below(root)), key=lambda place: place.parts):
-        # Neither hidden files nor what macOS leaves beside others: ._one.png, or __MACOSX where an archive is unpacked.
-        if any(part.startswith((".", "__MACOSX")) for part in place.parts) or not (root / place).is_file():
+        if not (root / place).is_file():
             continue
         if place.suffix.lower() in IMAGE_TYPES:
             places.append(place)
@@ -166,12 +166,23 @@ def _image_files(root: Path) -> list[Path]:
 
 
 def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """The files below a folder, also through links to folders, but for those that lead back to a folder above."""
+    """The files below a folder, also through links to folders, but for those whose files are found without them."""
     above = (*above, folder.resolve())
-    for place in folder.iterdir():
+    try:
+        places = list(folder.iterdir())
+    except PermissionError:
+        if len(above) == 1:
+            raise
+        warnings.warn(f"{folder} is passed over, for there is no permission to read it", stacklevel=2)
+        return
+    for place in places:
+        if place.name.startswith((".", "__MACOSX")):
+            continue  # neither hidden ones nor what macOS leaves beside others: ._one.png, or __MACOSX of an archive
         if not place.is_dir():
             yield place
-        elif place.resolve() not in above:
+            continue
+        target = place.resolve()
+        if target not in above and not (place.is_symlink() and target.is_relative_to(above[0])):
             yield from _below(place, above)
 
 
@@ -213,9 +224,7 @@ def _image(file: Path) -> np.ndarray:
     try:
         with Image.open(file, formats=("PNG", "JPEG")) as image:
             image.load()
-            # Not ImageOps.exif_transpose, which rewrites all of EXIF and fails where any of it is odd.
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-            image = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image.copy()
+            image = _upright(image)
     except UnidentifiedImageError as error:
         raise Fault(f"{file} is not a PNG or JPEG image; delete it, or save it as one") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -227,6 +236,16 @@ def _image(file: Path) -> np.ndarray:
         image = Image.alpha_composite(white, image.convert("RGBA"))
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as EXIF tells to turn it, where that can be read: the pixels are whole without."""
+    try:
+        # Not ImageOps.exif_transpose, which rewrites all of EXIF and fails where any of it is odd.
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        orientation = None
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image.copy()
 
 
 def _idx_images_in(folder: Path) -> Path | None:
