@@ -33,7 +33,7 @@ def resources(folder: Path) -> list[dict]:
     (kustomization,) = documents(folder / "kustomization.yaml")
     found = []
     for path in (folder / name for name in kustomization["resources"]):
-        found += resources(path) if path.is_dir() else documents(path)
+        found += documents(path)
     for made in kustomization.get("configMapGenerator", []):
         data = {name: (folder / name).read_text() for name in made["files"]}
         found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": made["name"]}, "data": data})
@@ -60,10 +60,10 @@ def commands() -> Iterator[list[str]]:
 
 @each_folder
 def test_kustomize_may_read_what_a_folder_names(folder):
-    # A file above the folder it refuses, a folder there it takes.
+    # A file above the folder it refuses.
     (kustomization,) = documents(folder / "kustomization.yaml")
     for path in ((folder / name).resolve() for name in kustomization["resources"]):
-        assert path.is_dir() or (path.is_file() and path.is_relative_to(folder))
+        assert path.is_file() and path.is_relative_to(folder)
 
 
 @each_folder
@@ -94,11 +94,17 @@ def test_volumes_that_are_mounted_are_there(folder):
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
         for volume in volumes.values():
             claim, config = volume.get("persistentVolumeClaim"), volume.get("configMap")
-            assert claim is None or claim["claimName"] in names(folder, "PersistentVolumeClaim")
+            assert claim is None or claim["claimName"] in names(KUBERNETES / "volumes", "PersistentVolumeClaim")
             assert config is None or config["name"] in names(folder, "ConfigMap")
         made = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys() | made
+
+
+def test_what_is_removed_takes_no_volume_with_it():
+    # kubectl delete -k of a training would delete its runs, and all others too.
+    owners = [folder.name for folder in FOLDERS if names(folder, "PersistentVolumeClaim")]
+    assert owners == ["volumes"]
 
 
 @each_folder
