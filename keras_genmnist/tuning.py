@@ -177,9 +177,11 @@ def plan(
         if objective not in known:
             near = configs.suggest(objective, known)
             raise UsageError(f"unknown objective {objective!r}{near} Objectives of {name}: {', '.join(known)}")
-    if record.objectives[0] not in measures or len(set(record.objectives)) < len(record.objectives):
+    first, *others = record.objectives
+    if first not in measures or not set(others) <= set(COSTS) or len(set(others)) < len(others):
         raise UsageError(
-            f"--objectives={','.join(record.objectives)} must begin with {' or '.join(measures)}, each once"
+            f"--objectives={','.join(record.objectives)} must begin with {' or '.join(measures)}, after which "
+            f"{' and '.join(COSTS)} may come once each"
         )
     if "bound" in over and record.objectives[0] != "elbo":
         raise UsageError("--search=bound:... needs --objectives=elbo, which all bounds have")
@@ -347,6 +349,13 @@ def _train(claim: Claim, workdir: Path, command: str) -> str:
         with files.writing(place, runs.ADVICE):
             place.mkdir(parents=True, exist_ok=True)
             log = open(place / "log.txt", "a")  # noqa: SIM115
+        with runs.lock(place):
+            pass
+    except (UsageError, Fault):  # this worker cannot write there, and would have every trial fail
+        with contextlib.suppress(Fault):
+            claim.give_back(1)
+        raise
+    try:
         with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             api.begin(record.model, config, place, (), hidden(command), time.time(), source=source, enough=enough)
         run = runs.load(place)
@@ -455,7 +464,7 @@ def _is_trained_elsewhere(workdir: Path) -> bool:
     try:
         with runs.lock(workdir):
             return False
-    except UsageError:
+    except Fault:
         return True
 
 

@@ -235,6 +235,16 @@ def test_interrupted_trial_goes_on_where_it_stopped(genmnist, eager, monkeypatch
     assert float(row["elbo"]) == max(epoch["val_elbo"] for epoch in runs.read_metrics(whole))
 
 
+def test_worker_that_cannot_write_fails_no_trial(genmnist, quick):
+    place = Path("runs/tune/vae/trials")
+    place.parent.mkdir(parents=True)
+    place.touch()  # where a folder is to be
+    assert_one_line(genmnist(*tune_flags("--trials=2", "--epochs=1")), 2, "cannot write runs/tune/vae/trials/0000")
+    place.unlink()
+    assert genmnist("tune", "--workdir=runs/tune/vae").status == 0
+    assert [row["state"] for row in trials()] == ["complete"] * 2
+
+
 @pytest.mark.slow
 def test_several_objectives_give_a_front(genmnist, quick):
     outcome = genmnist(*tune_flags("--trials=3", "--epochs=1", "--objectives=elbo,parameters,seconds"))
@@ -300,7 +310,8 @@ def test_warm_up_stays_the_same_share_of_a_trial():
         (["--config.bound=iwae", "--search=train_draws:1..9"], ["--search=train_draws:", "needs --objectives=elbo"]),
         (["--objectives=elb"], ["'elb'", "did you mean elbo?", "seconds"]),
         (["--objectives=seconds,elbo"], ["seconds,elbo", "must begin with elbo"]),
-        (["--objectives=elbo,elbo"], ["each once"]),
+        (["--objectives=elbo,elbo"], ["must begin with elbo", "seconds and parameters may come once each"]),
+        (["--config.bound=iwae", "--objectives=iwae,elbo"], ["iwae,elbo must begin with iwae or elbo, after which"]),
         (["--storage=mysql://host/base"], ["mysql://host/base", "postgresql://"]),
         (["--study=a/b"], ["--study=a/b"]),
         (["--trials=0"], ["trials"]),
