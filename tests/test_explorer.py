@@ -236,6 +236,24 @@ def test_part_of_the_map_that_is_refused_is_asked_for_again(page, server):
     page.logged.clear()  # the browser's own note of the refusal
 
 
+def test_part_of_the_map_that_is_refused_for_good_is_not_asked_for_again(page, server):
+    asked = []
+
+    def refuse(route):
+        if len((inputs_of(route.request, "decode") or {"z": []})["z"]) > 1:
+            asked.append(route)
+            route.fulfill(status=400, json={"error": "label is missing"})
+        else:
+            route.continue_()
+
+    page.route("**:predict", refuse)
+    page.goto(f"{server}/#vae_2d")
+    playwright.expect(page.locator(".plane .error")).to_have_text("label is missing")
+    page.wait_for_timeout(2500)
+    assert len(asked) == 1
+    page.logged.clear()  # the browser's own note of the refusal
+
+
 def test_map_shows_means_in_the_colour_of_their_digit(page, server):
     visit(page, server, "vae_2d")
     means = page.locator(".map .means")
@@ -316,6 +334,27 @@ def test_random_vector_is_the_code_of_a_sample(page, server):
     assert drawn["label"] == encoded["label"][0] == 7
     assert encoded["images"] == predict(server, "cvae", "sample_class", **drawn)["images"]
     np.testing.assert_allclose(decoded["z"], predict(server, "cvae", "encode_draw", **encoded)["z"], atol=1e-5)
+
+
+def test_random_vector_is_of_one_class_though_another_is_chosen_meanwhile(page, server):
+    visit(page, server, "cvae")
+    held, labels = [], []
+
+    def hold_the_sample(route):
+        if inputs_of(route.request, "sample_class"):
+            held.append(route)
+            return
+        if encoded := inputs_of(route.request, "encode_draw"):
+            labels.append(encoded["label"])
+        route.continue_()
+
+    page.route("**:predict", hold_the_sample)
+    with page.expect_request(lambda request: inputs_of(request, "sample_class")):
+        page.get_by_role("button", name="Random vector").click()
+    page.locator("#class").select_option("7")
+    held.pop().continue_()
+    settle(page)
+    assert labels == [[0]]
 
 
 def test_sliders_reach_as_far_as_the_latents(page, server):
@@ -479,8 +518,11 @@ def test_reading_that_fails_leaves_the_others_to_the_drawing(page, server):
             route.continue_()
 
     visit(page, server, "vae")
+    draw(page, [(0.3, 0.3), (0.7, 0.7)])
+    assert shown(picture(page, "Reconstruction")).max() > 0
     page.route("**:predict", refuse)
     draw(page, SEVEN)
+    assert shown(picture(page, "Reconstruction")).max() == 0  # what was there is of another drawing
     terms = predict(server, "vae", "elbo", images=np.repeat(seen(page), 8, axis=0).tolist(), seed=0)
     assert number(page, "ELBO") == f"{np.mean(terms['elbo']):.1f} nats"
     assert page.locator(".drawing .error").inner_text() == "the server is busy"

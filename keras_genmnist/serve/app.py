@@ -238,8 +238,8 @@ def create_app(
 
     @app.get("/readyz")
     def readyz():
-        if repository.waiting:
-            return Response(f"no version is loaded of {', '.join(repository.waiting)}", 503, mimetype="text/plain")
+        if waiting := repository.waiting:
+            return Response(f"no version is loaded of {', '.join(waiting)}", 503, mimetype="text/plain")
         if places.closed:
             return Response("the server is stopping", 503, mimetype="text/plain")
         return Response("ok", mimetype="text/plain")

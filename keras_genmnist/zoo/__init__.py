@@ -166,13 +166,12 @@ def _unpacked(name: str) -> Path:
             _unpack(name, content, new)
             sizes = {str(path.relative_to(new)): path.stat().st_size for path in new.rglob("*") if path.is_file()}
             files.write_json(new / SIZES, sizes)
-            if not _is_whole(folder):
-                shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed cannot be replaced either
             try:
                 files.rename(new, folder)
             except OSError:
                 if not _is_whole(folder):  # else another process was as fast
-                    raise
+                    shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed cannot be replaced either
+                    files.rename(new, folder)
     return folder
 
 

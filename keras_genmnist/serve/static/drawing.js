@@ -33,9 +33,12 @@ export function open(model, signal) {
     const { image, mask } = strokes.length ? known() : { image: null, mask: null };
     panel.find(".warning").textContent = image && model.noun === "digit" && isTooWhite(image) ? TOO_WHITE : "";
     panel.ask("readings", async () => {
-      let first = null; // of the errors: where one reading fails, the others are still of this image
+      let first = null; // of the errors: where one reading fails and shows nothing, the others are still of this image
       for (const reading of readings) {
-        await reading.show(image, finished, mask).catch((error) => (first ??= error));
+        await reading.show(image, finished, mask).catch((error) => {
+          first ??= error;
+          return reading.show(null, false, null);
+        });
       }
       if (first) throw first;
     });

@@ -12,6 +12,7 @@ export async function randomVectors(model, count, signal) {
   if (!["sample", "encode_draw"].every((signature) => model.signatures.includes(signature))) {
     return Array.from({ length: count }, () => Array.from({ length: model.latent_size }, normal));
   }
+  model = { ...model }; // both requests are of one class, though another may be chosen meanwhile
   const given = { num_samples: count, seed: randomSeed() };
   const { images } = takesLabels(model)
     ? await predict(model, "sample_class", { ...given, label: model.chosenClass }, signal)

@@ -9,7 +9,7 @@ import { figure, symbol } from "./text.js";
 
 const CELLS = 20; // a side of the map has of square images; of others the cells are nearly as many, and as they are
 const PARTS = 5; // in which the map appears
-const AGAIN = 2000; // milliseconds until a part that failed is asked for once more
+const AGAIN = 2000; // milliseconds until a part that failed is asked for anew
 const STEP = 0.1;
 
 export const suits = (model) => model.latent_size === 2 && model.image_shape;
@@ -98,7 +98,7 @@ function loadGrid(panel, model, signal) {
   async function next() {
     const cells = all.slice(start, start + step);
     const images = await decode(model, cells.map(centre), signal).catch((error) => {
-      if (!signal.aborted) setTimeout(ask, AGAIN);
+      if (!signal.aborted && !error.final) setTimeout(ask, AGAIN);
       throw error;
     });
     if (canvas.turn !== turn) return;

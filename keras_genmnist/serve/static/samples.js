@@ -38,7 +38,8 @@ function offerClasses(panel, { classes, noun }) {
     select.name = "label";
     panel.find(".class-choice span").textContent = "Class";
   }
-  classes.forEach((name, label) => select.add(new Option(name, noun === "digit" ? label : name)));
+  // An empty name would stand for any class.
+  classes.forEach((name, label) => select.add(new Option(name, noun === "digit" || !name ? label : name)));
   panel.find(".class-choice").hidden = false;
 }
 

@@ -47,14 +47,17 @@ export async function sampleSheet(model, query, signal) {
   return (await answered(path, { signal })).blob();
 }
 
-/** fetch, but what is not a success is thrown, in a sentence for people. */
+/** fetch, but what is not a success is thrown, in a sentence for people; `final` if another try would end the same. */
 async function answered(path, options) {
   // The page's address may hold a password, with which fetch refuses it; the origin and the path are without.
   const address = new URL(path, location.origin + location.pathname);
   const response = await fetch(address, options).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The server does not answer. Is it still running?");
   });
-  if (!response.ok) throw new Error(await complaint(response));
+  if (!response.ok) {
+    const final = response.status < 500 && response.status !== 429;
+    throw Object.assign(new Error(await complaint(response)), { final });
+  }
   return response;
 }
 
