@@ -73,8 +73,8 @@ def require_gaussian(distribution: tfd.Distribution) -> None:
     kind = getattr(base, "distribution", base)
     if not isinstance(kind, tfd.Normal):
         raise UsageError(
-            "encodings, exports, gap, --proposal=defensive and several devices need a Gaussian posterior, or a flow of "
-            f"one, and this is a {kind.name}: have the encoder return tfd.Independent(tfd.Normal(mean, stddev), 1), "
+            "encodings, scores, exports, gap and several devices need a Gaussian posterior, or a flow of one, and this "
+            f"is a {kind.name}: have the encoder return tfd.Independent(tfd.Normal(mean, stddev), 1), "
             "tfd.MultivariateNormalDiag or -TriL, or tfd.TransformedDistribution of the first"
         )
 
