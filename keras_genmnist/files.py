@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -41,6 +42,25 @@ def write_json(path: Path, value) -> None:
 def cache() -> Path:
     """The package's folder in the user's cache: ~/.cache/genmnist, or below XDG_CACHE_HOME."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "genmnist"
+
+
+@contextlib.contextmanager
+def claimed(path: Path, advice: str) -> Iterator[bool]:
+    """Keeps other processes from what the file stands for; gives whether it could, or another one holds it.
+
+    Raises:
+      UsageError, ending in `advice`: if the file cannot be written or locked.
+      Fault: if there is no room for it.
+    """
+    with contextlib.ExitStack() as stack:
+        is_free = True
+        with writing(path.parent, advice):
+            file = stack.enter_context(open(path, "w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_free = False
+        yield is_free
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def weighted(
         bound = tf.concat([bounds.reconstruction(terms)[None], bounds.layer_kl(terms)], axis=0)
         return bound, tf.shape(terms.log_likelihood)[0], log_w
 
-    most = DRAWS_PER_CALL - DRAWS_PER_CALL % model.orders  # as many of each order
+    most = DRAWS_PER_CALL - DRAWS_PER_CALL % model.orders  # as many of each order, but for the last call's
 
     def drawn(b, x, num_draws, *y):
         calls = [

@@ -12,7 +12,6 @@ metrics.json      what `evaluate` measured
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -40,6 +39,7 @@ from keras_genmnist.errors import Fault, UsageError
 
 CHANGEABLE = ("epochs", "patience")  # fields with whose values a run can go on; all others are what it is
 ADVICE = "give a --workdir you may write to"  # where a run cannot be written
+OF_TRAINING = {"precision": "float32", "r1_penalty": 0.0, "free_bits": 0.0, "warmup_epochs": 0}  # and their defaults
 
 
 @dataclass(frozen=True)
@@ -404,18 +404,14 @@ def lock(workdir: Path) -> Iterator[None]:
     """Claims the directory for this process; where no run was begun meanwhile, leaves it as it was.
 
     Raises:
-      UsageError: if another process holds it, or the directory cannot be written.
+      UsageError: if the directory cannot be written.
+      Fault: if another process holds it.
     """
     with contextlib.ExitStack() as stack:
         with files.writing(workdir, ADVICE):
             stack.enter_context(files.made(workdir))
-            file = stack.enter_context(open(workdir / ".lock", "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another process is training in {workdir}: wait for it, or give another --workdir"
-                ) from None
+        if not stack.enter_context(files.claimed(workdir / ".lock", ADVICE)):
+            raise Fault(f"another process is training in {workdir}: wait for it, or give another --workdir")
         try:
             yield
         finally:
@@ -527,7 +523,8 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
       Fault: if the run has no finished epoch, or its weights are damaged.
     """
     config = run.config.copy_and_resolve_references()
-    config.precision = "float32"  # the other ones are of training alone
+    # What training alone goes by: what an earlier version accepted of it refuses no trained run.
+    config.update({name: value for name, value in OF_TRAINING.items() if name in config})
     with building(run):
         model = build_model(replace(run, config=config), run.spec)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})

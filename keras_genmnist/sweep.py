@@ -5,10 +5,8 @@ standard error over test images.  So a score is told as the mean over seeds besi
 models are compared image by image.
 """
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +73,8 @@ def sweep(
         measured = [] if likelihoods[model] is None else [f"--per_image={place / 'per_image.npz'}"]
         if likelihoods[model] == "importance" and num_draws:
             measured.append(f"--num_draws={num_draws}")
-        with _claimed(lock) as claimed:
-            if not claimed:
+        with files.claimed(lock, runs.ADVICE) as is_free:
+            if not is_free:
                 return None
             if _finished(place, plans[model], seed, num_draws):
                 return ""
@@ -134,20 +132,6 @@ def _require_one_scale(plans: dict[str, ConfigDict]) -> None:
 
 def _place(workdir: Path, model: str, seed: int) -> Path:
     return workdir / f"{configs.title(model)}-{seed}"
-
-
-@contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Keeps other processes from what the file stands for; gives whether it could, or one of them works on that."""
-    with contextlib.ExitStack() as stack:
-        claimed = True
-        with files.writing(path.parent, runs.ADVICE):
-            file = stack.enter_context(open(path, "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                claimed = False
-        yield claimed
 
 
 def _finished(place: Path, config: ConfigDict, seed: int, num_draws: int | None) -> bool:

@@ -170,7 +170,7 @@ def test_a_run_goes_on_with_other_epochs_and_patience_if_they_are_asked_for(tmp_
 
 def test_second_process_on_a_workdir_is_refused_until_the_first_ends(tmp_path):
     # A file opened twice holds two locks, in one process as in two.
-    with runs.lock(tmp_path / "run"), pytest.raises(UsageError, match=r"another process is training in .*run"):
+    with runs.lock(tmp_path / "run"), pytest.raises(Fault, match=r"another process is training in .*run"):
         runs.lock(tmp_path / "run").__enter__()
     with runs.lock(tmp_path / "run"):
         pass
@@ -216,6 +216,17 @@ def test_file_system_without_locks_is_one_line_that_names_the_workdir(tmp_path, 
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(UsageError, match=rf"cannot write {tmp_path}/run: No locks available; give a --workdir"):
         runs.lock(tmp_path / "run").__enter__()
+
+
+def test_trained_run_opens_whatever_trainings_are_refused_since(tmp_path):
+    run = tiny.untrained(tiny.begin(tmp_path / "run", inference="semi_amortized"))
+    config = run.config.copy_and_resolve_references()
+    config.update({"free_bits": 2.0, "warmup_epochs": 5})
+    run = dataclasses.replace(run, config=config)
+    with pytest.raises(UsageError, match=r"config\.inference"):
+        runs.build_model(run, run.spec)
+    assert runs.load_model(run).num_parameters
+    assert run.config.free_bits == 2.0
 
 
 # Checkpoints

@@ -1,7 +1,5 @@
 import contextlib
-import errno
 import json
-import os
 import threading
 import time
 from types import SimpleNamespace
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from keras_genmnist import cli, evaluate, sweep, workers
+from keras_genmnist import cli, evaluate, files, sweep, workers
 from keras_genmnist import config as configs
 from keras_genmnist.errors import Fault, UsageError
 from tests import test_cli, tiny
@@ -117,7 +115,7 @@ def test_sweep_refuses_what_cannot_be_swept(commands, genmnist):
 
 def test_a_run_of_another_process_is_left_to_it_and_waited_for(commands, tmp_path, monkeypatch, eager):
     another = contextlib.ExitStack()
-    assert another.enter_context(sweep._claimed(tmp_path / "vae-3435.lock"))
+    assert another.enter_context(files.claimed(tmp_path / "vae-3435.lock", ""))
     # It has not trained the run, as if it had been killed.
     monkeypatch.setattr(sweep, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: another.close()))
     asked = ["--models=vae", "--seeds=2", "--num_draws=2", "--jobs=1", *FLAGS, f"--workdir={tmp_path}"]
@@ -126,15 +124,6 @@ def test_a_run_of_another_process_is_left_to_it_and_waited_for(commands, tmp_pat
     assert trained == [f"--workdir={tmp_path / name}" for name in ("vae-3436", "vae-3435")]
     runs = json.loads((tmp_path / "sweep.json").read_text())["models"]["vae"]["runs"]
     assert [run["seed"] for run in runs] == [3435, 3436]
-
-
-def test_file_system_without_locks_is_one_line_that_names_the_workdir(tmp_path, monkeypatch):
-    def flock(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))  # of no file
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.raises(UsageError, match=rf"cannot write {tmp_path}: No locks available; give a --workdir"):
-        sweep._claimed(tmp_path / "vae-3435.lock").__enter__()
 
 
 def record(place, **changes):

@@ -646,9 +646,10 @@ class LatentVariableModel(DecoderModel):
         if isinstance(self.encoder, RefinedPosterior):
             found["improved"] = float(np.mean(self.compiled_improves(batches[0])))
         if self.layer_names:
-            pairs = map(self.images_and_labels, batches)
+            pairs = [self.images_and_labels(batch) for batch in batches]
             means = np.concatenate([self.compiled_encode(x, **told(y))["z"] for x, y in pairs])
-            for number, units in enumerate(active_units(means, self.layer_sizes)):
+            labels = np.concatenate([y for _, y in pairs]) if self.takes_labels else None
+            for number, units in enumerate(active_units(means, self.layer_sizes, labels)):
                 found[f"active_units_{number + 1}"] = float(units)
         return found
 

@@ -74,7 +74,7 @@ class _Mixture(MadeModel):
 def _by_draws(component, x: tf.Tensor, num_draws: tf.Tensor | int, seed: tf.Tensor) -> tf.Tensor:
     """The importance-weighted log p(x), [B], nats, by parts of the draws that fit in memory."""
     num_draws = tf.convert_to_tensor(num_draws)
-    most = DRAWS_PER_CALL - DRAWS_PER_CALL % component.orders  # as many of each order
+    most = DRAWS_PER_CALL - DRAWS_PER_CALL % component.orders  # as many of each order, but for the last call's
 
     def more(done, total):
         count = tf.minimum(most, num_draws - done)

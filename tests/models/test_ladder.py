@@ -216,6 +216,15 @@ def test_ladder_reports_the_active_units_of_each_layer(digits):
     assert model.curves["validation active units of each layer"] == [f"val_active_units_{n}" for n in (1, 2, 3)]
 
 
+def test_units_that_only_tell_classes_apart_are_not_active():
+    spec = DatasetSpec("small", (4, 4, 1), num_classes=3)
+    model = models.build(tiny.config("ladder", class_conditional=True, latent_size=4, norm="none"), spec)
+    model.compile("adam")
+    model.compiled_encode = lambda x, y: {"z": tf.tile(tf.cast(y, tf.float32)[:, None], [1, model.latent_size])}
+    found = model.validate([(np.zeros([6, 4, 4, 1], np.float32), np.arange(6) % 3)])
+    assert [found[f"active_units_{number}"] for number, _ in enumerate(model.layer_sizes, 1)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     "field, value, accepted",
     [
