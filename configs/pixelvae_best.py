@@ -1,4 +1,4 @@
-"""`pixelvae` in eight orders, trained for longer (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)
+"""`pixelvae` in eight orders, trained for longer: the best density (Gulrajani et al. 2017, arxiv.org/abs/1611.05013)
 
 1. The decoder draws the image as it is, reflected or transposed, and is told which: the density is the mixture of the
    eight orders.
