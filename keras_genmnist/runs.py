@@ -524,7 +524,7 @@ def load_model(run: Run, raw: bool = False) -> models.GenerativeModel:
     """
     config = run.config.copy_and_resolve_references()
     # What training alone goes by: what an earlier version accepted of it refuses no trained run.
-    config.update({name: value for name, value in OF_TRAINING.items() if name in config})
+    config.update({name: value for name, value in OF_TRAINING.items() if isinstance(config.get(name), type(value))})
     with building(run):
         model = build_model(replace(run, config=config), run.spec)
     state = tf.train.Checkpoint(**{"raw" if raw else "weights": model.weights})
