@@ -175,14 +175,27 @@ def save(dataset: Dataset, path: Path) -> None:
     Raises:
       UsageError: if the path cannot be written.
     """
-    content, names = io.BytesIO(), dataset.spec.class_names
+    content = io.BytesIO()
     found: dict[str, Any] = {}  # arrays; NumPy's types would have one of them be allow_pickle
-    for split in (dataset.train, dataset.validation, dataset.test):
-        found[f"x_{split.name}"] = split.images
-        if split.labels is not None:
-            found[f"y_{split.name}"] = split.labels if names is None else np.array(names)[split.labels]
+    for part in named(dataset):
+        found[f"x_{part.name}"] = part.images
+        if part.labels is not None:
+            found[f"y_{part.name}"] = part.labels
     np.savez_compressed(content, **found)
     write(path, content.getvalue())
+
+
+def named(dataset: Dataset) -> list[Part]:
+    """The three splits, each image labelled by the name of its class where it has one: as `arrays.check` takes them."""
+    names = dataset.spec.class_names
+    return [
+        Part(
+            split.images,
+            split.labels if names is None or split.labels is None else np.array(names)[split.labels],
+            split.name,
+        )
+        for split in (dataset.train, dataset.validation, dataset.test)
+    ]
 
 
 def _stem(path: str) -> str:
