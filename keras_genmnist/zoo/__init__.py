@@ -107,9 +107,9 @@ def pack(run: Run, version: Path) -> Path:
         if path.is_file() and path.parent.name != "variables":
             told[f"export/{path.relative_to(version)}"] = path.read_bytes()
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         for name, data in (told | {"weights.npz": stored.getvalue()}).items():
-            archive.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_LZMA)
     path = ZOO / f"{run.title}.zip"
     files.write(path, content.getvalue())
     digests = _digests() | {run.title: hashlib.sha256(content.getvalue()).hexdigest()}
@@ -136,7 +136,7 @@ def _rounded(weight: np.ndarray) -> np.ndarray:
 
 
 def _planes(weight: np.ndarray) -> np.ndarray:
-    """float16 [...] as its low bytes and its high ones, uint8 [2, ...], which deflate to less; all else as it is."""
+    """float16 [...] as its low bytes and its high ones, uint8 [2, ...], which compress better; all else as it is."""
     if weight.dtype != np.float16:
         return weight
     return np.moveaxis(weight.astype("<f2").reshape(*weight.shape, 1).view(np.uint8), -1, 0)
