@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from keras_genmnist.errors import UsageError
+from keras_genmnist.serve import servables
 from keras_genmnist.serve.servables import Repository
 from tests import toy
 
@@ -354,6 +356,21 @@ def test_warm_up_requests_are_played(folder):
         assert rows == [3]
     warm([-1.0])  # refused by the graph: then the requests of others would be too
     assert repository(folder).waiting == ["toy"]
+
+
+def test_warm_up_requests_are_played_two_at_a_time(exported, monkeypatch):
+    meet, call = threading.Barrier(2, timeout=60), servables.Signature.__call__
+    played = []
+
+    def met(self, inputs):
+        if len(played) < 2:
+            played.append(self)
+            meet.wait()
+        return call(self, inputs)
+
+    monkeypatch.setattr(servables.Signature, "__call__", met)
+    assert not repository(exported.parent).waiting
+    assert len(played) == 2
 
 
 def test_what_the_explorer_is_told(folder, exported, tmp_path):

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from keras_genmnist.serve.batching import Arrays, Batcher
 
 # Joined into one call.  More would not make a row cheaper, and one call must not keep the next ones waiting.
 BATCH_ROWS = 32
+# That warm up signatures.  More would leave the requests for what is served already too little of the cores.
+WARM_UP_THREADS = 2
 
 
 class Signature:
@@ -130,12 +133,17 @@ class Servable:
 
     def _warm_up(self, path: Path) -> None:
         """Plays the requests that an export carries for this: the first one of a signature can take half a second."""
-        for record in tf.data.TFRecordDataset(str(path)) if path.exists() else ():
+
+        def play(record: tf.Tensor) -> None:
             log = PredictionLog.FromString(record.numpy())
             if log.WhichOneof("log_type") == "predict_log":  # the others are of requests that this server has not
                 request = log.predict_log.request
                 inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
                 self.signature(request.model_spec.signature_name or "serving_default")(inputs)
+
+        with ThreadPoolExecutor(WARM_UP_THREADS) as pool:
+            for _ in pool.map(play, tf.data.TFRecordDataset(str(path)) if path.exists() else ()):
+                pass  # or raises what a request has
 
     def _image_shape(self) -> tuple[int, int, int] | None:
         """(H, W, C) of the images that the signatures take or give, if there are any."""
