@@ -23,6 +23,7 @@ SHOWN = 11  # rows in README
 LEVELS = (86, 84, 82, 81, 80, 79, 78)  # nats
 SEED = re.compile(r"-seed\d+$")  # at the end of the name of a run that differs from NAME in the seed alone
 START = re.compile(r"--init_from=(?:\S*/)?([^/\s]+)")  # the name of the run whose weights a training started from
+PARTS = re.compile(r"--workdirs=(\S+)")  # the runs of a mixture
 PLACE = re.compile(r"(?<=<!-- results: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.S)
 
 
@@ -234,8 +235,11 @@ def _nats(score: dict | None, sign: int = 1) -> str:
 
 
 def _training(record: dict) -> str:
-    before = "".join(f" after `{name}`" for name in START.findall(record.get("command", "")))
-    return f"{record['epochs']} epochs, {record['train_seconds'] / 60:.1f} minutes{before}"
+    command, minutes = record.get("command", ""), f"{record['train_seconds'] / 60:.1f} minutes"
+    if parts := PARTS.search(command):  # what they are for a mixture, an epoch is not
+        return f"{minutes} of {' and '.join(f'`{Path(part).name}`' for part in parts[1].split(','))}"
+    before = "".join(f" after `{name}`" for name in START.findall(command))
+    return f"{record['epochs']} epochs, {minutes}{before}"
 
 
 def _judged(score: dict) -> list[str]:
