@@ -373,6 +373,25 @@ def test_warm_up_requests_are_played_two_at_a_time(exported, monkeypatch):
     assert len(played) == 2
 
 
+def test_a_model_is_read_while_another_warms_up_and_never_two_at_once(folder, monkeypatch):
+    others = [shutil.copytree(folder, folder.parent / name) for name in ("second", "third")]
+    load, reading, both = tf.saved_model.load, threading.Lock(), threading.Barrier(2, timeout=60)
+
+    def read(path):
+        assert reading.acquire(blocking=False), "two are read at once"
+        found = load(path)
+        reading.release()
+        return found
+
+    def warm_up(self, path):
+        if self.name in ("toy", "second"):  # the first two, of which neither may wait for the other to be served
+            both.wait()
+
+    monkeypatch.setattr(tf.saved_model, "load", read)
+    monkeypatch.setattr(servables.Servable, "_warm_up", warm_up)
+    assert not repository(folder, *others).waiting
+
+
 def test_what_the_explorer_is_told(folder, exported, tmp_path):
     toys, digits = repository(folder).servable("toy"), repository(exported.parent).servable("vae")
     assert (toys.label, toys.latent_size) == ("toy", None)

@@ -26,6 +26,10 @@ from keras_genmnist.serve.batching import Arrays, Batcher
 BATCH_ROWS = 32
 # That warm up signatures.  More would leave the requests for what is served already too little of the cores.
 WARM_UP_THREADS = 2
+# That load models: one is read while another warms up.  Two are not read at once, for TensorFlow does not say whether
+# that is safe.
+LOADING_THREADS = 2
+READING = threading.Lock()
 
 
 class Signature:
@@ -106,7 +110,7 @@ class Servable:
         extra = path / "assets.extra"
         try:
             _require_files(path)
-            with files.literal(path) as literal:
+            with READING, files.literal(path) as literal:
                 self._owner = tf.saved_model.load(literal)  # its variables live as long as it does
             functions = self._owner.signatures
             self.signatures = {key: Signature(functions[key], observe) for key in functions}
@@ -297,9 +301,14 @@ class Repository:
 
     def refresh(self) -> None:
         """Looks for new versions."""
-        for model in self.models.values():
+
+        def look(model: Model) -> None:
             with contextlib.suppress(OSError):  # a file that goes while it is looked at: the next look will tell
                 model.refresh()
+
+        with ThreadPoolExecutor(LOADING_THREADS) as pool:
+            for _ in pool.map(look, self.models.values()):
+                pass  # or raises what is no fault of an export
 
     @property
     def waiting(self) -> list[str]:
