@@ -23,7 +23,7 @@ ROOT = TESTS.parent
 LAYERS = [
     {"", "codes", "denoising", "errors", "fields", "optimization", "patches", "precision", "replicas"},
     {"augmentation", "autoregressive", "bounds", "config", "files", "images", "losses", "networks"}
-    | {"cluster", "device", "importance", "memory", "migrations", "progress", "versions", "workers"},
+    | {"cluster", "device", "importance", "leftovers", "memory", "migrations", "progress", "versions", "workers"},
     {"averaging", "datasets.binarization", "datasets.spec", "search", "search.space", "shards", "symmetries"},
     {"classifier", "datasets.splits"},
     {"datasets.arrays", "datasets.tfds"},
