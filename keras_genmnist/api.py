@@ -17,6 +17,7 @@ from keras_genmnist import cluster, datasets, files, models, runs, training
 from keras_genmnist import config as configs
 from keras_genmnist.datasets import Dataset, arrays
 from keras_genmnist.errors import Fault, UsageError
+from keras_genmnist.leftovers import released
 from keras_genmnist.runs import Run
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def begin(
     if not cluster.is_chief(strategy):
         training.follow(run, strategy)
         return
-    with runs.lock(workdir):
+    with runs.lock(workdir), released():
         change = change and {**change, "command": command}
         training.train(run, started, enough, change=change, strategy=strategy)
 

@@ -1,17 +1,15 @@
 """What a training leaves in its process: TensorFlow and TFP keep the graph of its step for good, up to 0.1 GB each."""
 
 import contextlib
-import gc
 from collections.abc import Iterator
 
 import tensorflow_probability as tfp
-import tf_keras
 from tensorflow.python.framework import ops
 
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """Lets go of what is traced within, as soon as nothing else refers to it.
+    """Lets go of what is traced within, so that it goes with the last reference to it.
 
     Afterwards no gradient can be taken through a function that was traced within.  Nothing public does this.
     """
@@ -28,5 +26,3 @@ def released() -> Iterator[None]:
         for tensors in computed:
             tensors.cancel()  # else each would still remove itself
         computed.clear()
-        tf_keras.backend.clear_session()
-        gc.collect()

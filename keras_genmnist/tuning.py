@@ -4,6 +4,7 @@ A trial is a run like any other, in WORKDIR/trials/NUMBER, and trained as `genmn
 """
 
 import contextlib
+import gc
 import os
 import shlex
 import signal
@@ -15,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
+import tf_keras
 from ml_collections import ConfigDict
 
 from keras_genmnist import api, device, files, models, runs, training
 from keras_genmnist import config as configs
 from keras_genmnist.errors import Diverged, Fault, UsageError
-from keras_genmnist.leftovers import released
 from keras_genmnist.runs import Run
 from keras_genmnist.search import space
 from keras_genmnist.search.storage import Journal, hidden, open_storage
@@ -311,8 +312,9 @@ def _work(study: Study, workdir: Path, command: str) -> None:
     waiting = False
     while True:
         if claim := study.claim():
-            with released():
-                print(_train(claim, workdir, command), flush=True)
+            print(_train(claim, workdir, command), flush=True)
+            tf_keras.backend.clear_session()
+            gc.collect()
         elif left := study.open:
             if not waiting:
                 print(f"waiting for {len(left)} trial{'s' * (len(left) > 1)} of other workers", flush=True)
