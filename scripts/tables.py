@@ -144,7 +144,11 @@ def reservations(records: dict[str, dict]) -> str:
     """The runs that cannot be repeated, and why."""
     found = {name: reason for name, own in records.items() if "command" in own and (reason := unrepeatable(own))}
     lines = [f"- `{name}` cannot be trained again as it was: {reason}.\n" for name, reason in found.items()]
-    return "\n" + "".join(lines) + "\n" * bool(lines)
+    said = (
+        "The config or the code of some runs has changed since, so that the command in their file trains another run "
+        "now:\n\n"
+    )
+    return f"\n{said}{''.join(lines)}\n" if lines else "\n"
 
 
 TABLES = {
