@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 # Before TensorFlow is imported anywhere: its C++ log and oneDNN notices are noise beside a progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 # What is public, and where it is: loaded when it is first used (PEP 562), for TensorFlow takes seconds.
 PUBLIC = {
     "datasets": "keras_genmnist.datasets",

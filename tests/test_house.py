@@ -111,7 +111,10 @@ def test_type_checkers_see_the_public_names():
 
 
 def test_version_stands_in_the_package_and_is_cited():
-    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M) == [keras_genmnist.__version__]
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", cited, re.M) == [keras_genmnist.__version__]
+    (released,) = re.findall(r"^date-released: (.*)$", cited, re.M)
+    assert f"\n## {keras_genmnist.__version__}, {released}\n" in (ROOT / "CHANGELOG.md").read_text()
     project = (ROOT / "pyproject.toml").read_text()
     assert 'dynamic = ["version"]' in project and keras_genmnist.__version__ not in project
 
