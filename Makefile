@@ -27,6 +27,7 @@ demo: $(INSTALLED) ## train, evaluate, draw, export and sample on 5,000 digits, 
 	$(GENMNIST) train --model=vae --workdir=demo/vae --config.dataset=mnist_5k --config.epochs=$(DEMO_EPOCHS)
 	$(GENMNIST) train --model=vae_2d --workdir=demo/vae_2d --config.dataset=mnist_5k --config.epochs=$(DEMO_EPOCHS)
 	$(GENMNIST) evaluate --workdir=demo/vae --num_draws=$(DEMO_DRAWS)
+	$(GENMNIST) evaluate --workdir=demo/vae_2d --num_draws=$(DEMO_DRAWS)
 	$(GENMNIST) figures --workdir=demo/vae --out=demo/figures
 	$(GENMNIST) figures --workdir=demo/vae_2d --out=demo/figures
 	$(GENMNIST) export --workdir=demo/vae --out=demo/exports

@@ -850,6 +850,11 @@ def _trained(values: flags.FlagValues):
     workdir = _workdir(values, name)
     if name and not values.workdir and not runs.exists(workdir):
         _load(values.model)  # refuses a misspelt name
+        if name in zoo.names():
+            raise UsageError(
+                f"no run in {workdir}: train one with `genmnist train --model={name}`, or take the one that comes with "
+                f"genmnist by --pretrained={name}"
+            )
     run = runs.load(workdir, values.model or "NAME")
     if name and name != run.name:
         raise UsageError(f"{run.workdir} holds a run of {run.name}, not of {name}: give --workdir={run.workdir} alone")

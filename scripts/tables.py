@@ -243,7 +243,7 @@ def _training(record: dict) -> str:
     if parts := PARTS.search(command):  # what they are for a mixture, an epoch is not
         return f"{minutes} of {' and '.join(f'`{Path(part).name}`' for part in parts[1].split(','))}"
     before = "".join(f" after `{name}`" for name in START.findall(command))
-    return f"{record['epochs']} epochs, {minutes}{before}"
+    return f"{record['epochs']:,} epochs, {minutes}{before}"
 
 
 def _judged(score: dict) -> list[str]:

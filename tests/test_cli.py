@@ -259,6 +259,7 @@ def test_bad_usage_is_one_line_and_exit_2(arguments, parts, genmnist, tmp_path):
 def test_verb_on_a_run_that_does_not_exist_is_one_line_and_exit_2(verb, genmnist):
     assert_one_line(genmnist(verb, "--workdir=nowhere"), 2, "no run in nowhere", "genmnist train")
     assert_one_line(genmnist(verb, "--model=vae"), 2, "no run in runs/vae", "genmnist train")
+    assert_one_line(genmnist(verb, "--model=vae_2d"), 2, "no run in runs/vae_2d", "--pretrained=vae_2d")
     assert_one_line(genmnist(verb), 2, "--model=NAME", MODELS, "--workdir=DIR")
 
 

@@ -189,7 +189,7 @@ def test_every_number_has_its_place():
                 assert cells[-1] == f"{minutes} of `pixelcnn` and `pixelvae_best`"
                 continue
             training, _, start = cells[-1].partition(" after ")
-            assert training == f"{record['epochs']} epochs, {minutes}"
+            assert training == f"{record['epochs']:,} epochs, {minutes}"
             assert ("--init_from=" in record["command"]) == (start.strip("`") in RESULTS)
     for name, record in FILES["compare"].items():
         assert row(name, section("comparison"))[3] == f"{record['milliseconds_per_image']:.3f}"
