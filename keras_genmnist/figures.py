@@ -21,7 +21,7 @@ from keras_genmnist.models.base import GenerativeModel, told
 from keras_genmnist.runs import Run
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-GRID = np.linspace(-2, 2, 20)
+GRID = 20  # latents along a side
 TRAVERSED, TRAVERSAL = 10, np.linspace(-2, 2, 7)  # latents, and where each is set, in standard deviations
 MEASURED = 2000  # images that say how much a latent tells
 STEEP = 3  # times as far as the rest, the first epochs or a single one may reach to be shown whole
@@ -393,11 +393,14 @@ def palette(count: int) -> np.ndarray:
 
 
 def latent_grid(subject: Subject) -> Figure:
-    """For a 2-D latent: the decodings of a regular grid over [-2, 2] squared."""
-    edge = GRID[-1] + (GRID[1] - GRID[0]) / 2  # an image's centre is its z
-    z = np.stack(np.meshgrid(GRID, GRID[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
+    """For a 2-D latent: the decodings of a regular grid, as far as the prior reaches; of N(0, I), [-2, 2] squared."""
+    # Of N(0, 1), 6% of the draws are beyond 1.88.
+    reach = np.ceil(np.quantile(np.abs(_latents(subject, 10_000, 0)), 0.94))
+    along = np.linspace(-reach, reach, GRID)
+    edge = reach + (along[1] - along[0]) / 2  # an image's centre is its z
+    z = np.stack(np.meshgrid(along, along[::-1]), axis=-1).reshape(-1, 2).astype(np.float32)
     means, height = subject.model.decode(z, **told(_label(subject, len(z)))), _height_of(subject)
-    decoded = images.tile(means, columns=len(GRID), gap=0)  # one picture of the plane
+    decoded = images.tile(means, columns=GRID, gap=0)  # one picture of the plane
     figure = Drawing(figsize=(8, min(HIGHEST, 8 * height) + 0.3), layout="constrained")
     axis = figure.subplots()
     axis.imshow(decoded, cmap="gray", vmin=0, vmax=1, extent=(-edge, edge, -edge, edge), aspect=height)
