@@ -850,7 +850,7 @@ def _trained(values: flags.FlagValues):
     workdir = _workdir(values, name)
     if name and not values.workdir and not runs.exists(workdir):
         _load(values.model)  # refuses a misspelt name
-        if name in zoo.names():
+        if values.model in zoo.names():
             raise UsageError(
                 f"no run in {workdir}: train one with `genmnist train --model={name}`, or take the one that comes with "
                 f"genmnist by --pretrained={name}"

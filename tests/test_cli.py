@@ -255,6 +255,14 @@ def test_bad_usage_is_one_line_and_exit_2(arguments, parts, genmnist, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_model_of_ones_own_is_not_taken_for_the_pretrained_one_of_its_name(genmnist):
+    code = "from keras_genmnist import config\n\n\ndef get_config():\n    return config.load('vae')\n"
+    Path("vae_2d.py").write_text(code)
+    outcome = genmnist("figures", "--model=vae_2d.py")
+    assert_one_line(outcome, 2, "no run in runs/vae_2d", "--model=vae_2d.py")
+    assert "--pretrained" not in outcome.err
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "figures", "export", "sample", "gap"])
 def test_verb_on_a_run_that_does_not_exist_is_one_line_and_exit_2(verb, genmnist):
     assert_one_line(genmnist(verb, "--workdir=nowhere"), 2, "no run in nowhere", "genmnist train")
